@@ -1,0 +1,1 @@
+"""Train, use and judge process reward models: models that score each step of a solution."""

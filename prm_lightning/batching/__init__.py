@@ -1,0 +1,1 @@
+"""`Solution` to tokens, token trees and batches."""

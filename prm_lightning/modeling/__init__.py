@@ -1,0 +1,1 @@
+"""`StepBatch` to step logits, losses and metrics; plain torch, no Lightning."""

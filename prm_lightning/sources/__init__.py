@@ -1,0 +1,1 @@
+"""Raw rows to `Solution`: sources, rewards and splits."""
