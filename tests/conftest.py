@@ -20,3 +20,92 @@ def dev_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is absent; set DEV_DATA to the folder of development data")
     return path
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|spare|>"]
+CORPUS = [
+    "Ann has 3 apples and buys 12 more apples. How many apples does she have now?",
+    "She has 3 + 12 = 15 apples. So the answer is 15.",
+    "A train runs 60 miles in 2 hours, so its speed is 60 / 2 = 30 miles an hour.",
+    "### Question: ### Partial Solution: ### Evaluate this step: CORRECT INCORRECT + -",
+    "\n\n",
+    "\n",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE of 400 tokens with a chat template and one spare special token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        CORPUS * 5,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=SPECIAL_TOKENS,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=["<|im_start|>", "<|spare|>"],
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny_config(kind: str = "llama", **changes):
+    """A two-layer configuration of 400 tokens and width 32."""
+    from transformers import LlamaConfig, Qwen3Config
+
+    cls = {"llama": LlamaConfig, "qwen3": Qwen3Config}[kind]
+    settings = dict(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    return cls(**(settings | changes))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tokenizer, tmp_path_factory):
+    """`tiny_model_folder("qwen3")`: a saved random model with its tokenizer, as on the Hub."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folders: dict[str, Path] = {}
+
+    def build(kind: str = "llama", **changes) -> Path:
+        key = f"{kind}-{sorted(changes.items())}"
+        if key not in folders:
+            folder = tmp_path_factory.mktemp(kind)
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(tiny_config(kind, **changes))
+            with torch.no_grad():  # the default init is so small that attention hardly matters
+                for parameter in model.parameters():
+                    if parameter.ndim == 2:
+                        parameter.normal_(std=0.15)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            folders[key] = folder
+        return folders[key]
+
+    return build

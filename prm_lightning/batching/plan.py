@@ -1,0 +1,260 @@
+"""Which trees share a batch and which batches share an optimizer step: seeded and sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+TreeMembers = tuple[int, ...]  # indices of solutions, in the order of `TreeSizes.order`
+
+WINDOW = 64  # batches whose trees are sorted by length together where no step size is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSizes:
+    """Lengths of all solutions, and how much neighbours share.
+
+    Args:
+        order: ``(N,)`` all solutions, those of a problem side by side and sorted so that shared
+            prefixes are neighbours.
+        problems: ``(N,)`` problem of each place in `order`.
+        nodes: ``(N,)`` nodes of the solution at each place in `order`, on its own.
+        shared: ``(N,)`` nodes that it shares with the place before; 0 where a problem begins.
+        weights: ``(N,)`` trusted weight of the solution at each place.
+        repeats: ``(N,)`` how often an epoch draws it.
+    """
+
+    order: Indices
+    problems: Indices
+    nodes: Indices
+    shared: Indices
+    weights: NDArray[np.float64]
+    repeats: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """One batch: rows of trees of solutions, and what its optimizer step weighs.
+
+    Args:
+        rows: for each row its trees, for each tree its solutions; empty in a filler.
+        row_tokens: row length T.
+        total_weight: trusted weight of the whole optimizer step, 1 if there is none.
+        total_solutions: solutions with a trusted step in the whole optimizer step, at least 1.
+    """
+
+    rows: tuple[tuple[TreeMembers, ...], ...]
+    row_tokens: int
+    total_weight: float = 1.0
+    total_solutions: float = 1.0
+
+
+def shard(
+    steps: Sequence[Sequence[PlannedBatch]], rank: int = 0, world: int = 1
+) -> tuple[list[PlannedBatch], int]:
+    """One rank's batches, and how many of them make one optimizer step.
+
+    The rank takes batches ``rank, rank + world, ...`` of every step, then fillers without rows,
+    so that all ranks have the same number in every step.
+    """
+    per_step = max((-(-len(step) // world) for step in steps), default=1)
+    batches: list[PlannedBatch] = []
+    for step in steps:
+        mine = step[rank::world]
+        filler = replace(step[0], rows=())
+        batches += [*mine, *[filler] * (per_step - len(mine))]
+    return batches, per_step
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """How batches are made. All settings change the order of batches, so all belong to a run.
+
+    Args:
+        sizes: of the data.
+        tokens_per_batch: bound on rows times row length.
+        bucket: row lengths are multiples of it, so that few distinct shapes occur.
+        solutions_per_step: solutions in an optimizer step; None leaves steps to
+            `accumulate`, the number of batches a rank contributes to a step.
+        accumulate: see above; not read where `solutions_per_step` is given.
+        seed: of the order of problems.
+    """
+
+    sizes: TreeSizes
+    tokens_per_batch: int
+    bucket: int = 64
+    solutions_per_step: int | None = None
+    accumulate: int = 1
+    seed: int = 0
+
+    def train_steps(self, epoch: int, world: int = 1) -> list[list[PlannedBatch]]:
+        """The optimizer steps of an epoch, each with the batches of all ranks.
+
+        Their content is the same for every world size if `solutions_per_step` is given; else a
+        step is `accumulate` batches of each rank, and the sequence of batches is the same.
+        """
+        random = np.random.default_rng([self.seed, epoch])
+        drawn = self._draw(random)
+        if self.solutions_per_step is None:
+            batches = self._windows(drawn, random)
+            steps = _chunks(batches, self.accumulate * world)
+        else:
+            steps = self._fixed_steps(drawn)
+        return [self._weigh(step) for step in steps]
+
+    def evaluation_steps(self, world: int = 1) -> list[list[PlannedBatch]]:
+        """Every solution once, similar lengths together; a step is one batch of each rank."""
+        trees = self._whole_problems(range(len(self.sizes.order)))
+        steps = _chunks(self._fill(sorted(trees, key=self._size)), world)
+        return [self._weigh(step) for step in steps]
+
+    def _draw(self, random: np.random.Generator) -> list[list[int]]:
+        """Places of each drawn problem, shuffled; a problem that is drawn twice stands twice."""
+        repeats = self.sizes.repeats
+        draws = repeats.astype(np.int64)
+        for value in np.unique(repeats % 1):  # the same share of every source that repeats alike
+            if value:
+                where = np.flatnonzero(repeats % 1 == value)
+                extra = random.permutation(where)[: round(value * len(where))]
+                draws[extra] += 1
+        drawn = []
+        for turn in range(int(draws.max(initial=0))):
+            places = np.flatnonzero(draws > turn)
+            cuts = np.flatnonzero(np.diff(self.sizes.problems[places])) + 1
+            drawn += [part.tolist() for part in np.split(places, cuts)]
+        return [drawn[i] for i in random.permutation(len(drawn))]
+
+    def _fixed_steps(self, drawn: list[list[int]]) -> list[list[PlannedBatch]]:
+        assert self.solutions_per_step is not None
+        steps: list[list[TreeMembers]] = [[]]
+        room = self.solutions_per_step
+        for places in drawn:
+            while places:
+                if not room:
+                    steps.append([])
+                    room = self.solutions_per_step
+                taken, places = places[:room], places[room:]
+                room -= len(taken)
+                steps[-1] += self._split(taken)
+        filled = [self._fill(sorted(trees, key=self._size)) for trees in steps if trees]
+        most = max(map(len, filled), default=0)
+        return [self._halve(batches, most) for batches in filled]
+
+    def _windows(self, drawn: list[list[int]], random: np.random.Generator) -> list[PlannedBatch]:
+        trees = [tree for places in drawn for tree in self._split(places)]
+        batches, window, size = [], list[TreeMembers](), 0
+        for tree in trees:
+            window.append(tree)
+            size += self._size(tree)
+            if size > WINDOW * self.tokens_per_batch:
+                batches += self._fill(sorted(window, key=self._size))
+                window, size = [], 0
+        batches += self._fill(sorted(window, key=self._size))
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def _whole_problems(self, places: Iterable[int]) -> list[TreeMembers]:
+        problems = self.sizes.problems
+        return [
+            tree
+            for _, group in groupby(places, key=lambda place: problems[place])
+            for tree in self._split(list(group))
+        ]
+
+    def _split(self, places: list[int]) -> list[TreeMembers]:
+        """Trees of one problem's places, each small enough for a row."""
+        trees: list[TreeMembers] = []
+        current: list[int] = []
+        size, before = 0, -1
+        for place in places:
+            added = int(self.sizes.nodes[place]) - self._shared(before, place)
+            if current and size + added > self._largest_row():
+                trees.append(tuple(current))
+                current, size, added = [], 0, int(self.sizes.nodes[place])
+            current.append(place)
+            size, before = size + added, place
+        return [*trees, tuple(current)] if current else trees
+
+    def _shared(self, before: int, place: int) -> int:
+        """Nodes that two places of one problem share; 0 if there is none before."""
+        if before < 0:
+            return 0
+        if before == place:
+            return int(self.sizes.nodes[place])
+        return int(self.sizes.shared[before + 1 : place + 1].min())
+
+    def _size(self, tree: TreeMembers) -> int:
+        before = (-1, *tree[:-1])
+        return sum(
+            int(self.sizes.nodes[place]) - self._shared(b, place)
+            for b, place in zip(before, tree, strict=True)
+        )
+
+    def _largest_row(self) -> int:
+        return self.tokens_per_batch // self.bucket * self.bucket
+
+    def _fill(self, trees: Sequence[TreeMembers]) -> list[PlannedBatch]:
+        """Batches of trees that come sorted by size; each row takes what fits, first fit."""
+        batches = []
+        waiting = list(trees)
+        while waiting:
+            row_tokens = _round_up(self._size(waiting[-1]), self.bucket)
+            most_rows = max(1, self.tokens_per_batch // row_tokens)
+            rows: list[list[TreeMembers]] = []
+            room: list[int] = []
+            while waiting:
+                size = self._size(waiting[-1])
+                row = next((i for i, free in enumerate(room) if free >= size), None)
+                if row is None:
+                    if len(rows) == most_rows:
+                        break
+                    row = len(rows)
+                    rows.append([])
+                    room.append(row_tokens)
+                rows[row].append(waiting.pop())
+                room[row] -= size
+            batches.append(PlannedBatch(tuple(map(tuple, rows)), row_tokens))
+        return batches
+
+    def _halve(self, batches: list[PlannedBatch], wanted: int) -> list[PlannedBatch]:
+        """As many batches as the fullest step has, by cutting the largest: less padding."""
+        batches = list(batches)
+        while len(batches) < wanted:
+            at = max(range(len(batches)), key=lambda i: len(batches[i].rows))
+            trees = sorted((tree for row in batches[at].rows for tree in row), key=self._size)
+            if len(trees) < 2:
+                break
+            middle = len(trees) // 2
+            batches[at : at + 1] = self._fill(trees[middle:]) + self._fill(trees[:middle])
+        return batches
+
+    def _weigh(self, step: list[PlannedBatch]) -> list[PlannedBatch]:
+        """The step's batches, in solution indices and with its total weight on each."""
+        places = [place for b in step for row in b.rows for tree in row for place in tree]
+        weights = self.sizes.weights[places]
+        total, trusted = float(weights.sum()) or 1.0, float(max(1, (weights > 0).sum()))
+        order = self.sizes.order
+        return [
+            replace(
+                batch,
+                rows=tuple(
+                    tuple(tuple(int(order[place]) for place in tree) for tree in row)
+                    for row in batch.rows
+                ),
+                total_weight=total,
+                total_solutions=trusted,
+            )
+            for batch in step
+        ]
+
+
+def _chunks(batches: list[PlannedBatch], size: int) -> list[list[PlannedBatch]]:
+    return [batches[i : i + size] for i in range(0, len(batches), size)]
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,126 @@
+"""Solutions of one problem to one token tree, in which each shared prefix stands once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ids = NDArray[np.int32]
+Indices = NDArray[np.int64]
+
+
+class Tree(NamedTuple):
+    """A trie of token ids in depth-first order.
+
+    Args:
+        input_ids: ``(T,)`` token of every node.
+        depths: ``(T,)`` depth of every node, 0 for the root: its position id.
+        subtree_end: ``(T,)`` index one past the last descendant.
+        step_nodes: for each solution, in the order given, the node of each of its steps' scores.
+    """
+
+    input_ids: Ids
+    depths: Indices
+    subtree_end: Indices
+    step_nodes: list[Indices]
+
+
+def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] = ()) -> Tree:
+    """The trie of some solutions of one problem.
+
+    Args:
+        solutions: token ids ``(N,)`` and step positions ``(S,)`` of each, see `Encoded`.
+        branch: ids hung behind every step end; the score is then read at the last of them.
+
+    Returns:
+        Nodes whose path from the root is the same stand once, whoever they belong to. Solutions
+        that share nothing make several roots, which attention keeps apart like everything else.
+    """
+    paths, owners, reads = _paths(solutions, np.asarray(branch, np.int32))
+    # Sorting puts equal prefixes side by side, so that what a path shares with all earlier ones
+    # is what it shares with the one before; big-endian bytes compare like the ids themselves.
+    order = sorted(range(len(paths)), key=lambda i: paths[i].astype(">u4").tobytes())
+    step_nodes = [np.empty(len(positions), np.int64) for _, positions in solutions]
+    current = np.empty(max(map(len, paths), default=0), np.int64)  # node at each depth
+    chunks: list[Ids] = []
+    starts: list[int] = []
+    shared_depths: list[int] = []
+    size, previous = 0, np.empty(0, np.int32)
+    for i in order:
+        path = paths[i]
+        shared = shared_prefix(previous, path)
+        current[shared : len(path)] = np.arange(size, size + len(path) - shared)
+        step_nodes[owners[i]][reads[i][0]] = current[reads[i][1]]
+        chunks.append(path[shared:])
+        starts.append(size)
+        shared_depths.append(shared)
+        size += len(path) - shared
+        previous = path
+    return Tree(
+        np.concatenate(chunks) if chunks else np.empty(0, np.int32),
+        *_depths_and_ends(starts, shared_depths, size, len(current)),
+        step_nodes,
+    )
+
+
+def shared_prefix(a: Ids, b: Ids) -> int:
+    """Length of the longest common prefix of two id arrays."""
+    n = min(len(a), len(b))
+    differs = a[:n] != b[:n]
+    return int(differs.argmax()) if differs.any() else n
+
+
+def attention_mask(subtree_end: Tensor) -> Tensor:
+    """The dense mask of a batch of trees, for scaled-dot-product attention.
+
+    Args:
+        subtree_end: ``(R, T)`` int64, see `StepBatch`.
+
+    Returns:
+        ``(R, 1, T, T)`` bool, True where a query (second to last dim) sees a key (last dim):
+        the key stands at or before it, and its subtree reaches past it.
+    """
+    index = torch.arange(subtree_end.shape[1], device=subtree_end.device)
+    query, key = index[:, None], index[None, :]
+    return ((key <= query) & (query < subtree_end[:, None, :]))[:, None]
+
+
+def _paths(
+    solutions: Sequence[tuple[Ids, Indices]], branch: Ids
+) -> tuple[list[Ids], list[int], list[tuple[slice | int, Indices | int]]]:
+    """Root-to-leaf paths, whose they are, and (which steps, where in the path) they carry."""
+    if not len(branch):
+        everything = slice(None)
+        paths = [ids for ids, _ in solutions]
+        return paths, list(range(len(paths))), [(everything, at) for _, at in solutions]
+    paths, owners, reads = [], [], []
+    for owner, (ids, positions) in enumerate(solutions):
+        for step, position in enumerate(positions):
+            paths.append(np.concatenate([ids[: position + 1], branch]))
+            owners.append(owner)
+            reads.append((step, int(position) + len(branch)))
+    return paths, owners, reads
+
+
+def _depths_and_ends(
+    starts: list[int], shared: list[int], size: int, max_depth: int
+) -> tuple[Indices, Indices]:
+    """Depths and subtree ends of the chunks that sorted paths add to a trie.
+
+    A node at depth d ends where the first later chunk begins that leaves the tree at d or above.
+    """
+    depths, ends = np.empty(size, np.int64), np.empty(size, np.int64)
+    end_at = np.full(max_depth, size, np.int64)  # end of a node at each depth, seen from behind
+    stop = size
+    for start, depth in zip(reversed(starts), reversed(shared), strict=True):
+        length = stop - start
+        depths[start:stop] = np.arange(depth, depth + length)
+        ends[start:stop] = end_at[depth : depth + length]
+        end_at[depth:] = start
+        stop = start
+    return depths, ends

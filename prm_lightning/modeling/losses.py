@@ -1,0 +1,130 @@
+"""Reward-weighted losses on log-odds-of-correct logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LossKind = Literal["bce", "focal", "mse", "pqm"]
+
+FOCAL_GAMMA = 2.0
+PQM_MARGIN = 4.0
+
+
+def reward_weighted_loss(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    total_weight: Tensor,
+    kind: Literal["bce", "focal", "mse"] = "bce",
+) -> Tensor:
+    """This batch's share of the weighted mean loss of step verdicts.
+
+    With ``p = sigmoid(z)`` and label ``y``, a step costs its weight times
+
+    - `bce`: ``-y log p - (1 - y) log(1 - p)``, in nats;
+    - `focal`: that times ``|y - p| ** 2``, which for hard labels is Lin et al. 2017,
+      "Focal Loss for Dense Object Detection", arXiv:1708.02002, with gamma 2;
+    - `mse`: ``(tanh(z / 2) - (2 y - 1)) ** 2``, in [0, 4], as ``tanh(z / 2) = 2 p - 1``.
+
+    A reward ``r`` in [-1, 1] enters as ``y = 1 if r > 0 else 0`` and weight ``|r|``.
+    Summed over the batches of one optimizer step it is their weighted mean, however they were cut.
+
+    Args:
+        logits: ``(B, S)`` float, log-odds that each step is correct.
+        labels: ``(B, S)`` float in [0, 1]; read only where ``weights > 0``.
+        weights: ``(B, S)`` float >= 0, trust in each label; 0 for padding and unlabelled steps.
+        total_weight: scalar > 0, sum of weights over the whole optimizer step, all ranks.
+        kind: which cost.
+
+    Returns:
+        Scalar float32. Zero, with a graph, if no step is trusted.
+
+    Raises:
+        ValueError: the three shapes differ.
+
+    Source: hard and soft step labels as in Wang et al. 2024, "Math-Shepherd", arXiv:2312.08935.
+    """
+    _require_one_shape(logits, labels, weights)
+    trusted = weights > 0
+    logits = torch.where(trusted, logits.float(), 0.0)  # bf16 loses the small losses
+    labels = torch.where(trusted, labels.float(), 0.0)  # padding may hold NaN
+    weights = torch.where(trusted, weights.float(), 0.0)
+    return (weights * _COSTS[kind](logits, labels)).sum() / total_weight
+
+
+def ranking_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, total_solutions: Tensor
+) -> Tensor:
+    """This batch's share of the mean ranking loss of solutions (PQM).
+
+    Right steps shall rise along a solution, from the problem itself, which stands at logit 0,
+    and its wrong steps lie a margin below all of them. Let C be the problem and the trusted right
+    steps in order, W the trusted wrong ones and ``m = 4`` the margin. A solution costs the mean
+    over ``c`` in C (without the problem, where W is empty and it costs nothing) of
+
+        ``-log( exp(z_c) / (sum_{c' in C, c' <= c} exp(z_c') + sum_{w in W} exp(z_w + m)) )``
+
+    Labels are cut at 0.5; weights only say which steps take part.
+
+    Args:
+        logits: ``(B, S)`` float, log-odds that each step is correct.
+        labels: ``(B, S)`` float in [0, 1]; read only where ``weights > 0``.
+        weights: ``(B, S)`` float >= 0.
+        total_solutions: scalar > 0, solutions with a trusted step in the whole optimizer step.
+
+    Returns:
+        Scalar float32, nats. Zero, with a graph, if no step is trusted.
+
+    Raises:
+        ValueError: the three shapes differ.
+
+    Source: Li and Li 2024, "Process Reward Model with Q-Value Rankings", arXiv:2410.11287, eq. 10.
+    """
+    _require_one_shape(logits, labels, weights)
+    trusted = weights > 0
+    right, wrong = trusted & (labels >= 0.5), trusted & ~(labels >= 0.5)
+    has_wrong = wrong.any(1, keepdim=True)
+    logits = F.pad(torch.where(trusted, logits.float(), 0.0), (1, 0))  # (B, 1 + S): the problem
+    takes_part = torch.cat([torch.ones_like(has_wrong), right], 1)
+    lowest = torch.finfo(logits.dtype).min
+    rising = torch.logcumsumexp(logits.masked_fill(~takes_part, lowest), 1)
+    shifted = (logits[:, 1:] + PQM_MARGIN).masked_fill(~wrong, lowest)
+    costs = torch.logaddexp(rising, _logsumexp(shifted)) - logits
+    counted = torch.cat([has_wrong, right], 1)
+    means = torch.where(counted, costs, 0.0).sum(1) / counted.sum(1).clamp(min=1)
+    return means.sum() / total_solutions
+
+
+def _logsumexp(values: Tensor) -> Tensor:
+    """``(B, S)`` to ``(B, 1)``; the lowest float where S is 0."""
+    lowest = values.new_full((len(values), 1), torch.finfo(values.dtype).min)
+    return torch.logsumexp(torch.cat([lowest, values], 1), 1, keepdim=True)
+
+
+def _bce(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+
+
+def _focal(logits: Tensor, labels: Tensor) -> Tensor:
+    surprise = (labels - torch.sigmoid(logits)).abs()
+    return surprise**FOCAL_GAMMA * _bce(logits, labels)
+
+
+def _mse(logits: Tensor, labels: Tensor) -> Tensor:
+    return (torch.tanh(logits / 2) - (2 * labels - 1)) ** 2
+
+
+_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": _bce, "focal": _focal, "mse": _mse}
+
+
+def _require_one_shape(logits: Tensor, labels: Tensor, weights: Tensor) -> None:
+    if not logits.shape == labels.shape == weights.shape:
+        raise ValueError(
+            "losses: logits, labels and weights must share one (batch, steps) shape, got "
+            f"{tuple(logits.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}."
+        )

@@ -1,0 +1,300 @@
+"""PRM: a backbone, a head and an encoding that belong together, on disk and in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from prm_lightning.batching.data import collate, encode_solutions, measure
+from prm_lightning.batching.encode import Encoded, Encoder, Template
+from prm_lightning.batching.plan import Planner
+from prm_lightning.folders import written_folder
+from prm_lightning.modeling.backbone import (
+    Backbone,
+    Lora,
+    TreeModel,
+    load_backbone,
+    load_tokenizer,
+)
+from prm_lightning.modeling.heads import LABELS, HeadKind, StepHead, verdict_ids
+from prm_lightning.types import Solution, Step, StepBatch
+
+Aggregation = Literal["min", "prod", "last", "mean", "geomean"]
+
+FORMAT_VERSION = 1
+MANIFEST = "prm.json"
+HEAD_FILE = "head.safetensors"
+HEAD_TENSOR = "weight"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What prm.json says beyond the weights.
+
+    Args:
+        backbone: which language model, how it is held in memory, which adapters it has.
+        head: see `StepHead`.
+        template: see `Encoder`.
+        step_end: the string whose one token ends a step.
+        step_end_id: that token's id.
+        aggregation: how to make one score of a solution out of those of its steps.
+        threshold: a step whose P(correct) lies below it is flagged.
+        threshold_fitted_on: the data that the threshold was chosen on; None if it was not.
+        data_fingerprint: of the training data; None if unknown.
+    """
+
+    backbone: Backbone
+    head: HeadKind
+    template: Template
+    step_end: str
+    step_end_id: int
+    aggregation: Aggregation = "min"
+    threshold: float = 0.5
+    threshold_fitted_on: str | None = None
+    data_fingerprint: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in prm.json."""
+        backbone = asdict(self.backbone)
+        return {
+            "format_version": FORMAT_VERSION,
+            "base_model": backbone.pop("name"),
+            "revision": backbone.pop("revision"),
+            "quantize": backbone.pop("quantize"),
+            **{name: value for name, value in asdict(self).items() if name != "backbone"},
+            "labels": list(LABELS),
+            "backbone": backbone,
+        }
+
+    @staticmethod
+    def from_json(record: dict[str, Any], folder: Path) -> Manifest:
+        """The reverse of `to_json`.
+
+        Raises:
+            ValueError: a format version that this release does not know, or a missing entry.
+        """
+        version = record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"prm: {folder / MANIFEST} has format_version {version!r}, this release reads "
+                f"{FORMAT_VERSION}. Load it with the release of prm_lightning that wrote it."
+            )
+        try:
+            backbone = dict(record["backbone"])
+            lora = backbone.pop("lora")
+            return Manifest(
+                backbone=Backbone(
+                    name=record["base_model"],
+                    revision=record["revision"],
+                    quantize=record["quantize"],
+                    lora=None if lora is None else Lora(**lora),
+                    **backbone,
+                ),
+                **{
+                    name: record[name]
+                    for name in Manifest.__dataclass_fields__
+                    if name != "backbone"
+                },
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"prm: {folder / MANIFEST} is incomplete ({error}). Save the model again."
+            ) from error
+
+
+class PRM(nn.Module):
+    """A process reward model.
+
+    Args:
+        backbone: reads token trees.
+        head: reads scores off its hidden states.
+        encoder: makes the tokens.
+        manifest: what is saved beside the weights.
+    """
+
+    def __init__(
+        self, backbone: TreeModel, head: StepHead, encoder: Encoder, manifest: Manifest
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.encoder = encoder
+        self.manifest = manifest
+
+    @classmethod
+    def create(
+        cls,
+        backbone: Backbone,
+        head: HeadKind = "scalar",
+        template: Template = "chat",
+        step_end: str | None = None,
+    ) -> PRM:
+        """A language model with fresh adapters and a fresh head."""
+        tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
+        encoder = Encoder(tokenizer, template, step_end)
+        tree_model = load_backbone(backbone, trained_tokens=[encoder.step_end_id])
+        fresh = StepHead(head, tree_model.hidden_size)
+        if head == "token":
+            wrong, right = tree_model.lm_head_rows(list(verdict_ids(tokenizer, template)))
+            fresh.weight.data[0] = right - wrong
+        manifest = Manifest(backbone, head, template, encoder.step_end, encoder.step_end_id)
+        return cls(tree_model, fresh, encoder, manifest)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None) -> PRM:
+        """The model that `save_pretrained` wrote, in eval mode.
+
+        Args:
+            folder: with prm.json, the head, the tokenizer and the adapter or the full weights.
+            device: None takes the first GPU if there is one, else the CPU.
+
+        Raises:
+            ValueError: no such folder, no head in it or a broken one, or no base model.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        weights = read_head(folder, manifest.head)
+        tokenizer = load_tokenizer(str(folder))
+        encoder = Encoder(tokenizer, manifest.template, manifest.step_end)
+        backbone = load_backbone(manifest.backbone, saved=folder)
+        head = StepHead(manifest.head, backbone.hidden_size)
+        head.weight.data.copy_(weights)
+        prm = cls(backbone, head, encoder, manifest)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return prm.to(chosen).eval()
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the adapter (or all weights), the head, the tokenizer and prm.json.
+
+        The folder appears under its name only once it is complete.
+
+        Raises:
+            FileExistsError: the folder exists and `overwrite` is off.
+        """
+        from safetensors.torch import save_file
+
+        with written_folder(Path(folder), overwrite=overwrite) as target:
+            kwargs: dict[str, Any] = {}
+            if self.manifest.backbone.lora is not None:
+                kwargs["save_embedding_layers"] = False  # else PEFT asks the Hub about the base
+            self.backbone.model.save_pretrained(target, **kwargs)
+            save_file({HEAD_TENSOR: self.head.weight.detach().cpu()}, target / HEAD_FILE)
+            self.encoder.tokenizer.save_pretrained(target)
+            text = json.dumps(self.manifest.to_json(), indent=2, ensure_ascii=False)
+            (target / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Log-odds that each step is correct.
+
+        Returns:
+            ``(B, S)`` float32; what stands where a solution has no step means nothing.
+        """
+        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end)
+        at_steps = hidden.flatten(0, 1)[batch.step_nodes.clamp(min=0).flatten()]  # (B*S, H)
+        return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
+
+    def encode(self, problem: str, steps: Sequence[str]) -> Encoded:
+        """The token ids that `score` reads, up to the score of the last step, and where it reads.
+
+        With the template `guide` every step is scored on a branch of its own, so that
+        `step_positions` names the last step's alone.
+        """
+        return self.encoder.last_path(self.encoder.encode(problem, steps))
+
+    @torch.no_grad()
+    def score(
+        self, problem: str, solutions: Sequence[Sequence[str]], tokens_per_batch: int = 4096
+    ) -> list[list[float]]:
+        """P(correct) of every step of some solutions of one problem.
+
+        Args:
+            problem: the question.
+            solutions: the steps of each; prefixes that they share are computed once.
+            tokens_per_batch: bound on what is computed at a time.
+
+        Returns:
+            One list a solution, one probability in [0, 1] a step.
+
+        Raises:
+            ValueError: no steps, a blank step, or more tokens than the model's context.
+        """
+        steps = [tuple(Step(text) for text in solution) for solution in solutions]
+        if not steps:
+            return []
+        numbered = [Solution(problem, s, source="score", id=str(i)) for i, s in enumerate(steps)]
+        data = encode_solutions(numbered, self.encoder, max_tokens=self.backbone.context)
+        for count in data.counts:
+            raise ValueError(
+                f"score: a solution is longer than the context of {self.backbone.context} tokens "
+                f"of {self.manifest.backbone.name!r} ({count}; problem {problem[:60]!r})."
+            )
+        planner = Planner(measure(data), tokens_per_batch)
+        scores: list[list[float]] = [[] for _ in solutions]
+        was_training = self.training
+        self.eval()
+        for (planned,) in planner.evaluation_steps():
+            batch = collate(planned, data, pad_id=self.pad_id)
+            batch = StepBatch(*(tensor.to(self.backbone.device) for tensor in batch))
+            rows = torch.sigmoid(self(batch)).tolist()
+            for row, i, count in zip(
+                rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
+            ):
+                scores[i] = row[:count]
+        self.train(was_training)
+        return scores
+
+    @property
+    def pad_id(self) -> int:
+        """Any valid id: what pads a row is seen by nothing."""
+        return self.encoder.step_end_id
+
+    def with_threshold(self, threshold: float, fitted_on: str) -> None:
+        """Record the decision threshold and the data it was chosen on."""
+        self.manifest = replace(self.manifest, threshold=threshold, threshold_fitted_on=fitted_on)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """prm.json of a model folder.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    try:
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"prm: {folder} holds no {MANIFEST}, so it is not a model of prm_lightning. "
+            "Give a folder such as outputs/quickstart/best_model."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"prm: {folder / MANIFEST} is not JSON ({error}).") from None
+    return Manifest.from_json(record, folder)
+
+
+def read_head(folder: Path, kind: HeadKind) -> Tensor:
+    """The head's weight ``(rows, H)``, checked.
+
+    Raises:
+        ValueError: it is missing, or holds no number but zero, or one that is not finite.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"prm: {folder} holds no {HEAD_FILE}: without its trained head a PRM scores at random. "
+            "Save the model again with save_pretrained."
+        )
+    weight = load_file(path)[HEAD_TENSOR]
+    if not weight.isfinite().all() or not weight.any():
+        raise ValueError(
+            f"prm: the {kind} head in {path} is all zero or not finite, so its scores mean "
+            "nothing. Train again, with a lower learning rate if the loss was NaN."
+        )
+    return weight

@@ -1,0 +1,219 @@
+"""Several sources read into one list of solutions, with a report of what was kept and dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+from prm_lightning.sources.rewards import AfterFirstError, RewardAs, supervise
+from prm_lightning.text import normalise_problem
+from prm_lightning.types import Dropped, Solution, Source
+
+FIRST_MESSAGES = 3  # of each reason to drop a row, kept for the report
+QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One source of a mixture.
+
+    Args:
+        source: where the solutions come from.
+        repeat: how often each solution is drawn per epoch, >= 0; 0.5 draws half of them.
+        limit: read the first rows only, this many; None reads all.
+        name: what to report its solutions under, instead of the source's own name.
+    """
+
+    source: Source
+    repeat: float = 1.0
+    limit: int | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.repeat < math.inf:
+            raise ValueError(
+                f"SourceSpec: repeat={self.repeat} is not a number of draws per epoch, expected "
+                ">= 0; set it to 1.0 to draw each solution once."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"SourceSpec: limit={self.limit} reads no row, expected >= 1; leave it out to "
+                "read all, or take the source out of the list."
+            )
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What became of the rows of a mixture.
+
+    Args:
+        solutions: the rows kept, of all sources.
+        dropped: the rows that could not be used, by the name of their source; every source has
+            an entry.
+    """
+
+    solutions: list[Solution]
+    dropped: dict[str, list[Dropped]]
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Counts and shape by source, for ``data.json``."""
+        kept: dict[str, list[Solution]] = {name: [] for name in self.dropped}
+        for solution in self.solutions:
+            kept.setdefault(solution.source, []).append(solution)
+        return {
+            name: {
+                "read": len(solutions) + len(self.dropped.get(name, [])),
+                "kept": len(solutions),
+                "dropped": _count_by_reason(self.dropped.get(name, [])),
+                **describe(solutions),
+            }
+            for name, solutions in kept.items()
+        }
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Solutions in the order of their sources, labels and weights settled.
+
+    Args:
+        solutions: ids are unique within a source name.
+        repeats: draws per epoch, one number a solution.
+        report: what was kept and dropped.
+    """
+
+    solutions: list[Solution]
+    repeats: list[float]
+    report: ReadReport
+
+
+def read_mixture(
+    specs: Sequence[SourceSpec],
+    *,
+    strict: bool = False,
+    reward_as: RewardAs = "weight",
+    after_first_error: AfterFirstError = "keep",
+    unlabelled: Literal["refuse", "allow"] = "refuse",
+) -> Mixture:
+    """Read sources one after the other, settle labels and weights, and count.
+
+    Sources of one name are reported together; an id that is taken there gets a suffix such as
+    ``#2``, and an empty one becomes ``name:position``. Dropped rows of a source whose solutions
+    have several names count under the first of them.
+
+    Args:
+        strict: make the first row that cannot be used an error.
+        reward_as: as in `supervise`.
+        after_first_error: as in `supervise`; ``keep`` leaves the choice to a later call.
+        unlabelled: whether it is an error if no step has a label and a weight above 0.
+
+    Raises:
+        ValueError: nothing is supervised, or ``strict`` and a row was dropped. Errors of the
+            sources, such as a missing file, rise as they are.
+    """
+    mixture = Mixture([], [], ReadReport([], {}))
+    ids: Counter[tuple[str, str]] = Counter()
+    for spec in specs:
+        solutions, dropped = _read_source(spec, strict=strict)
+        name_of_dropped = spec.name or _name_source(spec.source, solutions)
+        mixture.report.dropped.setdefault(name_of_dropped, []).extend(dropped)
+        for position, solution in enumerate(solutions):
+            name = spec.name or solution.source
+            id = _make_unique(name, solution.id or f"{name}:{position}", ids)
+            named = replace(solution, source=name, id=id)
+            mixture.solutions.append(supervise(named, reward_as, after_first_error))
+            mixture.repeats.append(spec.repeat)
+    mixture.report.solutions.extend(mixture.solutions)
+    if unlabelled == "refuse" and not any(map(_supervised, mixture.solutions)):
+        raise ValueError(
+            f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
+            f"from {', '.join(mixture.report.dropped) or 'no source'} has a label with a weight "
+            "above 0; add a source with labels or see why its rows were dropped: "
+            f"{_count_by_reason([d for rows in mixture.report.dropped.values() for d in rows])}"
+        )
+    return mixture
+
+
+def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
+    """Shape of a list of solutions, for ``data.json``.
+
+    Returns:
+        Counts of ``solutions``, distinct ``problems`` (normalised), ``steps`` and
+        ``supervised_steps``; ``wrong_share`` of the supervised steps (label < 0.5), None
+        without any; ``steps_per_solution``, quantiles by nearest rank, empty without solutions.
+    """
+    supervised = [step for solution in solutions for step in _supervised(solution)]
+    wrong = sum(label < 0.5 for label in supervised)
+    lengths = sorted(len(solution.steps) for solution in solutions)
+    return {
+        "solutions": len(solutions),
+        "problems": len({normalise_problem(p) for p in {s.problem for s in solutions}}),
+        "steps": sum(lengths),
+        "supervised_steps": len(supervised),
+        "wrong_share": wrong / len(supervised) if supervised else None,
+        "steps_per_solution": {
+            name: lengths[round(q * (len(lengths) - 1))] for name, q in QUANTILES.items() if lengths
+        },
+    }
+
+
+def fingerprint(solutions: Sequence[Solution]) -> str:
+    """SHA-256, in hex, of what a model is trained on, in order.
+
+    Covers problem, source and id of each solution and text, label and weight of its steps.
+    """
+    digest = hashlib.sha256()
+    for solution in solutions:
+        steps = [
+            (step.text, None if step.label is None else float(step.label), float(step.weight))
+            for step in solution.steps
+        ]
+        content = (solution.problem, solution.source, solution.id, steps)
+        digest.update(json.dumps(content).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _read_source(spec: SourceSpec, *, strict: bool) -> tuple[list[Solution], list[Dropped]]:
+    solutions: list[Solution] = []
+    dropped: list[Dropped] = []
+    for row in islice(spec.source.read(), spec.limit):
+        if isinstance(row, Solution):
+            solutions.append(row)
+        elif strict:
+            raise ValueError(row.message)
+        else:
+            dropped.append(row)
+    return solutions, dropped
+
+
+def _name_source(source: Source, solutions: Sequence[Solution]) -> str:
+    if solutions:
+        return solutions[0].source
+    return str(getattr(source, "name", type(source).__name__))  # nothing kept: ask the source
+
+
+def _make_unique(name: str, id: str, taken: Counter[tuple[str, str]]) -> str:
+    taken[name, id] += 1
+    if taken[name, id] == 1:
+        return id
+    return _make_unique(name, f"{id}#{taken[name, id]}", taken)
+
+
+def _supervised(solution: Solution) -> list[float]:
+    """Labels of the steps that train."""
+    return [s.label for s in solution.steps if s.label is not None and s.weight > 0]
+
+
+def _count_by_reason(dropped: Sequence[Dropped]) -> dict[str, dict[str, Any]]:
+    counts: dict[str, dict[str, Any]] = {}
+    for row in dropped:
+        entry = counts.setdefault(row.reason, {"count": 0, "first": []})
+        entry["count"] += 1
+        if len(entry["first"]) < FIRST_MESSAGES:
+            entry["first"].append(row.message)
+    return counts

@@ -1,0 +1,105 @@
+"""Verdicts to rewards, and rewards to the labels and weights that a model is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from prm_lightning.types import ALL_CORRECT, UNKNOWN, Solution, Step, Verdict
+
+RewardAs = Literal["weight", "label"]
+AfterFirstError = Literal["mask", "keep"]
+
+
+def he_rewards(verdicts: Sequence[Verdict | None], solution_correct: bool) -> list[float | None]:
+    """Hard exact rewards: 1 for a correct step of a correct solution, else -1.
+
+    Args:
+        verdicts: one a step; None where the judge said nothing.
+        solution_correct: whether the final answer matches the reference.
+
+    Returns:
+        One reward a step; None where the verdict is unsure or missing.
+    """
+    correct = 1.0 if solution_correct else -1.0
+    by_verdict = {"correct": correct, "incorrect": -1.0}
+    return [by_verdict.get(verdict or "unsure") for verdict in verdicts]
+
+
+def se_rewards(verdicts: Sequence[Verdict | None]) -> list[float | None]:
+    """Soft exact rewards: ``0.5 + 0.5 * k / n`` for correct step k of n, negated for a wrong one.
+
+    Args:
+        verdicts: one a step; None where the judge said nothing.
+
+    Returns:
+        One reward a step, in [-1, -0.5] or [0.5, 1]; None where the verdict is unsure or
+        missing. Such steps still count in k (from 1) and n.
+    """
+    rewards: list[float | None] = []
+    for k, verdict in enumerate(verdicts, start=1):
+        size = 0.5 + 0.5 * k / len(verdicts)
+        rewards.append({"correct": size, "incorrect": -size}.get(verdict or "unsure"))
+    return rewards
+
+
+def supervise(
+    solution: Solution, reward_as: RewardAs, after_first_error: AfterFirstError
+) -> Solution:
+    """Settle label and weight of every step. Doing it again changes nothing.
+
+    A reward r decides where there is one; else the label; else the verdict. A step whose verdict
+    is unsure, or that none of the three speaks of, gets weight 0.
+
+    Args:
+        reward_as: ``weight`` makes r the label 1 if r > 0 else 0, with weight abs(r); ``label``
+            makes it the label (r + 1) / 2, with weight 1.
+        after_first_error: ``mask`` gives weight 0 to the steps behind the first wrong one, which
+            verdicts name, or labels where there are none, but never rewards: HE calls right
+            steps of a wrong solution incorrect.
+    """
+    steps = [_settle(step, reward_as) for step in solution.steps]
+    if after_first_error == "mask":
+        wrong = [_is_correct(step) is False for step in solution.steps]
+        behind = wrong.index(True) + 1 if any(wrong) else len(steps)
+        steps[behind:] = [replace(step, weight=0.0) for step in steps[behind:]]
+    return replace(solution, steps=tuple(steps))
+
+
+def first_error(solution: Solution) -> int:
+    """Where a solution first goes wrong, by its verdicts, or by labels where there are none.
+
+    Returns:
+        0-based index of the first wrong step if all before it are known to be correct;
+        `ALL_CORRECT` if every step is known to be; else `UNKNOWN`. Weights do not matter, and
+        a step with a reward but no verdict is unknown.
+    """
+    for index, step in enumerate(solution.steps):
+        correct = _is_correct(step)
+        if not correct:
+            return UNKNOWN if correct is None else index
+    return ALL_CORRECT
+
+
+def _settle(step: Step, reward_as: RewardAs) -> Step:
+    if step.verdict == "unsure":
+        return replace(step, weight=0.0)
+    if step.reward is not None:
+        if reward_as == "label":
+            return replace(step, label=(step.reward + 1) / 2, weight=1.0)
+        return replace(step, label=float(step.reward > 0), weight=abs(step.reward))
+    if step.label is None:
+        if step.verdict is None:
+            return replace(step, weight=0.0)
+        return replace(step, label=float(step.verdict == "correct"))
+    return step
+
+
+def _is_correct(step: Step) -> bool | None:
+    """What is known of a step; None if nothing is."""
+    if step.verdict is not None:
+        return {"correct": True, "incorrect": False}.get(step.verdict)
+    if step.reward is not None or step.label is None:
+        return None
+    return step.label >= 0.5

@@ -1,0 +1,225 @@
+"""One forward pass over token trees equals one row a solution and one forward a prefix."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from prm_lightning.batching.data import collate, encode_solutions, measure
+from prm_lightning.batching.plan import Planner
+from prm_lightning.modeling.backbone import Backbone, Lora
+from prm_lightning.modeling.losses import reward_weighted_loss
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.types import Solution, Step
+
+TEMPLATES = ["chat", "plain", "guide"]
+HEADS = ["scalar", "classes", "token"]
+LORA = Lora(r=4, alpha=8)
+
+
+def tiny_prm(folder, head="scalar", template="chat", **backbone):
+    torch.manual_seed(1)
+    settings = {"dtype": "float32", "lora": LORA} | backbone
+    prm = PRM.create(Backbone(str(folder), **settings), head, template)
+    with torch.no_grad():  # a fresh adapter adds nothing, and then its gradients are half zero
+        for name, parameter in prm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return prm.eval()
+
+
+def rollouts(problems=2, attempts=5, seed=0):
+    """Solutions that share some first steps, with labels and weights of all kinds."""
+    rng = random.Random(seed)
+    texts = [f"She has {a} + {b} = {a + b} apples." for a in range(3) for b in range(3)]
+    solutions = []
+    for p in range(problems):
+        trunk = [rng.choice(texts) for _ in range(4)]
+        for a in range(attempts):
+            kept = trunk[: rng.randrange(4)]
+            own = [rng.choice(texts) for _ in range(rng.randrange(1, 3))]
+            steps = tuple(
+                Step(text, rng.choice([0.0, 0.3, 1.0]), rng.choice([0.0, 0.5, 1.0]))
+                for text in (*kept, *own)
+            )
+            solutions.append(Solution(f"Ann has {p} apples. How many?", steps, "test", f"{p}-{a}"))
+    return solutions
+
+
+def batches_of(prm, solutions, tokens_per_batch=4096, max_tokens=2048):
+    data = encode_solutions(solutions, prm.encoder, max_tokens)
+    planner = Planner(measure(data), tokens_per_batch)
+    return [collate(batch, data, pad_id=0) for (batch,) in planner.evaluation_steps()]
+
+
+def naive_logits(prm, solution):
+    """One forward a step over the prefix alone, without mask, positions or batch."""
+    model = prm.backbone.causal_lm
+    logits = []
+    for k in range(1, len(solution.steps) + 1):
+        path = prm.encode(solution.problem, [step.text for step in solution.steps[:k]])
+        hidden = model.base_model(torch.tensor([path.input_ids]), use_cache=False)
+        logits.append(prm.head(hidden.last_hidden_state[0, -1:]))
+    return torch.cat(logits)
+
+
+def gradients(prm):
+    return {n: p.grad.clone() for n, p in prm.named_parameters() if p.grad is not None}
+
+
+def tolerance(reference):
+    return 1e-5 * reference.abs().max().item()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("head", HEADS)
+def test_trees_equal_one_forward_a_prefix(tiny_model_folder, kind, template, head):
+    prm = tiny_prm(tiny_model_folder(kind), head, template)
+    solutions = rollouts()
+    expected = [naive_logits(prm, s).detach() for s in solutions]
+    largest = torch.cat(expected)
+    for budget in (4096, 256):  # several trees a row, and problems split over rows
+        for batch in batches_of(prm, solutions, budget):
+            logits = prm(batch).detach()
+            for row, i, n in zip(logits, batch.solution_ids, batch.step_counts, strict=True):
+                assert_close(row[:n], expected[i], rtol=0, atol=tolerance(largest))
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_loss_and_gradients_equal_one_row_a_solution(tiny_model_folder, template):
+    prm = tiny_prm(tiny_model_folder("qwen3"), template=template)
+    solutions = rollouts(seed=3)
+    weights = [step.weight for s in solutions for step in s.steps]
+    total = torch.tensor(sum(weights))
+
+    loss = torch.zeros(())
+    for s in solutions:
+        labels = torch.tensor([[step.label for step in s.steps]])
+        row_weights = torch.tensor([[step.weight for step in s.steps]])
+        loss = loss + reward_weighted_loss(naive_logits(prm, s)[None], labels, row_weights, total)
+    loss.backward()
+    expected = gradients(prm)
+
+    prm.zero_grad()
+    for batch in batches_of(prm, solutions, tokens_per_batch=512):
+        part = reward_weighted_loss(prm(batch), batch.labels, batch.weights, total)
+        part.backward()
+        loss = loss - part.detach()
+    assert abs(loss.item()) < 1e-5
+    actual = gradients(prm)
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
+        assert_close(gradient, expected[name], rtol=0, atol=tolerance(expected[name]), msg=name)
+
+
+def test_shared_prefixes_are_computed_once(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder())
+    one = rollouts(problems=1, attempts=1)
+    (batch,) = batches_of(prm, one * 6)
+    (alone,) = batches_of(prm, one)
+    assert batch.input_ids.numel() == alone.input_ids.numel()
+    assert len(batch.step_nodes) == 6
+
+
+def test_score_does_not_depend_on_company(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder())
+    solutions = [[step.text for step in s.steps] for s in rollouts(problems=1)]
+    together = prm.score("How many?", solutions)
+    alone = [prm.score("How many?", [s])[0] for s in solutions]
+    backwards = prm.score("How many?", solutions[::-1], tokens_per_batch=128)[::-1]
+    for a, b, c, s in zip(together, alone, backwards, solutions, strict=True):
+        assert len(a) == len(s)
+        assert a == pytest.approx(b, abs=1e-6)
+        assert a == pytest.approx(c, abs=1e-6)
+    assert prm.score("How many?", []) == []
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("lora", [LORA, None, Lora(r=4, train_step_end=True)])
+def test_a_saved_model_scores_the_same(tiny_model_folder, tmp_path, head, lora):
+    prm = tiny_prm(tiny_model_folder("qwen3"), head, lora=lora)
+    with torch.no_grad():
+        for parameter in prm.parameters():
+            if parameter.requires_grad:
+                parameter += 0.01
+    solutions = [[step.text for step in s.steps] for s in rollouts(problems=1)]
+    prm.save_pretrained(tmp_path / "model")
+    again = PRM.from_pretrained(tmp_path / "model")
+    assert again.score("How many?", solutions) == prm.score("How many?", solutions)
+    assert again.manifest == prm.manifest
+    assert not list(tmp_path.glob(".*"))
+    assert not list((tmp_path / "model").glob("*.bin"))
+
+
+def test_a_model_is_not_overwritten_unasked(tiny_model_folder, tmp_path):
+    prm = tiny_prm(tiny_model_folder())
+    prm.save_pretrained(tmp_path / "model")
+    with pytest.raises(FileExistsError, match="model exists"):
+        prm.save_pretrained(tmp_path / "model")
+    prm.save_pretrained(tmp_path / "model", overwrite=True)
+
+
+def test_a_checkpoint_without_its_head_is_refused(tiny_model_folder, tmp_path):
+    tiny_prm(tiny_model_folder()).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "head.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no head\.safetensors"):
+        PRM.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_broken_head_is_refused(tiny_model_folder, tmp_path, value):
+    prm = tiny_prm(tiny_model_folder())
+    prm.head.weight.data.fill_(value)
+    prm.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="all zero or not finite"):
+        PRM.from_pretrained(tmp_path / "model")
+
+
+def test_folders_that_are_no_models_are_named(tiny_model_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no prm\.json"):
+        PRM.from_pretrained(tmp_path)
+    tiny_prm(tiny_model_folder()).save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "prm.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"format_version": 99}))
+    with pytest.raises(ValueError, match="format_version 99"):
+        PRM.from_pretrained(tmp_path / "model")
+
+
+def test_a_missing_base_model_is_named(tiny_model_folder, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model_folder(), base)
+    tiny_prm(base).save_pretrained(tmp_path / "model")
+    shutil.rmtree(base)
+    with pytest.raises(ValueError, match="backbone: cannot load .*base"):
+        PRM.from_pretrained(tmp_path / "model")
+
+
+def test_scoring_never_cuts(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder("llama", max_position_embeddings=64))
+    with pytest.raises(ValueError, match="longer than the context of 64 tokens"):
+        prm.score("How many?", [["She has 3 apples."] * 20])
+
+
+def test_the_token_head_starts_as_the_difference_of_two_lm_head_rows(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder("llama", tie_word_embeddings=False), "token")
+    lm = prm.backbone.causal_lm.lm_head
+    wrong, right = (
+        prm.encoder.tokenizer.encode(text, add_special_tokens=False)[0] for text in "-+"
+    )
+    hidden = torch.randn(5, 32)
+    expected = lm(hidden)[:, right] - lm(hidden)[:, wrong]
+    assert_close(prm.head(hidden), expected)
+
+
+@pytest.mark.slow
+def test_flex_attention_equals_the_dense_mask(tiny_model_folder):
+    folder = tiny_model_folder("qwen3")
+    dense, flex = tiny_prm(folder), tiny_prm(folder, attention="flex")
+    (batch,) = batches_of(dense, rollouts())
+    with torch.no_grad():
+        assert_close(flex(batch), dense(batch), rtol=0, atol=1e-5)

@@ -1,0 +1,119 @@
+"""Text work: folding, keys of problems, chat markup, calculator marks."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prm_lightning.text import (
+    cut_chat_markup,
+    fold_newlines,
+    normalise_problem,
+    remove_calculator_marks,
+)
+
+MESSY = st.text(alphabet="ab \t\r\n\xa0\u2028.", max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("a\r\n\r\nb", "a\nb"),
+        ("\n\n a \n \t \n\n b\n", "a \n b"),
+        ("def f():\n\n    return 1", "def f():\n    return 1"),
+        ("a\rb", "a\nb"),
+        ("a\u2028b", "a\u2028b"),
+        (" \n ", ""),
+    ],
+)
+def test_newlines_are_folded(text, folded):
+    assert fold_newlines(text) == folded
+
+
+@given(text=MESSY)
+def test_a_folded_text_has_no_blank_line_and_loses_only_white_space(text):
+    folded = fold_newlines(text)
+    assert not re.search(r"\n\s*\n", folded)
+    assert folded == folded.strip() == fold_newlines(folded)
+    assert "".join(folded.split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("John's 19-year-old SON.  How old?", "john’s 19 year old son. How  old"),
+        ("It costs $1,250.\xa0 Why?", "it costs 1250. why"),
+        ("What is 2+3?", "What is 2 + 3 ?"),
+        ("“Yes,” she said…", '"Yes", she said'),
+    ],
+)
+def test_copies_of_a_problem_share_a_key(one, other):
+    assert normalise_problem(one) == normalise_problem(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is 2+3?", "What is 2-3?"),
+        ("((1 + 2) * 3) =", "(1 + (2 * 3)) ="),
+        ("He has 1.5 l", "He has 15 l"),
+        ("He has 1.5 l", "He has 1 5 l"),
+        ("-7 * 3", "7 * 3"),
+        ("1 2", "12"),
+        ("???", "!!!"),
+    ],
+)
+def test_different_problems_have_different_keys(one, other):
+    assert normalise_problem(one) != normalise_problem(other)
+
+
+@given(text=st.text(max_size=40))
+def test_a_key_depends_on_neither_case_nor_white_space(text):
+    assert normalise_problem(text) == normalise_problem(f"  {text.casefold()}\n")
+    assert normalise_problem(text) == normalise_problem(re.sub(r"\s", "\n ", text))
+
+
+QUESTION = "Is 3 < 4?\nSay | why."
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<|user|>\n{}<|end|>\n<|assistant|>\n",
+        "<|system|>\nBe brief.<|end|>\n<|user|>\n{}<|end|>\n<|assistant|>\n",
+        "<|user|>\n{}</s>\n<|assistant|>\n",
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nx<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<s>[INST] {} [/INST]",
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{} [/INST]",
+        "<|user|>\nfirst<|end|>\n<|assistant|>\nyes<|end|>\n<|user|>\n{}<|end|>\n<|assistant|>\n",
+        "<s>[INST] first [/INST] yes </s><s>[INST] {} [/INST]",
+        "<|user|>\n{}",
+        "{}",
+    ],
+)
+def test_the_last_user_turn_is_cut_out_of_chat_markup(markup):
+    assert cut_chat_markup(markup.replace("{}", QUESTION)) == QUESTION
+
+
+@given(text=st.text(max_size=60))
+def test_a_prompt_without_markup_stays_as_it_is(text):
+    assert cut_chat_markup(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("18 * 10 =<<18*10=180>>180 animals", "18 * 10 =180 animals"),
+        ("<<1/2=.5>>.5 and <<(3+4)*2=14>>14", ".5 and 14"),
+        ("83 ml = <<83.33>>83.33 ml", "83 ml = 83.33 ml"),
+        ("x << 3 >> 1 and cout << x;", "x << 3 >> 1 and cout << x;"),
+        ("1 << 2", "1 << 2"),
+    ],
+)
+def test_calculator_marks_are_removed(text, left):
+    assert remove_calculator_marks(text) == left
