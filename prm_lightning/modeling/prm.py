@@ -254,9 +254,13 @@ class PRM(nn.Module):
         """Any valid id: what pads a row is seen by nothing."""
         return self.encoder.step_end_id
 
-    def with_threshold(self, threshold: float, fitted_on: str) -> None:
+    def record_threshold(self, threshold: float, fitted_on: str) -> None:
         """Record the decision threshold and the data it was chosen on."""
         self.manifest = replace(self.manifest, threshold=threshold, threshold_fitted_on=fitted_on)
+
+    def record_data(self, fingerprint: str) -> None:
+        """Record the training data."""
+        self.manifest = replace(self.manifest, data_fingerprint=fingerprint)
 
 
 def read_manifest(folder: Path) -> Manifest:

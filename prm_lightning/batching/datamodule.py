@@ -1,0 +1,317 @@
+"""From a mixture of sources to planned batches, for every verb of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from prm_lightning.batching.data import EncodedSolutions, collate, encode_solutions, measure
+from prm_lightning.batching.encode import Encoder, Template
+from prm_lightning.batching.plan import PlannedBatch, Planner, TreeSizes, shard
+from prm_lightning.sources.mixture import Mixture, SourceSpec, describe, fingerprint, read_mixture
+from prm_lightning.sources.rewards import AfterFirstError, RewardAs
+from prm_lightning.sources.splits import Balance, balance, exclude, split_by_group
+from prm_lightning.types import Solution, StepBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of the data, encoded and measured: what trains, validates, tests or is scored."""
+
+    solutions: Sequence[Solution]
+    data: EncodedSolutions
+    sizes: TreeSizes
+
+
+class PRMDataModule(LightningDataModule):
+    """Solutions in, batches of token trees out.
+
+    Args:
+        sources: the whole mixture to train on; a part of it is split off for validation unless
+            `val_sources` are given.
+        encoder: makes the tokens; the model's own.
+        val_sources: to validate on.
+        test_sources: for the verb `test`.
+        predict_sources: for the verb `predict`.
+        template: see `Encoder`.
+        step_end: see `Encoder`.
+        max_tokens: longer solutions are cut between two steps.
+        tokens_per_batch: bound on a batch's rows times row length, padding included.
+        solutions_per_step: solutions in an optimizer step; null leaves steps to
+            trainer.accumulate_grad_batches.
+        after_first_error: `mask` takes the steps behind the first wrong one out of the loss.
+        balance: of right and wrong steps, on the training side: `none`, `weights` or `subsample`.
+        val_ratio: share of problems that is split off for validation.
+        exclude: files whose problems are left out of training.
+        strict: a row that cannot be used is an error.
+        num_workers: processes that build batches; 0 builds them in the training process.
+        seed: of the split and of the order of batches.
+        reward_as: how a reward becomes a label and a weight, see `supervise`.
+    """
+
+    def __init__(
+        self,
+        sources: list[SourceSpec],
+        encoder: Encoder,
+        val_sources: list[SourceSpec] | None = None,
+        test_sources: list[SourceSpec] | None = None,
+        predict_sources: list[SourceSpec] | None = None,
+        template: Template = "chat",
+        step_end: str | None = None,
+        max_tokens: int = 1024,
+        tokens_per_batch: int = 8192,
+        solutions_per_step: int | None = None,
+        after_first_error: AfterFirstError = "mask",
+        balance: Balance = "none",
+        val_ratio: float = 0.1,
+        exclude: list[str] | None = None,
+        strict: bool = False,
+        num_workers: int = 0,
+        seed: int = 17,
+        reward_as: RewardAs = "weight",
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("max_tokens", max_tokens),
+            ("tokens_per_batch", tokens_per_batch),
+            ("solutions_per_step", solutions_per_step or 1),
+        ):
+            if value < 1:
+                raise ValueError(f"data.{name} is {value}, expected a positive number.")
+        if (encoder.template, encoder.step_end) != (template, step_end or encoder.step_end):
+            raise ValueError(
+                f"data: template={template!r} and step_end={step_end!r} differ from the encoder's "
+                f"{encoder.template!r} and {encoder.step_end!r}. Build both from the same values."
+            )
+        self.sources = {
+            "train": sources,
+            "validate": val_sources or [],
+            "test": test_sources or [],
+            "predict": predict_sources or [],
+        }
+        self.encoder = encoder
+        self.max_tokens = max_tokens
+        self.tokens_per_batch = tokens_per_batch
+        self.solutions_per_step = solutions_per_step
+        self.after_first_error: AfterFirstError = after_first_error
+        self.balance: Balance = balance
+        self.val_ratio = val_ratio
+        self.exclude = exclude or []
+        self.strict = strict
+        self.num_workers = num_workers
+        self.seed = seed
+        self.reward_as: RewardAs = reward_as
+        self.sides: dict[str, Side] = {}
+        self.report: dict[str, Any] = {}
+        self._resume: dict[str, Any] = {}
+        self._accumulate: int | None = None  # as configured, before an epoch's plan changes it
+
+    def setup(self, stage: str) -> None:
+        """Read, split and encode what the stage needs; a second call does nothing more."""
+        if stage in ("fit", "validate") and "train" not in self.sides:
+            self._setup_fit()
+        if stage in ("test", "predict") and stage not in self.sides:
+            if not self.sources[stage]:
+                raise ValueError(
+                    f"data.{stage}_sources is empty, so there is nothing to {stage}. "
+                    f"Give at least one source, in the YAML or as --data.{stage}_sources."
+                )
+            self._add_side(stage, self._read(stage))
+        if self._resume.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise ValueError(
+                "data: the training data changed since the checkpoint was written (fingerprint "
+                f"{self.fingerprint[:12]}, it was {self._resume['fingerprint'][:12]}). Restore the "
+                "data, or start a new run with model.init_from."
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the training data as it is drawn from; empty before it was read."""
+        return str(self.report.get("fingerprint", ""))
+
+    def train_dataloader(self) -> DataLoader[StepBatch]:
+        """This rank's batches of the current epoch; sets how many of them make a step."""
+        assert self.trainer is not None
+        trainer = self.trainer
+        epoch, done = self._position(trainer.current_epoch)
+        if self._accumulate is None:
+            self._accumulate = trainer.accumulate_grad_batches
+        planner = self._planner("train", self._accumulate)
+        steps = planner.train_steps(epoch, trainer.world_size)
+        batches, per_step = shard(steps, trainer.global_rank, trainer.world_size)
+        trainer.accumulate_grad_batches = per_step
+        return self._loader("train", batches, done)
+
+    def val_dataloader(self) -> DataLoader[StepBatch]:
+        """Every validation solution once."""
+        return self._evaluation_loader("validate")
+
+    def test_dataloader(self) -> DataLoader[StepBatch]:
+        """Every test solution once."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[StepBatch]:
+        """Every solution to be scored once."""
+        return self._evaluation_loader("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in which epoch of which data training stands."""
+        assert self.trainer is not None
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        return {
+            "fingerprint": self.fingerprint,
+            "epoch": self.trainer.current_epoch,
+            "batches": progress.current.processed,
+            "epoch_is_over": progress.is_last_batch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue behind the batches that a checkpoint has seen."""
+        self._resume = dict(state_dict)
+        self.setup("fit")
+
+    def _setup_fit(self) -> None:
+        mixture = self._read("train")
+        left, excluded = exclude(mixture.solutions, self.exclude)
+        if self.sources["validate"]:
+            train, val_mixture = left, self._read("validate")
+            validation = val_mixture.solutions
+            self.report["val_sources"] = val_mixture.report.to_json()
+        else:
+            train, validation = split_by_group(left, self.val_ratio, self.seed)
+        train = balance(train, self.balance, self.seed)
+        repeats = {
+            (s.source, s.id): r for s, r in zip(mixture.solutions, mixture.repeats, strict=True)
+        }
+        self.report |= {
+            "sources": mixture.report.to_json(),
+            "excluded": excluded,
+            "train": describe(train),
+            "validation": describe(validation),
+            "fingerprint": fingerprint(train),
+        }
+        self._add_side("train", train, [repeats[s.source, s.id] for s in train])
+        if validation:
+            self._add_side("validate", validation)
+        if not self.sides["train"].sizes.weights.any():
+            raise ValueError(
+                "data: nothing is supervised on the training side: no step has a label and a "
+                "weight above 0 within max_tokens. Look at the labels of data.sources."
+            )
+
+    def _read(self, side: str) -> Mixture:
+        return read_mixture(
+            self.sources[side],
+            strict=self.strict,
+            reward_as=self.reward_as,
+            after_first_error=self.after_first_error,
+            unlabelled="allow" if side == "predict" else "refuse",
+        )
+
+    def _add_side(
+        self, name: str, read: Mixture | list[Solution], repeats: list[float] | None = None
+    ) -> None:
+        if isinstance(read, Mixture):
+            self.report[f"{name}_sources"] = read.report.to_json()
+            read = read.solutions
+        data = encode_solutions(
+            read, self.encoder, self.max_tokens, repeats=repeats, strict=self.strict
+        )
+        sizes = measure(data)
+        self.sides[name] = Side(read, data, sizes)
+        self.report.setdefault("encoded", {})[name] = {
+            "solutions": len(data),
+            "tokens": int(sizes.nodes.sum()),
+            "tokens_in_trees": int((sizes.nodes - sizes.shared).sum()),
+            **data.counts,
+        }
+
+    def _planner(self, side: str, accumulate: int = 1) -> Planner:
+        return Planner(
+            sizes=self.sides[side].sizes,
+            tokens_per_batch=self.tokens_per_batch,
+            solutions_per_step=self.solutions_per_step,
+            accumulate=accumulate,
+            seed=self.seed,
+        )
+
+    def _evaluation_loader(self, side: str) -> DataLoader[StepBatch]:
+        if side not in self.sides:
+            return self._loader("train", [])
+        world, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
+        steps = self._planner(side).evaluation_steps(world)
+        return self._loader(side, shard(steps, rank, world)[0])
+
+    def _loader(
+        self, side: str, batches: list[PlannedBatch], done: int = 0
+    ) -> DataLoader[StepBatch]:
+        dataset = PlannedDataset(self.sides[side].data, pad_id=self.encoder.step_end_id)
+        return PlannedLoader(
+            dataset,
+            batch_size=None,
+            sampler=Order(batches, done),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _position(self, epoch: int) -> tuple[int, int]:
+        """Epoch to plan, and how many of its batches a resumed run has seen already."""
+        resume, self._resume = self._resume, {}
+        if not resume:
+            return epoch, 0
+        if resume["epoch_is_over"]:
+            return int(resume["epoch"]) + 1, 0
+        return int(resume["epoch"]), int(resume["batches"])
+
+
+class PlannedDataset(Dataset[StepBatch]):
+    """Batches by their plan; safe to hand to worker processes.
+
+    Args:
+        data: that the plan's indices mean.
+        pad_id: fills rows.
+    """
+
+    def __init__(self, data: EncodedSolutions, pad_id: int) -> None:
+        self.data = data
+        self.pad_id = pad_id
+
+    def __getitem__(self, planned: PlannedBatch) -> StepBatch:
+        return collate(planned, self.data, self.pad_id)
+
+
+class Order(Sampler[PlannedBatch]):
+    """The planned batches of an epoch, from the first one not seen yet.
+
+    Args:
+        batches: of the whole epoch; its length is theirs, resumed or not.
+        done: how many of them were seen before.
+    """
+
+    def __init__(self, batches: list[PlannedBatch], done: int = 0) -> None:
+        self.batches = batches
+        self.done = done
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        return iter(self.batches[self.done :])
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class PlannedLoader(DataLoader[StepBatch]):
+    """A loader whose position the data module keeps, so that no worker's prefetching counts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `PRMDataModule.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see `PRMDataModule.load_state_dict`."""
