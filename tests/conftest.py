@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
+torch.set_num_threads(1)  # tiny models gain nothing from more
 
 DEV_DATA = Path(os.environ.get("DEV_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -88,7 +90,6 @@ def tiny_config(kind: str = "llama", **changes):
 @pytest.fixture(scope="session")
 def tiny_model_folder(tokenizer, tmp_path_factory):
     """`tiny_model_folder("qwen3")`: a saved random model with its tokenizer, as on the Hub."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     folders: dict[str, Path] = {}

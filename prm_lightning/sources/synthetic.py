@@ -1,0 +1,171 @@
+"""Generated word problems with exact step labels; needs no download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+from typing import Literal
+
+from prm_lightning.sources.mistakes import KINDS, Mistake
+from prm_lightning.sources.word_problems import TEMPLATES
+from prm_lightning.sources.word_problems.plan import (
+    ANSWER,
+    Plan,
+    Wording,
+    Worked,
+    draw_wording,
+    make_plan,
+    reword_from,
+    work_out,
+)
+from prm_lightning.sources.word_problems.quantities import show
+from prm_lightning.sources.word_problems.template import Problem, Template, pose
+from prm_lightning.types import Dropped, Solution, Step
+
+RIGHT = "right"  # stands in an id where the kind of mistake would
+
+# Chance that a line goes wrong if all before it are right. It is the same for each line, so that
+# position says nothing of the label. The closing line's is lower because answers given too early
+# look like it and are always wrong.
+RISK, CLOSING_RISK = 0.21, 0.11
+
+# Most lines allow the kinds of weight 1 and few allow these, which go first where they can.
+WEIGHTS = {"percentage_base": 6.0, "unit_error": 6.0, "off_by_one": 6.0, "relation": 6.0}
+
+
+class Synthetic:
+    """Word problems from hand-written templates, each with right and wrong solutions.
+
+    A wrong solution makes one mistake of the kinds in `mistakes.KINDS`; what follows it is
+    computed from the mistaken value. Steps before the mistake are labelled 1, the mistaken step
+    0. Solutions of one problem share the wording of their beginnings.
+
+    Args:
+        problems: number of problems, >= 1; the first ones do not depend on how many follow.
+        attempts: solutions of each problem, >= 1.
+        split: ``validation`` uses templates that ``train`` never uses, whatever the seed.
+        seed: of all random choices.
+        after_error: label of the steps after the mistake: none, or 0.
+        name: the source's name in metrics.
+
+    Raises:
+        ValueError: no problems or attempts are asked for, or `split` or `after_error` is unknown.
+    """
+
+    def __init__(
+        self,
+        problems: int = 1000,
+        attempts: int = 4,
+        split: Literal["train", "validation"] = "train",
+        seed: int = 17,
+        after_error: Literal["unlabelled", "wrong"] = "unlabelled",
+        name: str = "synthetic",
+    ) -> None:
+        if problems < 1 or attempts < 1:
+            raise ValueError(
+                f"Synthetic: problems={problems} and attempts={attempts} must be 1 or more."
+            )
+        if split not in ("train", "validation") or after_error not in ("unlabelled", "wrong"):
+            raise ValueError(
+                f"Synthetic: split={split!r} must be 'train' or 'validation', and "
+                f"after_error={after_error!r} 'unlabelled' or 'wrong'."
+            )
+        self.problems, self.attempts, self.split, self.seed = problems, attempts, split, seed
+        self.after_error, self.name = after_error, name
+        self.templates = [template for template in TEMPLATES if template.split == split]
+        Random(seed).shuffle(self.templates)
+
+    def read(self) -> Iterator[Solution | Dropped]:
+        """Yield all attempts at one problem, then those at the next; nothing is ever dropped.
+
+        `Solution.id` is ``split-seed-problem-attempt-kind`` with the kind of mistake or ``right``,
+        `Solution.group` the template.
+        """
+        later = 0.0 if self.after_error == "wrong" else None
+        for number in range(self.problems):
+            rng = Random(f"{self.seed} {self.split} {number}")
+            problem = pose(self.templates[number % len(self.templates)], rng)
+            for k, (worked, at, kind) in enumerate(solve(problem, self.attempts, rng)):
+                yield Solution(
+                    problem=problem.text,
+                    steps=label_steps(worked, at, later),
+                    source=self.name,
+                    id=f"{self.split}-{self.seed}-{number}-{k}-{kind}",
+                    group=problem.template.name,
+                    answer=show(problem.answer, problem.template.steps[-1].unit),
+                )
+
+
+Attempt = tuple[Worked, int, str]  # what is written, index of the mistaken line, kind
+
+
+def label_steps(worked: Worked, at: int, later: float | None) -> tuple[Step, ...]:
+    """1 before the mistake, 0 at it, `later` behind it."""
+    return tuple(
+        Step(text, 1.0 if k < at else 0.0 if k == at else later)
+        for k, text in enumerate(worked.texts)
+    )
+
+
+def solve(problem: Problem, attempts: int, rng: Random) -> Iterator[Attempt]:
+    """Different solutions, as far as there are so many; most start like the first."""
+    template = problem.template
+    first = draw_wording(template, rng)
+    seen: set[tuple[str, ...]] = set()
+    for _ in range(attempts):
+        # Drawn once: were a repeated solution drawn anew, fewer short ones would be right.
+        chances = [rng.random() for _ in range(len(template.steps) + 1)]
+        for k in range(20):
+            wording = vary(first, template, rng) if k < 8 else draw_wording(template, rng)
+            attempt = try_once(make_plan(problem, wording), chances, rng)
+            if attempt[0].texts not in seen:
+                break
+        seen.add(attempt[0].texts)
+        yield attempt
+
+
+def vary(wording: Wording, template: Template, rng: Random) -> Wording:
+    """The same wording up to some step, seldom another one from the start."""
+    other, steps = draw_wording(template, rng), len(template.steps)
+    if rng.random() < 0.1:
+        return other
+    return reword_from(wording, max(rng.randint(1, steps), rng.randint(1, steps)), other)
+
+
+def try_once(plan: Plan, chances: list[float], rng: Random) -> Attempt:
+    """Walk through the plan; a line goes wrong where its chance is below the risk."""
+    for at, line in enumerate(plan.lines):
+        risk = CLOSING_RISK if line.name == ANSWER else RISK
+        if chances[at] < risk and (wrong := go_wrong(plan, at, rng)):
+            return wrong
+    worked = work_out(plan)
+    assert worked is not None, f"{plan.problem.template.name} has a right solution"
+    return worked, len(worked.texts), RIGHT
+
+
+def go_wrong(plan: Plan, at: int, rng: Random) -> Attempt | None:
+    """Some mistake that makes the line at this index false, if there is one."""
+    order = sorted(KINDS, key=lambda kind: rng.random() ** (1 / WEIGHTS.get(kind, 1.0)))
+    for kind in reversed(order):
+        proposals = list(KINDS[kind](plan, at))
+        rng.shuffle(proposals)
+        for mistake in proposals:
+            if worked := make_mistake(plan, at, mistake):
+                return worked, at, kind
+    return None
+
+
+def make_mistake(plan: Plan, at: int, mistake: Mistake) -> Worked | None:
+    """The written solution; None unless the line at this index is false and all is sensible.
+
+    A line that is true after all, by chance or as another right way, leads to the right answer;
+    so does one whose error cancels later, which is left out as well.
+    """
+    problem = plan.problem
+    worked = work_out(replace(plan, lines=mistake.lines), at, mistake.misread, mistake.stated)
+    if worked is None or worked.values[-1] == problem.answer:
+        return None
+    truth = {**problem.values, ANSWER: problem.answer}[mistake.lines[at].name]
+    plausible = truth / 12 <= worked.values[at] <= truth * 12  # nobody overlooks more
+    return worked if plausible else None

@@ -1,0 +1,157 @@
+"""Pictures of step scores for TensorBoard and reports, drawn without pyplot's global state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+from torchmetrics.functional.classification import binary_precision_recall_curve
+
+from prm_lightning.modeling.metrics import (
+    CALIBRATION_BINS,
+    error_average_precision,
+    expected_calibration_error,
+)
+
+Numbers = Sequence[float] | Tensor
+BLUE, RED, GREY = "#1f6fb2", "#c0392b", "#777777"
+NUMBERED_STEPS = 20  # with more steps than this, cells are too narrow to hold a number
+
+
+def reliability_diagram(probabilities: Tensor, labels: Tensor) -> Figure:
+    """Share of correct steps against P(correct) in 15 equal bins; below it the steps in each bin.
+
+    Args:
+        probabilities: ``(N,)`` float in [0, 1].
+        labels: ``(N,)`` float; >= 0.5 counts as correct.
+
+    Returns:
+        A figure; if N = 0 one that says so.
+    """
+    figure = _new_figure(6, 5.5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share of steps that are correct")
+    lower.set(xlabel="P(correct)", ylabel="steps")
+    if not len(probabilities):
+        _say(upper, "no supervised steps")
+        return figure
+    probabilities, correct = probabilities.detach().double().cpu(), (labels >= 0.5).double().cpu()
+    bins = (probabilities * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    counts, rights, totals = (
+        bins.bincount(each, minlength=CALIBRATION_BINS).numpy()
+        for each in (torch.ones_like(correct), correct, probabilities)
+    )
+    filled = counts > 0
+    shares, means = rights[filled] / counts[filled], totals[filled] / counts[filled]
+    width = 1 / CALIBRATION_BINS
+    left = np.arange(CALIBRATION_BINS) * width
+    upper.bar(left[filled], shares, width, align="edge", color=BLUE, alpha=0.35, ec="white")
+    upper.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
+    upper.plot(means, shares, "o", color=BLUE, label="bin: mean P(correct), share correct")
+    upper.legend(loc="upper left", fontsize=9)
+    error = expected_calibration_error(probabilities, correct).item()
+    upper.set_title(f"Reliability of {len(correct):,} steps: ECE {error:.3f}")
+    lower.bar(left, counts, width, align="edge", color=GREY, ec="white")
+    return figure
+
+
+def error_precision_recall(probabilities: Tensor, labels: Tensor) -> Figure:
+    """Precision against recall of finding wrong steps, with the base rate and average precision.
+
+    Args:
+        probabilities: ``(N,)`` float in [0, 1], P(correct).
+        labels: ``(N,)`` float; below 0.5 counts as wrong.
+
+    Returns:
+        A figure; if no step is wrong one that says so.
+    """
+    figure = _new_figure(6, 4.5)
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall of wrong steps", ylabel="precision")
+    wrong = (labels < 0.5).long().cpu()
+    if not wrong.any():
+        _say(axes, "no wrong steps")
+        return figure
+    scores = 1 - probabilities.detach().double().cpu()
+    precision, recall, thresholds = binary_precision_recall_curve(scores, wrong)
+    axes.plot(recall.numpy(), precision.numpy(), drawstyle="steps-post", color=BLUE)
+    half = int((thresholds <= 0.5).sum())  # the first point that flags only P(correct) < 0.5
+    point = recall[half].item(), precision[half].item()
+    axes.plot(*point, "o", color=BLUE, label="flagged at P(correct) < 0.5")
+    share = wrong.double().mean().item()
+    axes.axhline(share, ls="--", color=GREY, label=f"share of wrong steps {share:.3f}")
+    average = error_average_precision(probabilities, labels).item()
+    axes.set_title(f"Finding {int(wrong.sum()):,} wrong of {len(wrong):,} steps: AP {average:.3f}")
+    axes.legend(loc="best", fontsize=9)
+    return figure
+
+
+def step_heat_map(solutions: Sequence[tuple[str, Numbers, Numbers]]) -> Figure:
+    """P(correct) of each step of a few solutions, one row each, with the true labels.
+
+    Red cells are scored wrong, blue ones correct; below the score stands the label, a tick
+    (>= 0.5), a cross, or nothing where it is unknown. A frame marks the first wrong step.
+
+    Args:
+        solutions: title, P(correct) of each step in [0, 1], label of each step, NaN if unknown.
+
+    Returns:
+        A figure; if there are no solutions one that says so.
+    """
+    longest = max((len(scores) for _, scores, _ in solutions), default=0) or 1
+    width = min(max(6.0, 2.6 + 0.55 * longest), 16.0)
+    figure = _new_figure(width, 1.5 + 0.5 * max(len(solutions), 2))
+    axes = figure.subplots()
+    if not solutions:
+        _say(axes, "no solutions")
+        return figure
+    grid = torch.full((len(solutions), longest), math.nan)
+    for row, (_, scores, labels) in enumerate(solutions):
+        known, truth = torch.as_tensor(scores).cpu(), torch.as_tensor(labels).cpu()
+        grid[row, : len(known)] = known
+        numbered = longest <= NUMBERED_STEPS
+        _mark_row(axes, row, known.tolist(), truth.tolist(), numbered=numbered)
+    axes.set_facecolor("lightgrey")  # no step there, whereas white is a score of 0.5
+    image = axes.imshow(grid.numpy(), cmap="RdBu", vmin=0, vmax=1, aspect="auto")
+    figure.colorbar(image, ax=axes, label="P(correct)", fraction=0.04, pad=0.02)
+    axes.set_yticks(range(len(solutions)), [_shorten(title) for title, _, _ in solutions])
+    stride = 1 if longest <= NUMBERED_STEPS else 5
+    ticks = range(stride - 1, longest, stride)
+    axes.set_xticks(ticks, [str(tick + 1) for tick in ticks])
+    axes.set(xlabel="step")
+    axes.set_title("✓ correct   ✗ wrong   ▢ first error", fontsize=10)
+    return figure
+
+
+def _mark_row(
+    axes: Axes, row: int, scores: list[float], labels: list[float], *, numbered: bool
+) -> None:
+    for column, (score, label) in enumerate(zip(scores, labels, strict=True)):
+        mark = "" if math.isnan(label) else "✓" if label >= 0.5 else "✗"
+        text = f"{score:.2f}\n{mark}" if numbered else mark
+        ink = "white" if abs(score - 0.5) > 0.3 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
+    first = next((i for i, label in enumerate(labels) if label < 0.5), None)
+    if first is not None:
+        halo = withStroke(linewidth=4, foreground="white")  # black alone is lost on dark cells
+        corner = (first - 0.46, row - 0.46)
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, lw=2, path_effects=[halo]))
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _say(axes: Axes, message: str) -> None:
+    axes.text(0.5, 0.5, message, ha="center", va="center", color=RED, transform=axes.transAxes)
+
+
+def _shorten(title: str, width: int = 24) -> str:
+    return title if len(title) <= width else title[: width - 1] + "…"

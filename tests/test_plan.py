@@ -1,0 +1,147 @@
+"""Every planned draw is seen once, whatever the batch, the rank or the epoch."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prm_lightning.batching.data import EncodedSolutions, measure
+from prm_lightning.batching.plan import Planner, shard
+from prm_lightning.batching.tree import build_tree
+
+BUDGET = 128
+
+
+@st.composite
+def encoded(draw):
+    """Solutions of some problems that share prefixes, as flat arrays."""
+    paths, problems = [], []
+    for problem in range(draw(st.integers(1, 6))):
+        for _ in range(draw(st.integers(1, 6))):
+            own = draw(st.lists(st.integers(0, 1), min_size=1, max_size=40))
+            paths.append([problem + 2, *own])
+            problems.append(problem)
+    n = len(paths)
+    lengths = [len(p) for p in paths]
+    return EncodedSolutions(
+        ids=np.concatenate([np.array(p, np.int32) for p in paths]),
+        offsets=np.cumsum([0, *lengths]),
+        positions=np.array([length - 1 for length in lengths]),
+        step_offsets=np.arange(n + 1),
+        labels=np.ones(n, np.float32),
+        weights=np.array(draw(st.lists(st.sampled_from([0, 1, 2]), min_size=n, max_size=n)), "f4"),
+        first_errors=np.full(n, -1),
+        sources=np.zeros(n, np.int64),
+        problems=np.array(problems),
+        repeats=np.array(draw(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=n, max_size=n))),
+        source_names=("test",),
+        solution_names=tuple(map(str, range(n))),
+        branch=(),
+        counts={},
+    )
+
+
+def solutions_of(batches):
+    return [i for batch in batches for row in batch.rows for tree in row for i in tree]
+
+
+@given(data=encoded(), per_step=st.one_of(st.none(), st.integers(1, 7)), world=st.integers(1, 3))
+def test_ranks_together_see_every_draw_once(data, per_step, world):
+    planner = Planner(measure(data), BUDGET, 16, per_step, accumulate=2, seed=1)
+    steps = planner.train_steps(0, world)
+    shares = [shard(steps, rank, world) for rank in range(world)]
+    assert len({(len(batches), count) for batches, count in shares}) == 1
+    seen = Counter(i for batches, _ in shares for i in solutions_of(batches))
+    for i, repeat in enumerate(data.repeats):
+        if repeat == int(repeat):
+            assert seen[i] == repeat
+    halves = np.flatnonzero(data.repeats == 0.5)
+    assert sum(seen[i] for i in halves) == round(0.5 * len(halves))
+
+
+@given(data=encoded(), per_step=st.integers(1, 7), world=st.integers(1, 3))
+def test_steps_do_not_depend_on_the_number_of_ranks(data, per_step, world):
+    planner = Planner(measure(data), BUDGET, 16, per_step, seed=1)
+    alone = [Counter(solutions_of(step)) for step in planner.train_steps(3)]
+    assert [Counter(solutions_of(step)) for step in planner.train_steps(3, world)] == alone
+    assert all(sum(step.values()) == per_step for step in alone[:-1])
+
+
+@given(data=encoded(), per_step=st.one_of(st.none(), st.integers(1, 7)))
+def test_rows_hold_their_trees_and_batches_their_budget(data, per_step):
+    planner = Planner(measure(data), BUDGET, 16, per_step, seed=1)
+    for batch in (b for step in planner.train_steps(0) for b in step):
+        assert batch.row_tokens % 16 == 0
+        sizes = [
+            sum(len(build_tree([data.solution(i) for i in tree]).input_ids) for tree in row)
+            for row in batch.rows
+        ]
+        assert max(sizes) <= batch.row_tokens
+        assert len(batch.rows) * batch.row_tokens <= BUDGET or len(batch.rows) == 1
+
+
+@given(data=encoded(), per_step=st.one_of(st.none(), st.integers(1, 7)), world=st.integers(1, 3))
+def test_total_weight_is_that_of_the_whole_step(data, per_step, world):
+    planner = Planner(measure(data), BUDGET, 16, per_step, accumulate=2)
+    for step in planner.train_steps(0, world):
+        weights = data.weights[solutions_of(step)]
+        assert all(batch.total_weight == (weights.sum() or 1) for batch in step)
+        assert all(batch.total_solutions == max(1, (weights > 0).sum()) for batch in step)
+
+
+@given(data=encoded(), world=st.integers(1, 3))
+def test_evaluation_sees_every_solution_once(data, world):
+    steps = Planner(measure(data), BUDGET, 16).evaluation_steps(world)
+    shares = [shard(steps, rank, world)[0] for rank in range(world)]
+    assert Counter(i for s in shares for i in solutions_of(s)) == Counter(range(len(data)))
+
+
+def example(n=40):
+    lengths = np.random.default_rng(0).integers(5, 60, n)
+    return EncodedSolutions(
+        ids=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+        offsets=np.cumsum([0, *lengths]),
+        positions=lengths - 1,
+        step_offsets=np.arange(n + 1),
+        labels=np.ones(n, np.float32),
+        weights=np.ones(n, np.float32),
+        first_errors=np.full(n, -1),
+        sources=np.zeros(n, np.int64),
+        problems=np.arange(n),
+        repeats=np.ones(n),
+        source_names=("test",),
+        solution_names=tuple(map(str, range(n))),
+        branch=(),
+        counts={},
+    )
+
+
+@pytest.mark.parametrize("per_step", [None, 8])
+def test_epochs_and_seeds_differ_and_repeat(per_step):
+    sizes = measure(example())
+    plan = Planner(sizes, BUDGET, 16, per_step, seed=1).train_steps
+    assert plan(0) == plan(0)
+    assert plan(0) != plan(1)
+    assert plan(0) != Planner(sizes, BUDGET, 16, per_step, seed=2).train_steps(0)
+
+
+def test_whole_problems_stay_in_one_tree():
+    data = example()
+    same = EncodedSolutions(
+        **{f: getattr(data, f) for f in data.__dataclass_fields__ if f != "problems"},
+        problems=np.zeros(len(data), np.int64),
+    )
+    (batch,) = Planner(measure(same), BUDGET, 16, solutions_per_step=40).train_steps(0)[0]
+    assert len(batch.rows) == 1
+    assert len(batch.rows[0]) == 1
+    assert batch.row_tokens == 64  # all are prefixes of the longest one
+
+
+def test_fillers_keep_ranks_together():
+    steps = Planner(measure(example(3)), 64, 16, solutions_per_step=3).train_steps(0)
+    shares = [shard(steps, rank, 4) for rank in range(4)]
+    assert [len(batches) for batches, _ in shares] == [1] * 4
+    assert sum(not batches[0].rows for batches, _ in shares) == 1
+    assert {batches[0].total_weight for batches, _ in shares} == {3.0}
