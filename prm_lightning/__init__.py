@@ -1,1 +1,18 @@
 """Train, use and judge process reward models: models that score each step of a solution."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prm_lightning.modeling.prm import PRM
+    from prm_lightning.types import Solution, Step
+
+__all__ = ["PRM", "Solution", "Step"]
+
+_MODULES = {"PRM": "modeling.prm", "Solution": "types", "Step": "types"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -28,6 +28,7 @@ def written_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        _open_to_readers(beside)
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
             folder.rename(old)
@@ -35,3 +36,12 @@ def written_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give files the ordinary permissions: safetensors makes them readable by the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)

@@ -73,17 +73,17 @@ def tiny_config(kind: str = "llama", **changes):
     from transformers import LlamaConfig, Qwen3Config
 
     cls = {"llama": LlamaConfig, "qwen3": Qwen3Config}[kind]
-    settings = dict(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
+    settings = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }
     return cls(**(settings | changes))
 
 

@@ -120,8 +120,9 @@ def test_the_date_does_not_enter_the_prompt(tokenizer):
 
     dated = copy.deepcopy(tokenizer)
     dated.chat_template = (
-        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y %H:%M:%S.%f') %}"
-        "{% endif %}Today: {{ date_string }}\n{{ messages[0]['content'] }}\n"
+        "{% if not date_string is defined %}"
+        "{% set date_string = strftime_now('%d %b %Y %H:%M:%S.%f') %}{% endif %}"
+        "Today: {{ date_string }}\n{{ messages[0]['content'] }}\n"
     )
     first = Encoder(dated).encode("a", ["b"])
     assert Encoder(dated).encode("a", ["b"]) == first

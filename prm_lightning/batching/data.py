@@ -93,22 +93,23 @@ def encode_solutions(
     """
     counts: Counter[str] = Counter()
     kept: list[tuple[int, Encoded]] = []
+    first_message = ""
     for start in range(0, len(solutions), CHUNK):
         part = solutions[start : start + CHUNK]
         encoded = encoder.encode_all([(s.problem, [step.text for step in s.steps]) for s in part])
         for i, whole in enumerate(encoded, start):
             cut = cut_between_steps(whole, max_tokens, len(encoder.branch))
             if not cut.step_positions:
-                message = _nothing_fits(solutions[i], whole, max_tokens)
+                first_message = first_message or _nothing_fits(solutions[i], whole, max_tokens)
                 if strict:
-                    raise ValueError(message)
+                    raise ValueError(first_message)
                 counts["no step fits in max_tokens"] += 1
                 continue
             if cut is not whole:
                 counts["cut between steps"] += 1
             kept.append((i, cut))
     if not kept:
-        raise ValueError(message if solutions else "encode: there are no solutions, expected some.")
+        raise ValueError(first_message or "encode: there are no solutions, expected some.")
     return _flatten(solutions, kept, encoder, repeats, dict(counts))
 
 

@@ -166,7 +166,7 @@ class PRMDataModule(LightningDataModule):
         return {
             "fingerprint": self.fingerprint,
             "epoch": self.trainer.current_epoch,
-            "batches": progress.current.processed,
+            "batches": progress.current.processed,  # type: ignore[attr-defined]
             "epoch_is_over": progress.is_last_batch,
         }
 
@@ -262,13 +262,16 @@ class PRMDataModule(LightningDataModule):
         )
 
     def _position(self, epoch: int) -> tuple[int, int]:
-        """Epoch to plan, and how many of its batches a resumed run has seen already."""
-        resume, self._resume = self._resume, {}
-        if not resume:
+        """Epoch to plan, and how many of its batches a resumed run has seen already.
+
+        Lightning asks for the first batches before it has restored the epoch it is in.
+        """
+        if not self._resume:
             return epoch, 0
-        if resume["epoch_is_over"]:
-            return int(resume["epoch"]) + 1, 0
-        return int(resume["epoch"]), int(resume["batches"])
+        is_over = bool(self._resume["epoch_is_over"])
+        resumed = int(self._resume["epoch"]) + is_over
+        done = 0 if is_over else int(self._resume["batches"])
+        return max(epoch, resumed), done if epoch <= resumed else 0
 
 
 class PlannedDataset(Dataset[StepBatch]):

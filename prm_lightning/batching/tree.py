@@ -92,18 +92,17 @@ def attention_mask(subtree_end: Tensor) -> Tensor:
 
 def _paths(
     solutions: Sequence[tuple[Ids, Indices]], branch: Ids
-) -> tuple[list[Ids], list[int], list[tuple[slice | int, Indices | int]]]:
+) -> tuple[list[Ids], list[int], list[tuple[Indices, Indices]]]:
     """Root-to-leaf paths, whose they are, and (which steps, where in the path) they carry."""
     if not len(branch):
-        everything = slice(None)
-        paths = [ids for ids, _ in solutions]
-        return paths, list(range(len(paths))), [(everything, at) for _, at in solutions]
+        reads = [(np.arange(len(at)), at) for _, at in solutions]
+        return [ids for ids, _ in solutions], list(range(len(solutions))), reads
     paths, owners, reads = [], [], []
     for owner, (ids, positions) in enumerate(solutions):
         for step, position in enumerate(positions):
             paths.append(np.concatenate([ids[: position + 1], branch]))
             owners.append(owner)
-            reads.append((step, int(position) + len(branch)))
+            reads.append((np.array([step]), np.array([position + len(branch)])))
     return paths, owners, reads
 
 

@@ -100,7 +100,7 @@ class TreeModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.parameters()).device
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -167,7 +167,7 @@ def load_backbone(
         )
     use_plain_nf4_layout(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     if config.lora is not None and saved is not None:
         from peft import PeftModel
 
@@ -205,7 +205,7 @@ def use_plain_nf4_layout(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def hub_token(env_file: Path = Path(".env")) -> str | None:
@@ -252,20 +252,20 @@ def _package_file(name: str) -> Path:
 def _bnb(config: Backbone) -> Any:
     from transformers import BitsAndBytesConfig
 
-    if config.quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
-        bnb_4bit_quant_storage=torch.uint8,
-    )
+    four_bits = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": getattr(torch, config.dtype),
+    }
+    settings = {"load_in_8bit": True} if config.quantize == "int8" else four_bits
+    return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
 
 
 def _weight_dtype(config: Backbone) -> torch.dtype:
     """Full fine-tuning needs float32 weights: bf16 loses small updates."""
-    return torch.float32 if config.lora is None else getattr(torch, config.dtype)  # type: ignore[no-any-return]
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return torch.float32 if config.lora is None else dtype
 
 
 def _add_lora(model: Any, lora: Lora | None, trained_tokens: list[int] | None) -> Any:

@@ -184,6 +184,7 @@ class PRM(nn.Module):
             if self.manifest.backbone.lora is not None:
                 kwargs["save_embedding_layers"] = False  # else PEFT asks the Hub about the base
             self.backbone.model.save_pretrained(target, **kwargs)
+            (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             save_file({HEAD_TENSOR: self.head.weight.detach().cpu()}, target / HEAD_FILE)
             self.encoder.tokenizer.save_pretrained(target)
             text = json.dumps(self.manifest.to_json(), indent=2, ensure_ascii=False)

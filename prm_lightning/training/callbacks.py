@@ -1,0 +1,258 @@
+"""What a run keeps and shows: models, data report, throughput, images, a closing table."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from prm_lightning.types import StepBatch
+
+FALLBACK = "auroc"
+HEAT_MAP_SOLUTIONS = 8
+
+
+class KeepModels(Callback):
+    """Writes best_model/ whenever validation improves, and final_model/ at the end.
+
+    Best is the highest `monitor`, ties by AUROC. Where the validation data do not define
+    `monitor` (ProcessBench F1 needs wrong and right solutions), AUROC decides, with a warning.
+
+    Args:
+        folder: the run's.
+        monitor: any metric of validation, without the prefix ``val/``; higher is better, unless
+            it is ``loss``, ``brier`` or ``ece``.
+    """
+
+    def __init__(self, folder: Path, monitor: str = "processbench_f1") -> None:
+        self.folder = folder
+        self.monitor = monitor
+        self.best: list[float] = []
+        self.best_step = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        rank = self._rank(pl_module.last_metrics)
+        if not self.best or rank > self.best:
+            self.best, self.best_step = rank, trainer.global_step
+            threshold = pl_module.last_metrics.get("threshold", math.nan)
+            if math.isfinite(threshold):
+                pl_module.model.record_threshold(threshold, "validation split of the training run")
+            self._save(trainer, pl_module, "best_model")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module, "final_model")
+        if not self.best:  # no validation data: the last model is the best there is
+            self._save(trainer, pl_module, "best_model")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    def _rank(self, metrics: dict[str, float]) -> list[float]:
+        if self.monitor not in metrics:
+            raise ValueError(
+                f"KeepModels: validation has no metric {self.monitor!r}, it has "
+                f"{', '.join(sorted(metrics))}. Set monitor to one of them."
+            )
+        value, tie = metrics[self.monitor], metrics.get(FALLBACK, math.nan)
+        if math.isnan(value):
+            rank_zero_warn(
+                f"val/{self.monitor} is undefined on these validation data (one kind of solution "
+                f"is missing): best_model is chosen by val/{FALLBACK}."
+            )
+            value = tie
+        sign = -1.0 if self.monitor in ("loss", "brier", "ece") else 1.0
+        return [-math.inf if math.isnan(v) else v for v in (sign * value, tie)]
+
+    def _save(self, trainer: Trainer, pl_module: Any, name: str) -> None:
+        if trainer.is_global_zero:
+            pl_module.model.save_pretrained(self.folder / name, overwrite=True)
+        trainer.strategy.barrier(name)
+
+
+class DataReport(Callback):
+    """Writes data.json: what was read, kept, dropped and why, split and encoded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        report = pl_module.datamodule.report
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(report, indent=2, ensure_ascii=False)
+        (self.folder / "data.json").write_text(text + "\n", encoding="utf-8")
+        print_data_report(report)
+
+
+class Throughput(Callback):
+    """Logs supervised steps and tokens a second, and the share of tokens that trees save.
+
+    ``throughput/tokens_saved`` compares what is computed, padding included, with one unpadded
+    row a solution; it is negative where padding outweighs what is shared.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._restart()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: StepBatch,
+        batch_idx: int,
+    ) -> None:
+        data = pl_module.datamodule.sides["train"].data
+        ids = batch.solution_ids.cpu().numpy()
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self.steps += int((batch.weights > 0).sum())
+        self.computed += batch.input_ids.numel()
+        self.separate += int((data.offsets[ids + 1] - data.offsets[ids]).sum())
+        if (trainer.global_step + 1) % every or not self.separate:
+            return
+        seconds = time.perf_counter() - self.since
+        pl_module.log_dict(
+            {
+                "throughput/supervised_steps_per_second": self.steps / seconds,
+                "throughput/tokens_per_second": self.computed / seconds,
+                "throughput/tokens_saved": 1 - self.computed / self.separate,
+                "throughput/train_seconds": seconds,
+            }
+        )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self.since += time.perf_counter() - self.paused  # validation is not training
+
+    def _restart(self) -> None:
+        self.since = time.perf_counter()
+        self.steps = self.computed = self.separate = 0
+
+
+class Pictures(Callback):
+    """Draws validation into TensorBoard: reliability, precision-recall, a step heat map."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        scores = pl_module.eval_metrics.scores()  # every rank takes part
+        writers = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+        boards: list[Any] = [writer for writer in writers if hasattr(writer, "add_figure")]
+        if trainer.sanity_checking or not boards or not trainer.is_global_zero:
+            return
+        from prm_lightning.training.figures import (
+            error_precision_recall,
+            reliability_diagram,
+            step_heat_map,
+        )
+
+        trusted = scores.weights > 0
+        supervised = scores.probabilities[trusted], scores.labels[trusted]
+        figures = {
+            "val/reliability": reliability_diagram(*supervised),
+            "val/error_precision_recall": error_precision_recall(*supervised),
+            "val/step_heat_map": step_heat_map(self._examples(scores, pl_module)),
+        }
+        for board in boards:
+            for name, figure in figures.items():
+                board.add_figure(name, figure, global_step=trainer.global_step)
+
+    def _examples(self, scores: Any, pl_module: Any) -> list[Any]:
+        """The first few solutions of the data, the same ones every time."""
+        names = pl_module.datamodule.sides["validate"].data.solution_names
+        examples = []
+        for i in range(min(HEAT_MAP_SOLUTIONS, len(names))):
+            mine = scores.solutions == i
+            labels = torch.where(scores.weights[mine] > 0, scores.labels[mine], math.nan)
+            examples.append((names[i], scores.probabilities[mine], labels))
+        return examples
+
+
+class ClosingTable(Callback):
+    """Prints metrics beside the baselines, and what was written where.
+
+    With ``trainer.num_sanity_val_steps: -1`` the untrained head is one of the baselines.
+
+    Args:
+        folder: the run's.
+        shown: metrics in the table.
+    """
+
+    SHOWN = (
+        "auroc",
+        "error_f1",
+        "error_ap",
+        "processbench_f1",
+        "processbench_wrong",
+        "processbench_right",
+        "processbench_f1_at_0.5",
+        "accuracy",
+        "majority_accuracy",
+        "brier",
+        "ece",
+        "loss",
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.untrained: dict[str, float] = {}
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.num_sanity_val_steps == math.inf:
+            self.untrained = dict(pl_module.last_metrics)
+            if trainer.is_global_zero:
+                record = {k: v for k, v in self.untrained.items() if math.isfinite(v)}
+                text = json.dumps(record, indent=2)
+                (self.folder / "untrained.json").write_text(text + "\n", encoding="utf-8")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="Validation", title_justify="left")
+        for column in ("metric", "last", "untrained head"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for name in self.SHOWN:
+            if name in pl_module.last_metrics:
+                values = pl_module.last_metrics[name], self.untrained.get(name, math.nan)
+                table.add_row(name, *("-" if math.isnan(v) else f"{v:.3f}" for v in values))
+        console = Console()
+        console.print(table)
+        for name in ("best_model", "final_model", "checkpoints", "metrics.csv", "data.json"):
+            if (self.folder / name).exists():
+                console.print(f"{name:12} {self.folder / name}", highlight=False)
+
+
+def print_data_report(report: dict[str, Any]) -> None:
+    """Say in the terminal what was read, kept and dropped."""
+    from rich.console import Console
+
+    console = Console()
+    for group in ("sources", "val_sources"):
+        for name, counts in report.get(group, {}).items():
+            console.print(
+                f"{name}: {counts['kept']} of {counts['read']} rows, "
+                f"{counts['problems']} problems, {counts['supervised_steps']} supervised steps",
+                highlight=False,
+            )
+            for reason, entry in counts["dropped"].items():
+                console.print(f"  dropped {entry['count']}: {reason}; first: {entry['first'][0]}")
+    for side, counts in report["encoded"].items():
+        rest = ", ".join(f"{k} {v}" for k, v in counts.items() if k not in ("tokens_in_trees",))
+        saved = 1 - counts["tokens_in_trees"] / counts["tokens"]
+        console.print(f"{side}: {rest}; trees save {saved:.0%} of the tokens", highlight=False)

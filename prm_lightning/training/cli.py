@@ -1,0 +1,224 @@
+"""LightningCLI behind `fit`, `validate`, `test` and `predict`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.training.callbacks import (
+    ClosingTable,
+    DataReport,
+    KeepModels,
+    Pictures,
+    Throughput,
+)
+from prm_lightning.training.loggers import CutBackMetrics, run_loggers
+from prm_lightning.training.module import PRMModule
+
+CONFIG = "config.yaml"
+WRITTEN = (
+    CONFIG, "data.json", "untrained.json", "checkpoints", "best_model", "final_model",
+    "metrics.csv", "events.*", "hparams.yaml", "report.html", "test.json",
+)  # fmt: skip
+PER_CALL = (
+    "config",
+    "ckpt_path",
+    "overwrite",
+    "weights_only",
+    "verbose",
+)  # no part of what a run is
+
+
+class PRMCLI(LightningCLI):
+    """Links model and data, and keeps everything of a run in one folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Top-level options and what one part needs to know of the other."""
+        parser.add_argument(
+            "--output", "--out", "--output_dir", type=str, default=None,
+            help="folder of the run (default: outputs/ and the name of the config file)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--overwrite", action="store_true", help="replace what a run left in the folder"
+        )
+        parser.add_argument("--keep", type=int, default=2, help="step checkpoints that are kept")
+        parser.add_argument(
+            "--checkpoint_every", type=int, default=500, help="optimizer steps between checkpoints"
+        )
+        parser.add_argument(
+            "--monitor", type=str, default="processbench_f1",
+            help="validation metric, without val/, that chooses best_model",
+        )  # fmt: skip
+        parser.link_arguments("data.template", "model.template")
+        parser.link_arguments("data.step_end", "model.step_end")
+        parser.link_arguments("model.reward_as", "data.reward_as")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("model", "data.encoder", lambda m: m.encoder, apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint holds no settings, the configuration does."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self._get(self.config, "output"))
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run's folder, and refuse to mix two runs in it."""
+        config = self.config[self.subcommand]
+        if config.output is None:
+            files = config.get("config") or []
+            name = Path(str(files[-1])).stem if files else "run"
+            config.output = str(Path("outputs") / name)
+        if self.subcommand == "fit":
+            self.record = run_record(self._parser("fit").dump(config, skip_unset=False))
+            prepare_folder(
+                self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer of the configuration, with the run's loggers and callbacks."""
+        config = self._get(self.config_init, "trainer")
+        kwargs.setdefault("reload_dataloaders_every_n_epochs", 1)  # every epoch has its own plan
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(**{"logger": False, **kwargs})
+        if config.logger is None:
+            kwargs["logger"] = run_loggers(self.folder)
+        kwargs["callbacks"] = self._run_callbacks() + (config.callbacks or [])
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Write config.yaml, and the hyper-parameters to the loggers."""
+        if self.trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CONFIG).write_text(self.record, encoding="utf-8")
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(flatten(self._get(self.config, "model").clone().as_dict()))
+
+    def after_test(self) -> None:
+        """Write test.json, every metric that the test data define."""
+        record = {k: v for k, v in self.model.last_metrics.items() if math.isfinite(v)}
+        path = self.folder / "test.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        print(f"metrics  {path}")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write predictions.jsonl."""
+        found = self.trainer.predict(**kwargs) or []
+        side = self.datamodule.sides["predict"]
+        rows = {i: scores for batch in found for i, scores in batch}
+        path = self.folder / "predictions.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".partial")
+        with beside.open("w", encoding="utf-8") as file:
+            for i, scores in sorted(rows.items()):
+                row = {"id": side.data.solution_names[i], "scores": scores}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        beside.replace(path)
+        print(f"predictions  {path}")
+
+    def _run_callbacks(self) -> list[Any]:
+        config = self.config["fit"]
+        checkpoints = ModelCheckpoint(
+            dirpath=self.folder / "checkpoints",
+            filename="step-{step:06d}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=config.keep,
+            save_last=True,
+            every_n_train_steps=config.checkpoint_every,
+        )
+        callbacks: list[Any] = [
+            DataReport(self.folder),
+            CutBackMetrics(self.folder),
+            Throughput(),
+            KeepModels(self.folder, config.monitor),
+            Pictures(),
+            ClosingTable(self.folder),
+        ]
+        if config.trainer.enable_progress_bar is not False:
+            in_terminal = sys.stdout.isatty()
+            callbacks.append(RichProgressBar() if in_terminal else TQDMProgressBar(20))
+        if config.trainer.enable_checkpointing is not False:
+            callbacks.append(checkpoints)
+        return callbacks
+
+
+def prepare_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> None:
+    """Make sure that a run may write into its folder.
+
+    Raises:
+        FileExistsError: something is there that would be mixed with this run or lost.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    config = folder / CONFIG
+    if not config.is_file():
+        raise FileExistsError(
+            f"fit: {folder} exists and is no folder of a run (it holds no {CONFIG}). "
+            "Give another folder with --output."
+        )
+    if overwrite:
+        for pattern in WRITTEN:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    if not resume:
+        raise FileExistsError(
+            f"fit: {folder} holds a run already. Continue it with --ckpt_path last, replace it "
+            "with --overwrite, or give another folder with --output."
+        )
+    if config.read_text(encoding="utf-8") != record:
+        raise FileExistsError(
+            f"fit: {folder} holds a run with another configuration (compare {config}). "
+            "Continue it with its own, replace it with --overwrite, or give another --output."
+        )
+
+
+def run_record(dump: str) -> str:
+    """The configuration of a run as config.yaml, without what only this call is about."""
+    import yaml
+
+    config = yaml.safe_load(dump)
+    kept = {name: value for name, value in config.items() if name not in PER_CALL}
+    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted names, as TensorBoard shows them."""
+    flat: dict[str, Any] = {}
+    for name, value in dict(values).items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one of Lightning's verbs."""
+    PRMCLI(
+        PRMModule,
+        PRMDataModule,
+        save_config_callback=None,
+        seed_everything_default=17,
+        trainer_defaults={
+            "use_distributed_sampler": False,  # plans are sharded already
+            "gradient_clip_val": 1.0,
+            "log_every_n_steps": 10,
+        },
+        load_from_checkpoint_support=False,
+        args=args,
+    )

@@ -1,0 +1,255 @@
+"""The LightningModule: losses, schedules and metrics around a PRM."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from prm_lightning.batching.encode import Encoder, Template
+from prm_lightning.modeling.backbone import Backbone, load_tokenizer
+from prm_lightning.modeling.heads import HeadKind
+from prm_lightning.modeling.losses import LossKind, ranking_loss, reward_weighted_loss
+from prm_lightning.modeling.metrics import StepMetrics
+from prm_lightning.modeling.prm import PRM, read_manifest
+from prm_lightning.sources.rewards import RewardAs
+from prm_lightning.types import StepBatch
+
+HEAD_LR_RATIO = 10.0  # a fresh head has further to go than adapters that start at zero
+
+
+class PRMModule(LightningModule):
+    """Trains a process reward model.
+
+    Args:
+        backbone: the language model, its quantization and its adapters.
+        head: `scalar`, `classes` or `token`, see `StepHead`.
+        loss: `bce`, `focal`, `mse` or `pqm`.
+        lr: peak learning rate of the backbone's trained weights.
+        head_lr: of the head; null takes ten times `lr`.
+        weight_decay: of AdamW, on all trained weights.
+        warmup: share of all optimizer steps, in [0, 1], over which the learning rate rises to its
+            peak; it then falls to zero along a cosine.
+        init_from: a model folder such as outputs/a/best_model whose adapters and head training
+            starts from, with a fresh optimizer.
+        template: see `Encoder`.
+        step_end: see `Encoder`.
+        reward_as: how rewards become labels and weights; the data module does it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: HeadKind = "scalar",
+        loss: LossKind = "bce",
+        lr: float = 1e-4,
+        head_lr: float | None = None,
+        weight_decay: float = 0.0,
+        warmup: float = 0.05,
+        init_from: str | None = None,
+        template: Template = "chat",
+        step_end: str | None = None,
+        reward_as: RewardAs = "weight",
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"model.warmup is {warmup}, expected a share of all steps in [0, 1].")
+        self.backbone = backbone
+        self.head: HeadKind = head
+        self.loss: LossKind = loss
+        self.lr = lr
+        self.head_lr = HEAD_LR_RATIO * lr if head_lr is None else head_lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.init_from = init_from
+        tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
+        self.encoder = Encoder(tokenizer, template, step_end)
+        self.prm: PRM | None = None
+        self.strict_loading = False  # checkpoints hold no frozen weights
+        self.eval_metrics = StepMetrics()
+        self.eval_loss = MeanMetric()
+        self.last_metrics: dict[str, float] = {}
+        self._step_loss = torch.zeros(())
+
+    def configure_model(self) -> None:
+        """Load the weights; Lightning calls this once the devices are known."""
+        if self.prm is not None:
+            return
+        if self.init_from is None:
+            self.prm = PRM.create(
+                self.backbone, self.head, self.encoder.template, self.encoder.step_end
+            )
+        else:
+            self._require_same_shape(Path(self.init_from))
+            self.prm = PRM.from_pretrained(self.init_from, device=self.device)
+        self.prm.train()
+
+    def on_fit_start(self) -> None:
+        """Tell the saved model what it was trained on."""
+        self.model.record_data(self.datamodule.fingerprint)
+
+    @property
+    def model(self) -> PRM:
+        """The PRM, once it is loaded."""
+        if self.prm is None:
+            raise RuntimeError("PRMModule: the model is not loaded; call configure_model() first.")
+        return self.prm
+
+    @property
+    def datamodule(self) -> Any:
+        """The data module of the trainer that runs this module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """``(B, S)`` float32 log-odds that each step is correct."""
+        return self.model(batch)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+        """This batch's share of the loss of its optimizer step.
+
+        The share is already a share of the whole step, over micro-batches and ranks; Lightning
+        divides by the number of the first and DDP by that of the second, which is undone here.
+        """
+        loss = self._loss(self(batch), batch)
+        per_step = self.trainer.accumulate_grad_batches
+        if batch_idx % per_step == 0:
+            self._step_loss = torch.zeros((), device=loss.device)
+        self._step_loss += loss.detach()
+        if (batch_idx + 1) % per_step == 0:
+            self.log(
+                "train/loss", self._step_loss, prog_bar=True, sync_dist=True, reduce_fx="sum"
+            )  # fmt: skip
+            for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+                self.log(f"lr/{group['name']}", group["lr"])
+        return loss * per_step * self.trainer.world_size
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last epoch's scores."""
+        self._start_evaluation("validate")
+
+    def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Score a batch."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric of `StepMetrics` that the data defines."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """The threshold comes from validation data, never from the test set."""
+        self._start_evaluation("test")
+        self.eval_metrics.threshold = self.model.manifest.threshold
+
+    def test_step(self, batch: StepBatch, batch_idx: int) -> None:
+        """Score a batch."""
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log every metric of `StepMetrics` that the data defines."""
+        self._finish_evaluation("test")
+
+    def predict_step(self, batch: StepBatch, batch_idx: int) -> list[tuple[int, list[float]]]:
+        """Index of each solution in the data, and P(correct) of its steps."""
+        rows = torch.sigmoid(self(batch)).tolist()
+        ids, counts = batch.solution_ids.tolist(), batch.step_counts.tolist()
+        return [(i, row[:n]) for i, row, n in zip(ids, rows, counts, strict=True)]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, the head at its own learning rate, linear warm-up, then a cosine to zero."""
+        head = list(self.model.head.parameters())
+        in_head = {id(p) for p in head}
+        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_head]
+        groups = [
+            {"params": rest, "lr": self.lr, "name": "backbone"},
+            {"params": head, "lr": self.head_lr, "name": "head"},
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        rising = max(1, round(self.warmup * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warm_up_then_cosine(step, rising, total)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: frozen weights come from the base model again."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        checkpoint["manifest"] = self.model.manifest.to_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model.
+
+        Raises:
+            ValueError: it lacks trained weights, such as the head, or was made with others.
+        """
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        found = set(checkpoint["state_dict"])
+        if trained != found:
+            raise ValueError(
+                "checkpoint: it does not belong to this model: "
+                f"missing {sorted(trained - found)[:3] or 'nothing'}, "
+                f"unexpected {sorted(found - trained)[:3] or 'nothing'}. "
+                "Resume with the configuration that wrote it, or start from its best_model with "
+                "model.init_from."
+            )
+
+    def _loss(self, logits: Tensor, batch: StepBatch) -> Tensor:
+        if self.loss == "pqm":
+            return ranking_loss(logits, batch.labels, batch.weights, batch.total_solutions)
+        return reward_weighted_loss(
+            logits, batch.labels, batch.weights, batch.total_weight, self.loss
+        )
+
+    def _start_evaluation(self, side: str) -> None:
+        data = self.datamodule.sides[side].data
+        self.eval_metrics.reset()
+        self.eval_metrics.source_names = data.source_names
+        self.eval_metrics.threshold = None
+        self.eval_loss.reset()
+
+    def _evaluate(self, batch: StepBatch) -> None:
+        logits = self(batch)
+        self.eval_metrics.update(logits, batch)
+        total = batch.total_solutions if self.loss == "pqm" else batch.total_weight
+        trusted = batch.weights.sum()
+        if self.loss == "pqm":
+            trusted = (batch.weights.sum(1) > 0).sum()
+        if trusted > 0:
+            self.eval_loss.update(self._loss(logits, batch) * total / trusted, trusted)
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        values = {"loss": self.eval_loss.compute(), **self.eval_metrics.compute()}
+        self.last_metrics = {name: float(value) for name, value in values.items()}
+        defined = {n: v for n, v in self.last_metrics.items() if math.isfinite(v)}
+        self.log_dict({f"{prefix}/{name}": value for name, value in defined.items()})
+
+    def _require_same_shape(self, folder: Path) -> None:
+        manifest = read_manifest(folder)
+        mine = (self.backbone.name, self.head, self.encoder.template, self.encoder.step_end)
+        theirs = (
+            manifest.backbone.name, manifest.head, manifest.template, manifest.step_end
+        )  # fmt: skip
+        if mine != theirs:
+            raise ValueError(
+                f"model.init_from: {folder} was made with (backbone, head, template, step_end) = "
+                f"{theirs}, this configuration says {mine}. Make them equal."
+            )
+
+
+def warm_up_then_cosine(step: int, rising: int, total: int) -> float:
+    """Share of the peak learning rate at an optimizer step counted from 0, in [0, 1]."""
+    if step < rising:
+        return (step + 1) / rising
+    progress = (step - rising) / max(1, total - rising)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
