@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -300,3 +303,37 @@ def test_the_door_gives_one_line_and_a_status():
     assert bad.returncode == 1
     assert bad.stderr.strip().splitlines()[-1].startswith("error: prm: nowhere holds no prm.json")
     assert "Traceback" not in bad.stderr
+
+
+class Gated(BaseHTTPRequestHandler):
+    """A hub that refuses everybody."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.slow
+def test_a_gated_model_names_the_token(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gated)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+    }
+    arguments = options("meta-llama/gated", write_rows(tmp_path / "rows.jsonl"), tmp_path / "out")
+    command = [sys.executable, "-m", "prm_lightning", "fit", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    server.shutdown()
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: backbone: cannot load 'meta-llama/gated'")
+    assert "HF_TOKEN" in last

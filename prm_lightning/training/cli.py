@@ -83,7 +83,7 @@ class PRMCLI(LightningCLI):
             files = config.get("config") or []
             name = Path(str(files[-1])).stem if files else "run"
             config.output = str(Path("outputs") / name)
-        if self.subcommand == "fit" and rank_zero_only.rank == 0:
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             self.record = run_record(self._parser("fit").dump(config, skip_unset=False))
             prepare_folder(
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
