@@ -42,6 +42,7 @@ class KeepModels(Callback):
         rank = self._rank(pl_module.last_metrics)
         if not self.best or rank > self.best:
             self.best, self.best_step = rank, trainer.global_step
+            pl_module.best_metrics = dict(pl_module.last_metrics)
             threshold = pl_module.last_metrics.get("threshold", math.nan)
             if math.isfinite(threshold):
                 pl_module.model.record_threshold(threshold, "validation split of the training run")
@@ -188,7 +189,6 @@ class ClosingTable(Callback):
 
     Args:
         folder: the run's.
-        shown: metrics in the table.
     """
 
     SHOWN = (
@@ -225,11 +225,12 @@ class ClosingTable(Callback):
         from rich.table import Table
 
         table = Table(title="Validation", title_justify="left")
-        for column in ("metric", "last", "untrained head"):
+        for column in ("metric", "best", "last", "untrained head"):
             table.add_column(column, justify="left" if column == "metric" else "right")
         for name in self.SHOWN:
             if name in pl_module.last_metrics:
-                values = pl_module.last_metrics[name], self.untrained.get(name, math.nan)
+                columns = (pl_module.best_metrics, pl_module.last_metrics, self.untrained)
+                values = [column.get(name, math.nan) for column in columns]
                 table.add_row(name, *("-" if math.isnan(v) else f"{v:.3f}" for v in values))
         console = Console()
         console.print(table)

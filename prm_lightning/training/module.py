@@ -74,7 +74,8 @@ class PRMModule(LightningModule):
         self.strict_loading = False  # checkpoints hold no frozen weights
         self.eval_metrics = StepMetrics()
         self.eval_loss = MeanMetric()
-        self.last_metrics: dict[str, float] = {}
+        self.last_metrics: dict[str, float] = {}  # of the newest evaluation
+        self.best_metrics: dict[str, float] = {}  # of the validation that best_model comes from
         self._step_loss = torch.zeros(())
 
     def configure_model(self) -> None:
@@ -188,7 +189,7 @@ class PRMModule(LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
-        checkpoint["manifest"] = self.model.manifest.to_json()
+        checkpoint["best_metrics"] = self.best_metrics
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -206,6 +207,7 @@ class PRMModule(LightningModule):
                 "Resume with the configuration that wrote it, or start from its best_model with "
                 "model.init_from."
             )
+        self.best_metrics = checkpoint["best_metrics"]
 
     def _loss(self, logits: Tensor, batch: StepBatch) -> Tensor:
         if self.loss == "pqm":
