@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Trains a process reward model on this computer and scores two solutions with it.
+#   bash scripts/quickstart.sh
+# Needs Python 3.10 or newer and a Python package index; no GPU, no model hub. A call that was cut
+# off is continued by the next one, and where the model is complete it only scores. install.sh
+# tells how to choose the Python, and torch for a CPU or a GPU.
+set -euo pipefail
+CDPATH='' cd -- "$(dirname -- "$0")/.."
+
+python=.venv/bin/python
+run=outputs/quickstart
+problem="A library orders 24 books at \$15 each and gets 10% off the price of the books. Sending them costs \$8 more. How much does the library pay?"
+
+score() {
+    local step steps=()
+    for step in "$@"; do
+        steps+=(--step "$step")
+    done
+    "$python" -m prm_lightning score --model "$run/best_model" --problem "$problem" "${steps[@]}"
+}
+
+bash scripts/install.sh
+export HF_HUB_OFFLINE=1 # the backbone is in an installed wheel
+
+SECONDS=0
+if [ -f "$run/best_model/prm.json" ] && [ -f "$run/final_model/prm.json" ]; then
+    done="$run/best_model is complete"
+else
+    "$python" -m prm_lightning fit --config configs/quickstart.yaml --ckpt_path last
+    done="trained $run/best_model"
+fi
+printf 'train    %s: %d s\n' "$done" "$SECONDS"
+
+SECONDS=0
+printf '\nA correct solution\n'
+score \
+    "The books cost 24 * 15 = \$360." \
+    "The reduction is 360 * 10% = \$36." \
+    "So the reduced price is 360 - 36 = \$324." \
+    "With the sending, the library pays 324 + 8 = \$332."
+printf '\nThe same with a mistake in step 2, which the later steps carry on\n'
+score \
+    "The books cost 24 * 15 = \$360." \
+    "The reduction is 360 * 10% = \$63." \
+    "So the reduced price is 360 - 63 = \$297." \
+    "With the sending, the library pays 297 + 8 = \$305."
+printf '\nscore    two solutions with %s: %d s\n' "$run/best_model" "$SECONDS"
