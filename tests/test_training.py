@@ -299,7 +299,7 @@ def test_the_door_gives_one_line_and_a_status():
     unknown = call("train")
     assert unknown.returncode == 2
     assert "no verb 'train'" in unknown.stderr
-    bad = call("score", "--model", "nowhere", "--problem", "a", "--step", "b")
+    bad = call("score", "--model", "nowhere", "--problem", "a", "--steps", "b")
     assert bad.returncode == 1
     assert bad.stderr.strip().splitlines()[-1].startswith("error: prm: nowhere holds no prm.json")
     assert "Traceback" not in bad.stderr

@@ -1,45 +1,60 @@
-"""Verb `score`: the steps of one solution, each with its probability of being correct."""
+"""Verb `score`: the steps of solutions, each with its probability of being correct."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Score one solution and print it, step by step."""
+    """Score solutions of one problem and print them, step by step."""
     parser = argparse.ArgumentParser(
-        prog="python -m prm_lightning score", description="Score the steps of one solution."
+        prog="python -m prm_lightning score",
+        description="Score the steps of one or several solutions of a problem.",
+        allow_abbrev=False,
     )
     parser.add_argument("--model", required=True, help="model folder, such as outputs/x/best_model")
     parser.add_argument("--problem", required=True, help="the question, as text")
     parser.add_argument(
-        "--step", action="append", required=True, help="one step, as text; repeat it, in order"
+        "--steps",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar="STEP",
+        help="the steps of a solution, each as text; repeat it for another solution",
     )
     options = parser.parse_args(args)
+    from prm_lightning.libraries import quieten_libraries
     from prm_lightning.modeling.prm import PRM
 
+    quieten_libraries()
     prm = PRM.from_pretrained(options.model)
-    (scores,) = prm.score(options.problem, [options.step])
-    print_scores(options.problem, options.step, scores, prm.manifest.threshold)
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(options.problem, style="bold", markup=False)
+    for steps, scores in zip(options.steps, prm.score(options.problem, options.steps), strict=True):
+        console.print()
+        print_scores(console, steps, scores, prm.manifest.threshold)
 
 
 def print_scores(
-    problem: str, steps: Sequence[str], scores: Sequence[float], threshold: float
+    console: Console, steps: Sequence[str], scores: Sequence[float], threshold: float
 ) -> None:
-    """A table of steps; those whose score lies below the threshold are marked.
+    """One line a step; those whose score lies below the threshold are marked.
 
     Args:
-        problem: the question.
+        console: to print to.
         steps: of the solution.
         scores: P(correct) of each step.
         threshold: in [0, 1].
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(problem, style="bold"))
     flagged = [score < threshold for score in scores]
     for step, score, flag in zip(steps, scores, flagged, strict=True):
         line = Text(f"  {score:5.3f}  ", style="red" if flag else "green")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prm_lightning.batching.tree import attention_mask
+from prm_lightning.modeling.gguf import converted
 
 Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
@@ -52,7 +53,7 @@ class Backbone:
         name: a Hub id, a folder, a ``.gguf`` file, or ``package://PACKAGE/FILE.gguf`` for a file
             inside an installed Python package. It names the tokenizer too.
         revision: branch, tag or commit on the Hub.
-        quantize: `nf4` and `int8` through bitsandbytes; `none`. A GGUF file is dequantized.
+        quantize: `nf4` and `int8` through bitsandbytes; `none`. A GGUF file is dequantized first.
         dtype: of the frozen weights and of the computation. Trained weights are float32.
         lora: null trains all weights.
         attention: `sdpa` with a dense mask; `flex` with FlexAttention's block mask, on CUDA.
@@ -152,8 +153,8 @@ def load_backbone(
         ValueError: the model cannot be found or read, or the settings do not go together.
     """
     full = saved is not None and config.lora is None
-    path, kwargs = (str(saved), {}) if full else _locate(config)
     with _explained(config.name):
+        path = str(saved) if full else _locate(config.name, _weight_dtype(config))
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(
@@ -163,7 +164,7 @@ def load_backbone(
             attn_implementation={"sdpa": "sdpa", "flex": "flex_attention"}[config.attention],
             trust_remote_code=config.trust_remote_code,
             token=hub_token(),
-            **kwargs,
+            quantization_config=_bnb(config),
         )
     use_plain_nf4_layout(model)
     if config.gradient_checkpointing:
@@ -182,17 +183,14 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     Raises:
         ValueError: it cannot be found or read.
     """
-    path, kwargs = _locate(Backbone(name))
-    kwargs.pop("quantization_config", None)
     with _explained(name):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(
-            path,
+            _locate(name),
             revision=revision,
             trust_remote_code=trust_remote_code,
             token=hub_token(),
-            **kwargs,
         )
 
 
@@ -217,25 +215,16 @@ def hub_token(env_file: Path = Path(".env")) -> str | None:
     return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
 
 
-def _locate(config: Backbone) -> tuple[str, dict[str, Any]]:
-    """Path or Hub id for `from_pretrained`, and what a GGUF file needs beside it."""
-    name = config.name
+def _locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
+    """Folder or Hub id for `from_pretrained`; a GGUF file is converted to a folder."""
     if name.startswith(PACKAGE_PREFIX):
         name = str(_package_file(name))
     if not name.endswith(".gguf"):
-        return name, {} if config.quantize == "none" else {"quantization_config": _bnb(config)}
-    if config.quantize != "none":
-        raise ValueError(
-            f"backbone: quantize={config.quantize!r} cannot be applied to the GGUF file "
-            f"{config.name!r}, which is dequantized. Set model.backbone.quantize: none."
-        )
+        return name
     file = Path(name)
     if not file.is_file():
         raise ValueError(f"backbone: there is no file {name!r}. Check model.backbone.name.")
-    from transformers import GgufConfig
-
-    gguf = GgufConfig(dequantize=True)
-    return str(file.parent), {"gguf_file": file.name, "quantization_config": gguf}
+    return str(converted(file, dtype))
 
 
 def _package_file(name: str) -> Path:
@@ -250,6 +239,8 @@ def _package_file(name: str) -> Path:
 
 
 def _bnb(config: Backbone) -> Any:
+    if config.quantize == "none":
+        return None
     from transformers import BitsAndBytesConfig
 
     four_bits = {
@@ -294,6 +285,8 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
+        if str(error).startswith("backbone:"):
+            raise
         text = f"{error} {error.__cause__}"
         if any(code in text for code in ("401", "403", "gated")):
             hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."

@@ -208,15 +208,13 @@ class ClosingTable(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.untrained: dict[str, float] = {}
+        self.untrained = folder / "untrained.json"
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.num_sanity_val_steps == math.inf:
-            self.untrained = dict(pl_module.last_metrics)
-            if trainer.is_global_zero:
-                record = {k: v for k, v in self.untrained.items() if math.isfinite(v)}
-                text = json.dumps(record, indent=2)
-                (self.folder / "untrained.json").write_text(text + "\n", encoding="utf-8")
+        whole = trainer.num_sanity_val_steps == math.inf
+        if whole and trainer.is_global_zero and trainer.ckpt_path is None:
+            record = {k: v for k, v in pl_module.last_metrics.items() if math.isfinite(v)}
+            self.untrained.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
@@ -224,12 +222,13 @@ class ClosingTable(Callback):
         from rich.console import Console
         from rich.table import Table
 
+        untrained = json.loads(self.untrained.read_text()) if self.untrained.is_file() else {}
         table = Table(title="Validation", title_justify="left")
         for column in ("metric", "best", "last", "untrained head"):
             table.add_column(column, justify="left" if column == "metric" else "right")
         for name in self.SHOWN:
             if name in pl_module.last_metrics:
-                columns = (pl_module.best_metrics, pl_module.last_metrics, self.untrained)
+                columns = (pl_module.best_metrics, pl_module.last_metrics, untrained)
                 values = [column.get(name, math.nan) for column in columns]
                 table.add_row(name, *("-" if math.isnan(v) else f"{v:.3f}" for v in values))
         console = Console()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.libraries import quieten_libraries
 from prm_lightning.training.callbacks import (
     ClosingTable,
     DataReport,
@@ -208,19 +207,6 @@ def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, A
         else:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def quieten_libraries() -> None:
-    """Hide what libraries tell everybody; progress bars only where somebody watches."""
-    import transformers
-
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    tips.addFilter(lambda record: "Tip:" not in record.getMessage())
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    for message in (".*LeafSpec", ".*is_gradient_checkpointing", ".*checkpointing_enable"):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def main(args: list[str] | None = None) -> None:
