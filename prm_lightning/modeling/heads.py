@@ -11,7 +11,7 @@ HeadKind = Literal["scalar", "classes", "token"]
 
 LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a `classes` head
 ROWS: dict[HeadKind, int] = {"scalar": 1, "classes": 2, "token": 1}
-INIT_STD = 0.02  # as transformers initialises new heads
+INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
 
 
 class StepHead(nn.Module):
