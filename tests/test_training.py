@@ -114,7 +114,18 @@ def test_a_run_leaves_what_it_promises(fit):
         assert all(0 < score < 1 for score in scores)
     record = json.loads((output / "best_model" / "prm.json").read_text())
     assert record["data_fingerprint"] == report["fingerprint"]
-    assert record["threshold_fitted_on"] == "validation split of the training run"
+    assert record["threshold_fitted_on"] == "validation data of the training run"
+
+
+@pytest.mark.parametrize("per_step", [4, None])
+def test_throughput_is_logged_beside_the_loss(fit, per_step):
+    changes = {"trainer.log_every_n_steps": 2, "trainer.max_epochs": 1}
+    changes |= {"data.solutions_per_step": per_step or "null", "data.tokens_per_batch": 128}
+    output = fit(**changes)
+    with (output / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert rows
+    assert all(float(row["throughput/tokens_per_second"]) > 0 for row in rows)
 
 
 def test_checkpoints_hold_what_is_trained_and_nothing_else(fit):
@@ -233,6 +244,9 @@ def test_nothing_is_overwritten_unasked(fit, tmp_path):
         fit(**{"trainer.max_steps": 1})
     with pytest.raises(FileExistsError, match="another configuration"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 1, "model.lr": 1e-3})
+    with pytest.raises(FileNotFoundError):
+        fit("run", "--overwrite", **{"data.sources": sources(tmp_path / "missing.jsonl")})
+    assert (tmp_path / "run" / "best_model" / "prm.json").is_file()
     fit("run", "--overwrite", **{"trainer.max_steps": 1, "model.lr": 1e-3})
     other = tmp_path / "other"
     other.mkdir()

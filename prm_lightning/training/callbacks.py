@@ -43,9 +43,6 @@ class KeepModels(Callback):
         if not self.best or rank > self.best:
             self.best, self.best_step = rank, trainer.global_step
             pl_module.best_metrics = dict(pl_module.last_metrics)
-            threshold = pl_module.last_metrics.get("threshold", math.nan)
-            if math.isfinite(threshold):
-                pl_module.model.record_threshold(threshold, "validation split of the training run")
             self._save(trainer, pl_module, "best_model")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -76,6 +73,9 @@ class KeepModels(Callback):
         return [-math.inf if math.isnan(v) else v for v in (sign * value, tie)]
 
     def _save(self, trainer: Trainer, pl_module: Any, name: str) -> None:
+        threshold = pl_module.last_metrics.get("threshold", math.nan)
+        if math.isfinite(threshold):
+            pl_module.model.record_threshold(threshold, "validation data of the training run")
         if trainer.is_global_zero:
             pl_module.model.save_pretrained(self.folder / name, overwrite=True)
         trainer.strategy.barrier(name)
@@ -121,7 +121,7 @@ class Throughput(Callback):
         self.steps += int((batch.weights > 0).sum())
         self.computed += batch.input_ids.numel()
         self.separate += int((data.offsets[ids + 1] - data.offsets[ids]).sum())
-        if (trainer.global_step + 1) % every or not self.separate:
+        if trainer.global_step % every or not self.separate:
             return
         seconds = time.perf_counter() - self.since
         pl_module.log_dict(

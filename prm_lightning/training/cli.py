@@ -84,7 +84,7 @@ class PRMCLI(LightningCLI):
             config.output = str(Path("outputs") / name)
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             self.record = run_record(self._parser("fit").dump(config, skip_unset=False))
-            prepare_folder(
+            self.replaced = check_folder(
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
             )
 
@@ -102,6 +102,9 @@ class PRMCLI(LightningCLI):
     def before_fit(self) -> None:
         """Write config.yaml, and the hyper-parameters to the loggers."""
         if self.trainer.is_global_zero:
+            self.datamodule.setup("fit")  # a run is not given up for one whose data cannot be read
+            for path in self.replaced:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / CONFIG).write_text(self.record, encoding="utf-8")
         for logger in self.trainer.loggers:
@@ -117,6 +120,9 @@ class PRMCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions.jsonl."""
+        devices = self.trainer.world_size
+        if devices > 1:
+            raise ValueError(f"predict: runs on one device, got {devices}: --trainer.devices 1.")
         found = self.trainer.predict(**kwargs) or []
         side = self.datamodule.sides["predict"]
         rows = {i: scores for batch in found for i, scores in batch}
@@ -158,14 +164,17 @@ class PRMCLI(LightningCLI):
         return callbacks
 
 
-def prepare_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> None:
+def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> list[Path]:
     """Make sure that a run may write into its folder.
+
+    Returns:
+        What another run left there and this one is asked to replace.
 
     Raises:
         FileExistsError: something is there that would be mixed with this run or lost.
     """
     if not folder.exists() or not any(folder.iterdir()):
-        return
+        return []
     config = folder / CONFIG
     if not config.is_file():
         raise FileExistsError(
@@ -173,10 +182,7 @@ def prepare_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) 
             "Give another folder with --output."
         )
     if overwrite:
-        for pattern in WRITTEN:
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return
+        return [path for pattern in WRITTEN for path in folder.glob(pattern)]
     if not resume:
         raise FileExistsError(
             f"fit: {folder} holds a run already. Continue it with --ckpt_path last, replace it "
@@ -187,6 +193,7 @@ def prepare_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) 
             f"fit: {folder} holds a run with another configuration (compare {config}). "
             "Continue it with its own, replace it with --overwrite, or give another --output."
         )
+    return []
 
 
 def run_record(dump: str) -> str:

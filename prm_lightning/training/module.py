@@ -189,7 +189,7 @@ class PRMModule(LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
-        checkpoint["best_metrics"] = self.best_metrics
+        checkpoint["metrics"] = {"last": self.last_metrics, "best": self.best_metrics}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -207,7 +207,7 @@ class PRMModule(LightningModule):
                 "Resume with the configuration that wrote it, or start from its best_model with "
                 "model.init_from."
             )
-        self.best_metrics = checkpoint["best_metrics"]
+        self.last_metrics, self.best_metrics = (checkpoint["metrics"][k] for k in ("last", "best"))
 
     def _loss(self, logits: Tensor, batch: StepBatch) -> Tensor:
         if self.loss == "pqm":
