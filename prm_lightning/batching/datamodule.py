@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ from prm_lightning.types import Solution, StepBatch
 class Side:
     """One side of the data, encoded and measured: what trains, validates, tests or is scored."""
 
-    solutions: Sequence[Solution]
     data: EncodedSolutions
     sizes: TreeSizes
 
@@ -223,7 +222,7 @@ class PRMDataModule(LightningDataModule):
             read, self.encoder, self.max_tokens, repeats=repeats, strict=self.strict
         )
         sizes = measure(data)
-        self.sides[name] = Side(read, data, sizes)
+        self.sides[name] = Side(data, sizes)
         self.report.setdefault("encoded", {})[name] = {
             "solutions": len(data),
             "tokens": int(sizes.nodes.sum()),

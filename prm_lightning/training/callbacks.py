@@ -34,14 +34,13 @@ class KeepModels(Callback):
         self.folder = folder
         self.monitor = monitor
         self.best: list[float] = []
-        self.best_step = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         rank = self._rank(pl_module.last_metrics)
         if not self.best or rank > self.best:
-            self.best, self.best_step = rank, trainer.global_step
+            self.best = rank
             pl_module.best_metrics = dict(pl_module.last_metrics)
             self._save(trainer, pl_module, "best_model")
 
@@ -51,10 +50,10 @@ class KeepModels(Callback):
             self._save(trainer, pl_module, "best_model")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.best = state_dict["best"]
 
     def _rank(self, metrics: dict[str, float]) -> list[float]:
         if self.monitor not in metrics:
