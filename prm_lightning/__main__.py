@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
+from typing import NamedTuple
 
+
+class Verb(NamedTuple):
+    """What a verb does, and the module whose `main` takes its command line."""
+
+    help: str
+    module: str
+
+
+LIGHTNING = "training.cli"
 VERBS = {
-    "fit": "train a process reward model",
-    "validate": "measure it on validation data",
-    "test": "measure it on test data",
-    "predict": "write the scores of data to predictions.jsonl",
-    "score": "score the steps of one solution",
+    "fit": Verb("train a process reward model", LIGHTNING),
+    "validate": Verb("measure it on validation data", LIGHTNING),
+    "test": Verb("measure it on test data", LIGHTNING),
+    "predict": Verb("write the scores of data to predictions.jsonl", LIGHTNING),
+    "score": Verb("score the steps of one solution", "inference.score"),
 }
 
 
@@ -19,7 +30,7 @@ def main() -> int:
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb in ("-h", "--help"):
         print("usage: python -m prm_lightning VERB [options]\n\nverbs:")
-        print("\n".join(f"  {name:10}{text}" for name, text in VERBS.items()))
+        print("\n".join(f"  {name:10}{known.help}" for name, known in VERBS.items()))
         print("\npython -m prm_lightning VERB --help lists a verb's options.")
         return 0
     if verb not in VERBS:
@@ -29,14 +40,11 @@ def main() -> int:
         )
         return 2
     try:
-        if verb == "score":
-            from prm_lightning.inference.score import main as score
-
-            score(sys.argv[2:])
+        module = import_module(f"prm_lightning.{VERBS[verb].module}")
+        if VERBS[verb].module == LIGHTNING:
+            module.main()  # Lightning reads the verb and its options itself
         else:
-            from prm_lightning.training.cli import main as lightning
-
-            lightning()
+            module.main(sys.argv[2:])
     except (ValueError, OSError) as error:
         if os.environ.get("PRM_LIGHTNING_DEBUG"):
             raise

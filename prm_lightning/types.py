@@ -1,8 +1,8 @@
-"""The vocabulary that every part shares: steps, solutions, sources and batches."""
+"""The vocabulary that every part shares: steps, solutions, sources, generators, batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -78,6 +78,87 @@ class Source(Protocol):
 
     def read(self) -> Iterator[Solution | Dropped]:
         """Yield every row in a fixed order, unusable ones as `Dropped`."""
+        ...
+
+
+class Prompt(NamedTuple):
+    """What a generator continues.
+
+    Args:
+        problem: the question.
+        begun: the solution so far, whose text the generator goes on with; empty starts one.
+    """
+
+    problem: str
+    begun: str = ""
+
+
+class Completion(NamedTuple):
+    """One sampled continuation.
+
+    Args:
+        text: what was generated, without what it continues and without the stop string.
+        tokens: how many tokens were generated.
+        ended: ``end`` of the text by the model's own choice, at a ``stop`` string, or at the
+            ``length`` limit.
+    """
+
+    text: str
+    tokens: int
+    ended: Literal["end", "stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample.
+
+    Args:
+        n: completions of each prompt, >= 1.
+        max_tokens: bound on a completion's tokens, >= 1.
+        temperature: >= 0; 0 takes the likeliest token.
+        top_p: in (0, 1], share of the probability that is sampled from.
+        stop: strings at which a completion ends.
+        seed: the same seed, prompts and settings give the same completions where the generator
+            can promise it.
+    """
+
+    n: int = 1
+    max_tokens: int = 512
+    temperature: float = 0.8
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Generator(Protocol):
+    """What writes solutions: a local model or a server."""
+
+    @property
+    def name(self) -> str:
+        """Of the model, for records."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """`sampling.n` completions of each prompt, in the order of the prompts."""
+        ...
+
+
+class Scorer(Protocol):
+    """What scores steps: any process reward model, here or behind a server."""
+
+    @property
+    def name(self) -> str:
+        """Of the model, for records."""
+        ...
+
+    def score(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """P(correct) in [0, 1] of every step of some solutions of one problem."""
+        ...
+
+    def score_all(
+        self, items: Sequence[tuple[str, Sequence[Sequence[str]]]]
+    ) -> Iterator[list[list[float]]]:
+        """What `score` says of each problem and its solutions, in order, batched over problems."""
         ...
 
 
