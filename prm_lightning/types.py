@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Verdict = Literal["correct", "incorrect", "unsure"]
+Aggregation = Literal["min", "prod", "last", "mean", "geomean"]
 
 ALL_CORRECT = -1  # `first_error` of a solution whose every step is correct, as in ProcessBench
 UNKNOWN = -2  # `first_error` of a solution that its labels do not settle
@@ -140,6 +141,50 @@ class Generator(Protocol):
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt, in the order of the prompts."""
+        ...
+
+
+class JudgeRequest(NamedTuple):
+    """A solution whose steps are to be judged.
+
+    Args:
+        problem: the question.
+        steps: of the solution, at least one.
+        answer: the reference answer; None where there is none.
+    """
+
+    problem: str
+    steps: tuple[str, ...]
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge said of one solution.
+
+    Args:
+        outcome: ``judged``, or in a word why there are no verdicts, such as ``refusal``.
+        verdicts: one a step, None where the judge said nothing; empty unless judged.
+        reasons: one a step, each may be empty; empty unless judged.
+        labels: P(correct) of each step, from a judge that measures shares; else None.
+    """
+
+    outcome: str
+    verdicts: tuple[Verdict | None, ...] = ()
+    reasons: tuple[str, ...] = ()
+    labels: tuple[float | None, ...] | None = None
+
+
+class Judge(Protocol):
+    """What says of each step whether it is correct: Claude, rollouts, or two of them."""
+
+    @property
+    def name(self) -> str:
+        """For records."""
+        ...
+
+    def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[Judgement]:
+        """One judgement a request, in order."""
         ...
 
 

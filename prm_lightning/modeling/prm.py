@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,7 @@ from prm_lightning.modeling.backbone import (
     load_tokenizer,
 )
 from prm_lightning.modeling.heads import LABELS, HeadKind, StepHead, verdict_ids
-from prm_lightning.types import Solution, Step, StepBatch
-
-Aggregation = Literal["min", "prod", "last", "mean", "geomean"]
+from prm_lightning.types import Aggregation, Solution, Step, StepBatch
 
 FORMAT_VERSION = 1
 MANIFEST = "prm.json"
