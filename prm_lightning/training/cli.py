@@ -24,13 +24,14 @@ from prm_lightning.training.callbacks import (
     Pictures,
     Throughput,
 )
+from prm_lightning.training.finite import RECORD, FiniteSteps
 from prm_lightning.training.loggers import CutBackMetrics, run_loggers
 from prm_lightning.training.module import PRMModule
 
 CONFIG = "config.yaml"
 WRITTEN = (
     CONFIG, "data.json", "untrained.json", "checkpoints", "best_model", "final_model",
-    "metrics.csv", "events.*", "hparams.yaml", "report.html", "test.json",
+    "metrics.csv", "events.*", "hparams.yaml", RECORD, "report.html", "test.json",
 )  # fmt: skip
 PER_CALL = (
     "config",
@@ -151,6 +152,7 @@ class PRMCLI(LightningCLI):
         callbacks: list[Any] = [
             DataReport(self.folder),
             CutBackMetrics(self.folder),
+            FiniteSteps(self.folder),
             Throughput(),
             KeepModels(self.folder, config.monitor),
             Pictures(),

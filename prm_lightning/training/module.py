@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -41,6 +41,7 @@ class PRMModule(LightningModule):
         template: see `Encoder`.
         step_end: see `Encoder`.
         reward_as: how rewards become labels and weights; the data module does it.
+        on_nan: what to do with an optimizer step whose gradient is not finite, see `FiniteSteps`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class PRMModule(LightningModule):
         template: Template = "chat",
         step_end: str | None = None,
         reward_as: RewardAs = "weight",
+        on_nan: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         if not 0 <= warmup <= 1:
@@ -68,6 +70,7 @@ class PRMModule(LightningModule):
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.init_from = init_from
+        self.on_nan = on_nan
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
         self.encoder = Encoder(tokenizer, template, step_end)
         self.prm: PRM | None = None
@@ -76,7 +79,7 @@ class PRMModule(LightningModule):
         self.eval_loss = MeanMetric()
         self.last_metrics: dict[str, float] = {}  # of the newest evaluation
         self.best_metrics: dict[str, float] = {}  # of the validation that best_model comes from
-        self._step_loss = torch.zeros(())
+        self.step_loss = torch.zeros(())  # of the optimizer step under way, this rank's share
 
     def configure_model(self) -> None:
         """Load the weights; Lightning calls this once the devices are known."""
@@ -123,11 +126,11 @@ class PRMModule(LightningModule):
         else:  # a filler: other ranks would wait for its backward pass, but there are none
             loss = 0.0 * self.model.head.weight.sum()
         if batch_idx % per_step == 0:
-            self._step_loss = torch.zeros((), device=loss.device)
-        self._step_loss += loss.detach()
+            self.step_loss = torch.zeros((), device=loss.device)
+        self.step_loss += loss.detach()
         if (batch_idx + 1) % per_step == 0:
             self.log(
-                "train/loss", self._step_loss, prog_bar=True, sync_dist=True, reduce_fx="sum"
+                "train/loss", self.step_loss, prog_bar=True, sync_dist=True, reduce_fx="sum"
             )  # fmt: skip
             for group in self.optimizers().param_groups:  # type: ignore[union-attr]
                 self.log(f"lr/{group['name']}", group["lr"])

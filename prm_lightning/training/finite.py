@@ -1,0 +1,86 @@
+"""What happens at an optimizer step whose loss or gradient is not a finite number."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from prm_lightning.types import StepBatch
+
+MOST_SKIPS = 20  # of a whole run: more is no accident but a learning rate or data gone wrong
+RECORD = "nonfinite.jsonl"
+
+
+class FiniteSteps(Callback):
+    """Stops at, or skips, an optimizer step whose loss or gradient is NaN or infinite.
+
+    The step's solutions and learning rates go to ``nonfinite.jsonl`` of the run, a line a rank.
+    A skipped step changes no weight and no state of the optimizer; the schedule goes on. What
+    to do is `PRMModule.on_nan`; a run that skips more than `MOST_SKIPS` steps stops.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / RECORD
+        self.skipped = 0
+        self.solutions: list[int] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: StepBatch, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.solutions = []
+        self.solutions += batch.solution_ids.tolist()
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer
+    ) -> None:
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]  # after DDP's reduction, so that all ranks find the same
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        if math.isfinite(norm):
+            return
+        self._record(trainer, pl_module, optimizer, norm)
+        self.skipped += 1
+        where = f"optimizer step {trainer.global_step}"
+        if pl_module.on_nan == "stop" or self.skipped > MOST_SKIPS:
+            raise ValueError(
+                f"fit: the gradient of {where} is {norm} (skipped before: {self.skipped - 1}, at "
+                f"most {MOST_SKIPS}); its solutions and learning rates stand in {self.path}. "
+                "Lower model.lr, look at these solutions, or set model.on_nan to skip."
+            )
+        rank_zero_warn(f"{where} is skipped: its gradient is {norm} (see {self.path}).")
+        optimizer.zero_grad(set_to_none=True)  # AdamW leaves weights without a gradient alone
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+    def _record(
+        self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer, norm: float
+    ) -> None:
+        names = pl_module.datamodule.sides["train"].data.solution_names
+        row = {
+            "step": trainer.global_step,
+            "rank": trainer.global_rank,
+            "gradient_norm": str(norm),  # JSON has no NaN
+            "loss": str(float(pl_module.step_loss)),
+            "lr": {group["name"]: group["lr"] for group in optimizer.param_groups},
+            "solutions": [names[i] for i in self.solutions],
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
