@@ -15,6 +15,7 @@ from conftest import dev_data
 from torch.testing import assert_close
 
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.training.checkpoints import SealedCheckpointIO
 from prm_lightning.training.cli import main
 from prm_lightning.training.module import PRMModule
 
@@ -212,9 +213,26 @@ def test_a_checkpoint_without_its_head_is_refused(fit):
     path = output / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     del checkpoint["state_dict"]["prm.head.weight"]
-    torch.save(checkpoint, path)
+    SealedCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(ValueError, match=r"checkpoint: .*missing \['prm\.head\.weight'\]"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
+    checkpoint["prm"]["head"] = "classes"
+    SealedCheckpointIO().save_checkpoint(checkpoint, path)
+    with pytest.raises(ValueError, match=r"checkpoint: its head is 'classes', .* is 'scalar'"):
+        fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(fit, caplog):
+    whole = fit("whole")
+    part = fit("part", **{"keep": 3})
+    newest = sorted(part.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)[-2:]
+    for path in newest:
+        path.write_bytes(path.read_bytes()[:-9])
+    fit("part", "--ckpt_path", "last", **{"keep": 3})
+    assert all(path.name in caplog.text for path in newest)
+    for key, value in adapter(whole / "final_model").items():
+        assert torch.equal(value, adapter(part / "final_model")[key]), key
+    assert metrics(part) == metrics(whole)
 
 
 def test_test_and_predict_write_their_files(fit, tmp_path, tiny_model_folder):

@@ -24,6 +24,7 @@ from prm_lightning.training.callbacks import (
     Pictures,
     Throughput,
 )
+from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
 from prm_lightning.training.finite import RECORD, FiniteSteps
 from prm_lightning.training.loggers import CutBackMetrics, run_loggers
 from prm_lightning.training.module import PRMModule
@@ -98,6 +99,7 @@ class PRMCLI(LightningCLI):
         if config.logger is None:
             kwargs["logger"] = run_loggers(self.folder)
         kwargs["callbacks"] = self._run_callbacks() + (config.callbacks or [])
+        kwargs["plugins"] = [*as_list(config.plugins), SealedCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -110,6 +112,12 @@ class PRMCLI(LightningCLI):
             (self.folder / CONFIG).write_text(self.record, encoding="utf-8")
         for logger in self.trainer.loggers:
             logger.log_hyperparams(flatten(self._get(self.config, "model").clone().as_dict()))
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; ``--ckpt_path last`` takes the newest whole checkpoint, or starts without any."""
+        if kwargs.get("ckpt_path") == "last":
+            kwargs["ckpt_path"] = newest_whole(self.folder / "checkpoints")
+        self.trainer.fit(**kwargs)
 
     def after_test(self) -> None:
         """Write test.json, every metric that the test data define."""
@@ -164,6 +172,13 @@ class PRMCLI(LightningCLI):
         if config.trainer.enable_checkpointing is not False:
             callbacks.append(checkpoints)
         return callbacks
+
+
+def as_list(value: Any) -> list[Any]:
+    """None, one thing or several as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> list[Path]:

@@ -21,6 +21,7 @@ from prm_lightning.modeling.prm import PRM, read_manifest
 from prm_lightning.sources.rewards import RewardAs
 from prm_lightning.types import StepBatch
 
+CHECKPOINT_VERSION = 1
 HEAD_LR_RATIO = 10.0  # a fresh head has further to go than adapters that start at zero
 
 
@@ -193,13 +194,23 @@ class PRMModule(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["metrics"] = {"last": self.last_metrics, "best": self.best_metrics}
+        checkpoint["prm"] = self._identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
 
         Raises:
-            ValueError: it lacks trained weights, such as the head, or was made with others.
+            ValueError: it is of another format version, backbone, head or encoding, lacks trained
+                weights, such as the head, or has others.
         """
+        for name, mine in self._identity.items():
+            theirs = checkpoint.get("prm", {}).get(name)
+            if theirs != mine:
+                raise ValueError(
+                    f"checkpoint: its {name} is {theirs!r}, this run's is {mine!r}. Resume with "
+                    "the configuration and the release that wrote it, or start from its best_model "
+                    "with model.init_from."
+                )
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         found = set(checkpoint["state_dict"])
         if trained != found:
@@ -211,6 +222,17 @@ class PRMModule(LightningModule):
                 "model.init_from."
             )
         self.last_metrics, self.best_metrics = (checkpoint["metrics"][k] for k in ("last", "best"))
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that goes on from it."""
+        return {
+            "format_version": CHECKPOINT_VERSION,
+            "backbone": self.backbone.name,
+            "head": self.head,
+            "template": self.encoder.template,
+            "step_end": self.encoder.step_end,
+        }
 
     def _loss(self, logits: Tensor, batch: StepBatch) -> Tensor:
         if self.loss == "pqm":
