@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Sequence
 
 # Where a user's turn opens in a rendered chat template, and what may close it.
 _USER_TURNS = (
@@ -24,6 +26,8 @@ _PUNCTUATION = re.compile(
     r"|(?<=[^\W\d_])-|-(?=[^\W\d_])"  # a hyphen, not a minus
 )
 _OPERATOR = re.compile(r"([-+*/^=<>()\[\]{}|%])")
+_FIRST_STEP = re.compile(r"\bstep 1:", re.IGNORECASE)
+_STEP_NUMBER = re.compile(r"\s*step \d{1,4}[:.]", re.IGNORECASE)
 
 
 def fold_newlines(text: str) -> str:
@@ -65,6 +69,194 @@ def cut_chat_markup(prompt: str) -> str:
     return prompt
 
 
+def cut_first_step(text: str) -> tuple[str, str] | None:
+    """Divide a text that runs from a question into a first step, in front of "Step 1:".
+
+    Case does not matter. Where there are several, the last one counts: a question may number
+    steps of its own.
+
+    Returns:
+        The question and the step, both stripped, the step with its number; None without one.
+    """
+    found = list(_FIRST_STEP.finditer(text))
+    if not found:
+        return None
+    return text[: found[-1].start()].strip(), text[found[-1].start() :].strip()
+
+
+def remove_step_number(step: str) -> str:
+    """Take "Step 3:" off the front of a step; a step that is nothing else stays."""
+    number = _STEP_NUMBER.match(step)
+    return step[number.end() :].strip() or step if number else step
+
+
+def guide_text(problem: str, steps: Sequence[str]) -> str:
+    """A problem and the steps up to the one in question, as the template `guide` writes them.
+
+    A newline ends a step there, so that those inside the problem or a step become spaces. The text
+    ends in a newline.
+    """
+    problem, *lines = (fold_newlines(text).replace("\n", " ") for text in (problem, *steps))
+    solution = "".join(f"{line}\n" for line in lines)
+    return (
+        f"### Question:\n{problem}\n\n### Partial Solution:\n{solution}\n### Evaluate this step:\n"
+    )
+
+
 def remove_calculator_marks(text: str) -> str:
     """Take out the calculator marks of GSM8K: ``2*3=<<2*3=6>>6`` becomes ``2*3=6``."""
     return _CALCULATOR_MARK.sub("", text)
+
+
+# Text that is never torn: code, and display math.
+_WHOLE = re.compile(
+    r"```.*?(?:```|\Z)"
+    r"|<llm-code>.*?(?:</llm-code>|\Z)|<llm-code-output>.*?(?:</llm-code-output>|\Z)"
+    r"|\$\$.*?\$\$|\\\[.*?\\\]"
+    r"|\\begin\{(?P<name>\w+\*?)\}.*?\\end\{(?P=name)\}",
+    re.DOTALL,
+)
+# A dollar sign before a space or a digit closes nothing: it is money.
+_INLINE_MATH = re.compile(r"\$(?=\S)[^$\n]+(?<=\S)\$(?!\d)|\\\(.*?\\\)", re.DOTALL)
+_DISPLAY = re.compile(
+    r"(?:(?:\$\$.*?\$\$|\\\[.*?\\\]|\\begin\{.*?\\end\{\w+\*?\})[\s.,;]*)+", re.DOTALL
+)
+_ENDS_IN_DISPLAY = re.compile(r"(?:\$\$|\\\]|\\end\{\w+\*?\})[.,;]?\s*\Z")
+_STEP_MARK = re.compile(
+    r"^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?Step +(\d+)\b", re.MULTILINE | re.IGNORECASE
+)
+_NUMBER_MARK = re.compile(
+    r"^ {0,3}(?:#{1,6} *)?(?:\*\*|__)?\(?(\d{1,2})[.)](?=[ \t*_])", re.MULTILINE
+)
+_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
+_LINE = re.compile(r"\n")
+_SENTENCE = re.compile(
+    r"(?<=[.!?])(?<!\b(?:Mr|Dr|Ms|St|vs|No|cf|al)\.)(?<!\b(?:Mrs|etc|e\.g|i\.e)\.)"
+    r"(?<!\b[A-Z]\.)[^\S\n]+(?=[A-Z\d$\\(\"'*])"
+)
+_CONCLUDES = re.compile(
+    r"(?:#### |(?:\*\*|#+ *)?(?:final )?answer\b"
+    r"|(?:so|thus|therefore|hence|finally|in conclusion|in total|the (?:final )?answer)\b)",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(r"(?!#### [^\n]*\d)#{1,6} .*|\*\*[^*\n]+\*\*:?")
+
+
+def split_steps(text: str) -> list[str]:
+    """The steps of a solution as a model wrote it, each stripped; none of a blank text.
+
+    The first of these that finds at least two steps decides: numbered steps ("Step 1:", "1.", with
+    or without Markdown around, counting up by one), blocks between blank lines, lines, sentences.
+    Blocks do not count where one of several lines is followed by nothing but a one-line conclusion.
+    Code and display math are never torn; an introduction that ends in a colon and a heading belong
+    to the step that follows, display math, table rows and indented lines to the one before. Nothing
+    but white space between steps is lost.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    for cut in (_at_numbers, _at_blank_lines, _at_lines, _at_sentences):
+        steps = cut(text)
+        if len(steps) > 1:
+            return steps
+    return [text] if text else []
+
+
+def _at_numbers(text: str) -> list[str]:
+    for mark in (_STEP_MARK, _NUMBER_MARK):
+        starts = _counting_up(_outside(mark, text))
+        if len(starts) < 2:
+            continue
+        introduction, *steps = _pieces(text, starts)
+        *steps, last = [*steps[:-1], *_without_conclusion(steps[-1])]
+        if introduction.strip() and not _introduces(introduction):
+            steps.insert(0, introduction)
+        else:
+            steps[0] = introduction + steps[0]
+        return [step.strip() for step in (*steps, last)]
+    return []
+
+
+def _counting_up(marks: list[re.Match[str]]) -> list[int]:
+    """Where n, n + 1, ... stand, beginning with the first mark; one out of line is text."""
+    starts: list[int] = []
+    expected: int | None = None
+    for mark in marks:
+        if expected is None or int(mark[1]) == expected:
+            starts.append(mark.start())
+            expected = int(mark[1]) + 1
+    return starts
+
+
+def _without_conclusion(step: str) -> list[str]:
+    """The last numbered step, and apart from it the conclusion of the whole, if there is one."""
+    for gap in _outside(_BLANK, step):
+        if _CONCLUDES.match(step, gap.end()):
+            return _pieces(step, [gap.end()])
+    return [step]
+
+
+def _at_blank_lines(text: str) -> list[str]:
+    blocks = _whole_steps(text, _BLANK)
+    if len(blocks) == 2 and "\n" in blocks[0] and "\n" not in blocks[1]:
+        return _at_lines(text) if _CONCLUDES.match(blocks[1]) else blocks
+    return blocks
+
+
+def _at_lines(text: str) -> list[str]:
+    return _whole_steps(text, _LINE)
+
+
+def _at_sentences(text: str) -> list[str]:
+    return _whole_steps(text, _SENTENCE)
+
+
+def _whole_steps(text: str, gap: re.Pattern[str]) -> list[str]:
+    """Pieces between gaps, those put together that make one step."""
+    steps: list[str] = []
+    waiting = ""  # introductions and headings
+    for piece in _pieces(text, [match.end() for match in _outside(gap, text)]):
+        if steps and not waiting and _continues(piece, steps[-1]):
+            steps[-1] += piece
+        elif _introduces(piece) or not piece.strip():
+            waiting += piece
+        else:
+            steps.append(waiting + piece)
+            waiting = ""
+    if waiting.strip():
+        steps.append(waiting)
+    return [step.strip() for step in steps]
+
+
+def _introduces(piece: str) -> bool:
+    stripped = piece.strip()
+    return stripped.rstrip("*_").endswith(":") or _HEADING.fullmatch(stripped) is not None
+
+
+def _continues(piece: str, before: str) -> bool:
+    stripped = piece.strip()
+    return (
+        piece[:2] in ("  ", "\t")
+        or stripped.startswith(("|", "<llm-code-output>"))
+        or _DISPLAY.fullmatch(stripped) is not None
+        or (stripped[:1].islower() and _ENDS_IN_DISPLAY.search(before) is not None)
+    )
+
+
+def _outside(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """Matches that touch neither code nor math."""
+    whole: list[tuple[int, int]] = []  # in order, without overlap
+    for start, end in sorted(m.span() for p in (_WHOLE, _INLINE_MATH) for m in p.finditer(text)):
+        if whole and start < whole[-1][1]:
+            start, end = whole[-1][0], max(end, whole.pop()[1])
+        whole.append((start, end))
+    starts = [start for start, _ in whole]
+    found = []
+    for match in pattern.finditer(text):
+        before = bisect_left(starts, match.end()) - 1  # the last one that begins before its end
+        if before < 0 or whole[before][1] <= match.start():
+            found.append(match)
+    return found
+
+
+def _pieces(text: str, starts: list[int]) -> list[str]:
+    """The text cut before each of some places; joined they are the text."""
+    return [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]

@@ -1,0 +1,96 @@
+"""A problem and the solution so far as a language model is to read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE
+from prm_lightning.types import Prompt
+
+INSTRUCTION = (
+    "Solve this problem step by step, with one step in each paragraph. "
+    "Put the final answer in \\boxed{}."
+)
+
+
+def user_message(problem: str, instruction: str = INSTRUCTION) -> str:
+    """What the user says: the problem, then a blank line and the instruction, if there is one."""
+    return f"{problem.strip()}\n\n{instruction}" if instruction else problem.strip()
+
+
+class PromptEncoder:
+    """Token ids of prompts for one tokenizer.
+
+    ``[chat template up to the user's message] + message + [up to the assistant's text] + begun``.
+    What was begun is appended to the open assistant turn as it stands: rendering it through a
+    template would strip or rewrite it. Problems and solutions are plain text; special tokens in
+    them are not obeyed. A tokenizer without a chat template gets BOS, if it adds one, the message
+    and a newline.
+
+    Args:
+        tokenizer: of transformers.
+        instruction: stands behind every problem; empty for models trained on bare problems.
+        template_options: for the chat template, such as ``{"enable_thinking": False}``.
+
+    Raises:
+        ValueError: the chat template does not show the user's message once.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        instruction: str = INSTRUCTION,
+        template_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.instruction = instruction
+        self._options = {"date_string": TEMPLATE_DATE, **(template_options or {})}
+        self._before, self._after = self._frame()
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            ValueError: the problem is blank.
+        """
+        if not prompt.problem.strip():
+            raise ValueError("generator: a prompt's problem is blank, expected text.")
+        message = user_message(prompt.problem, self.instruction)
+        return [*self._before, *self._plain(message), *self._after, *self._plain(prompt.begun)]
+
+    def end_ids(self) -> set[int]:
+        """Ids that end the assistant's turn, as far as the tokenizer and its template say."""
+        ends = {self.tokenizer.eos_token_id} - {None}
+        if self.tokenizer.chat_template:
+            turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": PLACEHOLDER}]
+            after = self._ids_of(self._render(turn, opened=False).rpartition(PLACEHOLDER)[2])
+            ends |= set(after[:1]) & set(self.tokenizer.all_special_ids)
+        return ends
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        if not self.tokenizer.chat_template:
+            first = self.tokenizer.encode("x")[:1]
+            bos = first if first == [self.tokenizer.bos_token_id] else []
+            return bos, self._plain("\n")
+        text = self._render([{"role": "user", "content": PLACEHOLDER}], opened=True)
+        parts = text.split(PLACEHOLDER)
+        if len(parts) != 2:
+            raise ValueError(
+                f"generator: the chat template of {self.tokenizer.name_or_path!r} shows the "
+                f"user's message {len(parts) - 1} times, expected once. Give a tokenizer with "
+                "another template, or with none."
+            )
+        return self._ids_of(parts[0]), self._ids_of(parts[1])
+
+    def _render(self, turns: list[dict[str, str]], *, opened: bool) -> str:
+        text: str = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=opened, **self._options
+        )
+        return text
+
+    def _ids_of(self, template_text: str) -> list[int]:
+        return list(self.tokenizer.encode(template_text, add_special_tokens=False))
+
+    def _plain(self, text: str) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])

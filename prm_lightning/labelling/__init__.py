@@ -1,0 +1,1 @@
+"""Problems to a labelled folder, resumable."""

@@ -1,0 +1,151 @@
+"""Rollouts from prefixes whose chances are known by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prm_lightning.labelling.rollouts import RolloutJudge
+from prm_lightning.types import Completion, JudgeRequest, Sampling
+
+K = 4
+
+
+class Script:
+    """Succeeds a set number of times of K behind each prefix, given by its number of steps."""
+
+    name = "script"
+
+    def __init__(self, successes):
+        self.successes = successes
+        self.calls = []
+
+    def generate(self, prompts, sampling):
+        self.calls.append([prompt.begun for prompt in prompts])
+        return [
+            [Completion("#### 7" if k < right else "#### 8", 3, "end") for k in range(sampling.n)]
+            for right in (self.successes[prompt.begun.count("\n")] for prompt in prompts)
+        ]
+
+    @property
+    def asked(self):
+        return [begun.count("\n") for call in self.calls for begun in call]
+
+
+def request(steps, answer="7"):
+    return JudgeRequest("How many?", tuple(f"step {chr(97 + i)}" for i in range(steps)), answer)
+
+
+def judge(successes, search="every", labels="hard", asked=None):
+    generator = Script(successes)
+    (judgement,) = RolloutJudge(generator, K, labels, search).judge(
+        [asked or request(len(successes) - 1)]
+    )
+    return judgement, generator
+
+
+def test_every_prefix_is_gone_on_with():
+    judgement, generator = judge([4, 4, 2, 0, 0])
+    (call,) = generator.calls
+    assert call[:3] == ["step a\n", "step a\nstep b\n", "step a\nstep b\nstep c\n"]
+    assert generator.asked == [1, 2, 3, 4]
+    assert judgement.verdicts == ("correct", "correct", "incorrect", "incorrect")
+    assert judgement.labels == (1.0, 1.0, 0.0, 0.0)
+    assert judgement.reasons[1] == "50% of the endings reach the answer"
+
+
+def test_soft_labels_are_the_shares():
+    judgement, _ = judge([4, 3, 2, 1, 0], labels="soft")
+    assert judgement.labels == (0.75, 0.5, 0.25, 0.0)
+    assert judgement.verdicts == ("correct",) * 3 + ("incorrect",)
+
+
+def test_halving_asks_about_few_prefixes_and_says_nothing_of_what_lies_behind():
+    judgement, generator = judge([4, 4, 4, 1, 0, 0, 0, 0, 0], "binary", "soft")
+    assert generator.asked == [8, 4, 2, 3]
+    assert judgement.verdicts == ("correct",) * 3 + ("incorrect",) + (None,) * 4
+    assert judgement.labels == (None, 1.0, 0.25, 0.0) + (None,) * 4
+    hard, _ = judge([4, 4, 4, 1, 0, 0, 0, 0, 0], "binary")
+    assert hard.labels == (1.0, 1.0, 1.0, 0.0) + (None,) * 4
+
+
+def test_a_right_solution_costs_the_search_one_prefix():
+    judgement, generator = judge([4, 0, 0, 1], "binary", "soft")
+    assert generator.asked == [3]
+    assert judgement.verdicts == ("correct",) * 3
+    assert judgement.labels == (None, None, 0.25)
+
+
+@pytest.mark.parametrize("search", ["every", "binary"])
+def test_a_problem_that_is_never_solved_says_nothing_of_its_first_step(search):
+    judgement, generator = judge([0, 0, 0, 0], search)
+    assert judgement.outcome == "never solved"
+    assert (judgement.verdicts, judgement.labels) == ((), None)
+    assert generator.asked[-1] == 0
+    judgement, _ = judge([1, 0, 0, 0], search)
+    assert (judgement.outcome, judgement.verdicts[0]) == ("judged", "incorrect")
+
+
+@pytest.mark.parametrize("search", ["every", "binary"])
+def test_a_solution_that_states_its_answer_is_not_gone_on_with(search):
+    steps = ("a", "The answer is 7 pens.")
+    judgement, generator = judge([4, 4, 0], search, asked=JudgeRequest("?", steps, "7"))
+    assert judgement.verdicts == ("correct", "correct")
+    assert 2 not in generator.asked
+    steps = ("a", "The answer is 9 pens.")
+    judgement, generator = judge([4, 4, 4], search, asked=JudgeRequest("?", steps, "7"))
+    assert judgement.verdicts[-1] == "incorrect"
+    assert 2 not in generator.asked
+
+
+def test_requests_without_an_answer_get_an_outcome_and_no_label():
+    requests = [request(2), request(2, answer=None), request(2)]
+    judged = list(RolloutJudge(Script([4, 4, 0]), K).judge(requests))
+    assert [j.outcome for j in judged] == ["judged", "no reference answer", "judged"]
+    assert (judged[1].verdicts, judged[1].labels) == ((), None)
+
+
+@given(
+    chances=st.lists(st.integers(0, K), min_size=1, max_size=9),
+    labels=st.sampled_from(["hard", "soft"]),
+    at_once=st.integers(1, 4),
+)
+def test_halving_agrees_with_every_where_prefixes_only_get_worse(chances, labels, at_once):
+    falling = [K, *sorted(chances, reverse=True)]
+    asked = [request(len(chances))] * 3
+    every, binary = (
+        list(RolloutJudge(Script(falling), K, labels, search, at_once=at_once).judge(asked))
+        for search in ("every", "binary")
+    )
+    assert every == every[:1] * 3 and binary == binary[:1] * 3
+    known = falling.index(0) if 0 in falling else len(chances)
+    assert binary[0].verdicts == every[0].verdicts[:known] + (None,) * (len(chances) - known)
+    for ours, theirs in zip(binary[0].labels[:known], every[0].labels[:known], strict=True):
+        assert ours == theirs or (ours is None and labels == "soft")
+
+
+@given(zero=st.integers(1, 64), steps=st.integers(1, 64))
+def test_halving_asks_at_most_about_the_logarithm_of_the_steps(zero, steps):
+    chances = [K] * min(zero, steps) + [0] * (steps + 1 - min(zero, steps))
+    _, generator = judge(chances, "binary")
+    assert len(generator.asked) <= steps.bit_length() + 2
+
+
+def test_solutions_are_searched_side_by_side():
+    generator = Script([4, 4, 4, 0, 0])
+    list(RolloutJudge(generator, K, "hard", "binary").judge([request(4)] * 10))
+    assert [len(call) for call in generator.calls] == [10, 10, 10]
+
+
+def test_settings_reach_the_generator_and_the_name():
+    class Recorder(Script):
+        def generate(self, prompts, sampling):
+            self.sampling = sampling
+            return super().generate(prompts, sampling)
+
+    generator = Recorder([4, 4])
+    rollouts = RolloutJudge(generator, 3, "soft", "binary", Sampling(n=9, max_tokens=5, seed=2))
+    list(rollouts.judge([request(1)]))
+    assert generator.sampling == Sampling(n=3, max_tokens=5, seed=2)
+    assert rollouts.name == "rollouts of script, k=3, soft, binary"
+    with pytest.raises(ValueError, match="rollouts: got k=0"):
+        RolloutJudge(generator, 0)

@@ -1,0 +1,320 @@
+"""A server behind HTTP: what is sent, what is read, what is tried again."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from prm_lightning.generation.prompts import user_message
+from prm_lightning.generation.server import ServerGenerator
+from prm_lightning.types import Completion, Prompt, Sampling
+
+PROMPT = Prompt("How many?")
+
+
+def answer(text="So 5.", reason="stop", tokens=3, **more):
+    choice = {"index": 0, "finish_reason": reason, **more}
+    choice |= {"message": {"role": "assistant", "content": text}, "text": text}
+    return {"id": "1", "choices": [choice], "usage": {"completion_tokens": tokens}}
+
+
+def chat(*args, **kwargs):
+    """As a chat endpoint answers."""
+    body = answer(*args, **kwargs)
+    del body["choices"][0]["text"]
+    return body
+
+
+class Loopback:
+    """What a test's server does: `behave(path, body, number)` returns (status, headers, body)."""
+
+    def __init__(self, behave):
+        self.behave = behave
+        self.requests = []
+        self.busy = self.most_busy = 0
+        self.lock = threading.Lock()
+
+    def handle(self, path, body, headers):
+        with self.lock:
+            number = len(self.requests)
+            self.requests.append((path, body, dict(headers), time.monotonic()))
+            self.busy += 1
+            self.most_busy = max(self.most_busy, self.busy)
+        try:
+            return self.behave(path, body, number)
+        finally:
+            with self.lock:
+                self.busy -= 1
+
+
+@contextmanager
+def serving(behave):
+    loopback = Loopback(behave)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.do_POST()
+
+        def do_POST(self):
+            length = int(self.headers.get("content-length") or 0)
+            body = json.loads(self.rfile.read(length) or "null")
+            said = loopback.handle(self.path, body, self.headers)
+            if said is None:  # cut the connection
+                self.connection.close()
+                return
+            status, headers, payload = said
+            data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield loopback, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("GENERATOR_API_KEY", raising=False)
+
+
+def connect(url, **settings):
+    return ServerGenerator(url, **{"model": "m", "first_wait": 0.01, **settings})
+
+
+def ok(path, body, number):
+    return 200, {}, chat()
+
+
+def test_a_chat_request_says_what_was_asked_for():
+    with serving(ok) as (loopback, url):
+        generator = connect(url)
+        sampling = Sampling(n=2, max_tokens=7, temperature=0.5, top_p=0.9, stop=("\n",), seed=3)
+        found = generator.generate([PROMPT, Prompt("Why?")], sampling)
+    assert found == [[Completion("So 5.", 3, "stop")] * 2] * 2
+    bodies = [body for _, body, _, _ in loopback.requests]
+    assert {path for path, *_ in loopback.requests} == {"/v1/chat/completions"}
+    assert len({body.pop("seed") for body in bodies}) == 4
+    contents = sorted(body.pop("messages")[0]["content"] for body in bodies)
+    assert contents == sorted([user_message("How many?"), user_message("Why?")] * 2)
+    rest = {"model": "m", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "stop": ["\n"]}
+    assert bodies == [rest] * 4
+    assert generator.name == "m"
+
+
+def test_results_keep_the_order_of_the_prompts():
+    def late_first(path, body, number):
+        content = body["messages"][0]["content"]
+        time.sleep(0.2 if content.startswith("0") else 0)
+        return 200, {}, chat(content[0])
+
+    with serving(late_first) as (_, url):
+        found = connect(url, instruction="").generate(
+            [Prompt(str(i)) for i in range(6)], Sampling(n=2)
+        )
+    assert [[c.text for c in completions] for completions in found] == [
+        [str(i)] * 2 for i in range(6)
+    ]
+
+
+def test_the_same_run_sends_the_same_seeds_and_repeated_prompts_send_others():
+    def seeds(prompts, **settings):
+        with serving(ok) as (loopback, url):
+            connect(url).generate(prompts, Sampling(**settings))
+            return sorted(body["seed"] for _, body, _, _ in loopback.requests)
+
+    assert seeds([PROMPT], n=2) == seeds([PROMPT], n=2) == seeds([PROMPT, PROMPT], n=1)
+    assert seeds([PROMPT], n=2) != seeds([PROMPT], n=2, seed=1)
+    assert len(set(seeds([PROMPT, PROMPT], n=3))) == 6
+
+
+def test_a_begun_solution_is_the_last_message_and_is_continued():
+    with serving(ok) as (loopback, url):
+        connect(url, template_options={"enable_thinking": False}).generate(
+            [Prompt("How many?", "Two and")], Sampling()
+        )
+    (_, body, _, _) = loopback.requests[0]
+    assert body["messages"][1] == {"role": "assistant", "content": "Two and"}
+    assert body["continue_final_message"] is True
+    assert body["add_generation_prompt"] is False
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_the_completions_endpoint_gets_token_ids(tiny_model_folder, tokenizer):
+    folder = str(tiny_model_folder("llama"))
+    with serving(lambda *_: (200, {}, answer())) as (loopback, url):
+        generator = connect(url, endpoint="completions", tokenizer=folder, instruction="")
+        generator.generate([Prompt("How many?<|im_end|>", "Two and\n")], Sampling())
+    (path, body, _, _) = loopback.requests[0]
+    assert path == "/v1/completions"
+    assert tokenizer.decode(body["prompt"]) == (
+        "<|im_start|>user\nHow many?<|im_end|><|im_end|>\n<|im_start|>assistant\nTwo and\n"
+    )
+    assert body["prompt"].count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "stop", "completion"),
+    [
+        (chat("a", "length"), (), Completion("a", 3, "length")),
+        (chat("a", "stop"), (), Completion("a", 3, "end")),
+        (chat("a", "stop", stop_reason=None), ("\n",), Completion("a", 3, "end")),
+        (chat("a", "stop", stop_reason=151645), ("\n",), Completion("a", 3, "end")),
+        (chat("a", "stop", stop_reason="\n"), ("\n",), Completion("a", 3, "stop")),
+        (chat("a", "stop", matched_stop=2), ("\n",), Completion("a", 3, "end")),
+        (chat("a", "stop", matched_stop="\n"), ("\n",), Completion("a", 3, "stop")),
+        (chat("a\nb", "stop"), ("\n",), Completion("a", 3, "stop")),
+        (chat("Two and three", "stop"), (), Completion(" three", 3, "end")),
+        (chat(None, "length"), (), Completion("", 3, "length")),
+    ],
+)
+def test_answers_are_read(body, stop, completion):
+    with serving(lambda *_: (200, {}, body)) as (_, url):
+        found = connect(url).generate([Prompt("?", "Two and")], Sampling(stop=stop))
+    assert found == [[completion]]
+
+
+@pytest.mark.parametrize("fault", [408, 429, 500, 503, None])
+def test_passing_faults_are_tried_again(fault):
+    def behave(path, body, number):
+        if number < 2:
+            return None if fault is None else (fault, {}, {"error": {"message": "busy"}})
+        return 200, {}, chat()
+
+    with serving(behave) as (loopback, url):
+        assert connect(url).generate([PROMPT], Sampling()) == [[Completion("So 5.", 3, "end")]]
+    assert len(loopback.requests) == 3
+
+
+def test_the_server_may_ask_for_a_wait_up_to_a_bound():
+    def behave(path, body, number):
+        asked = {"retry-after": ["0.3", "3600"][number]} if number < 2 else {}
+        return (429, asked, {}) if number < 2 else (200, {}, chat())
+
+    with serving(behave) as (loopback, url):
+        connect(url, longest_wait=0.5).generate([PROMPT], Sampling())
+    times = [at for *_, at in loopback.requests]
+    assert times[1] - times[0] >= 0.3
+    assert 0.5 <= times[2] - times[1] < 5
+
+
+@pytest.mark.parametrize(
+    ("said", "words", "requests"),
+    [
+        ((503, {}, {"message": "loading"}), "gave no answer to 3 tries, .*status 503.*loading", 3),
+        ((404, {}, {"message": "no model m"}), "refused the request: status 404, .*no model m", 1),
+        ((401, {}, {"message": "key?"}), "refused the request: status 401.*GENERATOR_API_KEY", 1),
+        (None, "gave no answer to 3 tries", 3),
+        ((200, {}, b"<html>hello"), "answered '<html>hello', expected a JSON object", 1),
+        ((200, {}, {"choices": []}), "expected one choice with a text", 1),
+        ((200, {}, chat("a", "content_filter")), "finish_reason 'content_filter'", 1),
+        ((200, {}, {**chat(), "usage": None}), "usage.completion_tokens", 1),
+    ],
+)
+def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
+    with (
+        serving(lambda *_: said) as (loopback, url),
+        pytest.raises(ValueError, match=words) as caught,
+    ):
+        connect(url, attempts=3).generate([PROMPT], Sampling())
+    assert "\n" not in str(caught.value) and url in str(caught.value)
+    assert len(loopback.requests) == requests
+
+
+def test_a_server_that_is_down_or_slow_is_one_line():
+    with pytest.raises(ValueError, match=r"at http://127.0.0.1:9/v1 gave no answer to 2 tries"):
+        connect("http://127.0.0.1:9", attempts=2).generate([PROMPT], Sampling())
+
+    def slow(path, body, number):
+        time.sleep(0.5)
+        return 200, {}, chat()
+
+    with (
+        serving(slow) as (_, url),
+        pytest.raises(ValueError, match="the last time: it did not answer in time"),
+    ):
+        connect(url, attempts=2, timeout=0.1).generate([PROMPT], Sampling())
+
+
+def test_concurrency_is_bounded_and_one_failure_ends_the_rest():
+    def behave(path, body, number):
+        time.sleep(0.03)
+        return 200, {}, chat()
+
+    with serving(behave) as (loopback, url):
+        connect(url, concurrency=3).generate([PROMPT], Sampling(n=12))
+    assert loopback.most_busy == 3
+
+    with (
+        serving(lambda *_: (400, {}, {})) as (loopback, url),
+        pytest.raises(ValueError, match="status 400"),
+    ):
+        connect(url, concurrency=2).generate([PROMPT], Sampling(n=500))
+    assert len(loopback.requests) < 100
+
+
+def test_the_only_model_is_found_and_several_are_named():
+    def models(*names):
+        return lambda *_: (200, {}, {"data": [{"id": name} for name in names]})
+
+    with serving(models("qwen")) as (loopback, url):
+        assert ServerGenerator(url).name == "qwen"
+    assert loopback.requests[0][0] == "/v1/models"
+    with (
+        serving(models("a", "b")) as (_, url),
+        pytest.raises(ValueError, match=r"serves 2 models \(a, b\), expected one; name it"),
+    ):
+        ServerGenerator(url)
+
+
+def test_the_key_comes_from_its_own_variable_and_is_never_shown(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    with serving(ok) as (loopback, url):
+        connect(url).generate([PROMPT], Sampling())
+        monkeypatch.setenv("GENERATOR_API_KEY", "secret-1\n")
+        connect(url).generate([PROMPT], Sampling())
+    keys = [headers["authorization"] for _, _, headers, _ in lower(loopback.requests)]
+    assert keys == ["Bearer none", "Bearer secret-1"]
+    monkeypatch.setenv("GENERATOR_API_KEY", "secret-1\nX: y")
+    with pytest.raises(ValueError, match="holds characters that no key has") as caught:
+        connect("http://127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
+def lower(requests):
+    return [(p, b, {k.lower(): v for k, v in h.items()}, t) for p, b, h, t in requests]
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "words"),
+    [
+        ("localhost:8000", {}, "got the address 'localhost:8000'"),
+        ("http://x", {"concurrency": 0}, "got concurrency=0"),
+        ("http://x", {"timeout": 0}, "timeout=0"),
+    ],
+)
+def test_bad_settings_are_one_line(url, settings, words):
+    with pytest.raises(ValueError, match=words):
+        connect(url, **settings)
+
+
+def test_an_address_with_a_path_keeps_it():
+    with serving(ok) as (loopback, url):
+        connect(url + "/proxy/v1/").generate([PROMPT], Sampling())
+    assert loopback.requests[0][0] == "/proxy/v1/chat/completions"
