@@ -105,7 +105,7 @@ def test_lines_end_at_newlines_alone_and_odd_characters_survive(write):
     )
 )
 def test_steps_and_labels_stay_together(rows, tmp_path_factory):
-    path = tmp_path_factory.mktemp("rows") / "r.jsonl"
+    path = tmp_path_factory.getbasetemp() / "r.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             columns = {"completions": [t for t, _ in row], "labels": [y for _, y in row]}
@@ -262,3 +262,59 @@ def test_development_files_are_read_whole(file, solutions, steps, wrong, all_rig
     assert sum(all(step.label == 1 for step in row.steps) for row in rows) == all_right
     assert not any("<|" in row.problem for row in rows)
     assert not any("<<" in step.text for step in found)
+
+
+def test_attempts_become_solutions_whose_lines_are_steps(write):
+    row = {
+        "prompt": "2 + 3?",
+        "completions": [" 2+3=<<2+3=5>>5\r\n\n#### 5", "2+3=6\n#### 6", "one\ntwo", " \n", "x\ny"],
+        "labels": [True, False, 0.75, True, None],
+    }
+    found = read(write(row), completions="attempts")
+    assert [texts(s) for s in found] == [
+        *[["2+3=5", "#### 5"], ["2+3=6", "#### 6"]],
+        *[["one", "two"], ["x", "y"]],
+    ]
+    assert [labels(s) for s in found] == [[1.0, 1.0], [None, 0.0], [None, 0.75], [None, None]]
+    assert [s.id for s in found] == ["rows:0.0", "rows:0.1", "rows:0.2", "rows:0.4"]
+    assert {s.problem for s in found} == {"2 + 3?"}
+
+
+def test_attempts_need_one_label_each(write):
+    path = write(GOOD, {**GOOD, "labels": [True]}, {**GOOD, "completions": ["", "\n"]})
+    *_, short, blank = read(path, completions="attempts")
+    assert (short.reason, blank.reason) == ("steps and labels differ in number", "no steps")
+
+
+def test_an_attempt_that_is_right_to_the_end_gives_the_answer_of_its_problem(write):
+    def row(prompt, last, *labels):
+        return {"prompt": prompt, "completions": ["so", last], "labels": labels}
+
+    path = write(
+        row("p", "#### 1,200", True, True),
+        row("p", "#### 7", True, False),
+        row("q", "#### 7", True, False),
+        row("q", "#### 8", True, True),
+        {**row("q", "#### 9", False, False), "answer": "9"},
+    )
+    assert [s.answer for s in read(path)] == ["1,200", "1,200", None, "8", "9"]
+
+
+def test_a_full_size_file_takes_seconds_and_is_never_held(write, tmp_path):
+    import time
+    import tracemalloc
+
+    steps = [f"line {k}: {k} + {k} = <<{k}+{k}={2 * k}>>{2 * k}" for k in range(4)]
+    lines = "".join(
+        json.dumps({"prompt": f"problem {k}", "completions": steps, "labels": [True] * 4}) + "\n"
+        for k in range(2_000)
+    )
+    (tmp_path / "big.jsonl").write_text(lines)
+    start = time.process_time()
+    assert sum(len(solution.steps) for solution in Stepwise(str(tmp_path / "big.jsonl")).read())
+    assert time.process_time() - start < 2  # a 25th of the full set
+    tracemalloc.start()
+    assert sum(1 for _ in Stepwise(str(tmp_path / "big.jsonl")).read()) == 2_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(lines) / 4

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import logging
+import lzma
 import re
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from prm_lightning.types import Dropped
 
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+JSON_SUFFIXES = (".json", *(".json" + packed for packed in COMPRESSED))
+LINES_SUFFIXES = (".jsonl", *(".jsonl" + packed for packed in COMPRESSED))
+DATA_SUFFIXES = (*LINES_SUFFIXES, *JSON_SUFFIXES, ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -26,33 +37,45 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
-def read_rows(path: str, split: str = "train") -> Iterator[Row | Dropped]:
+def read_rows(
+    path: str, split: str = "train", *, streaming: bool = False
+) -> Iterator[Row | Dropped]:
     """Yield the rows of a data set in file order; a line that is no JSON object is `Dropped`.
 
     Args:
-        path: a JSON Lines, JSON (an array of objects) or Parquet file; a folder of such files;
-            else, if it looks like ``owner/name``, a data set of the Hugging Face Hub.
+        path: a JSON Lines, JSON (an array of objects) or Parquet file, the first two also
+            compressed (``.gz``, ``.bz2``, ``.xz``); a folder of such files; else, if it looks
+            like ``owner/name``, a data set of the Hugging Face Hub.
         split: which split of a folder or Hub data set; a file is one split.
+        streaming: read a Hub data set over the network as it is needed, instead of fetching it
+            first. Local files are always read as they are needed, but for a JSON array.
 
     Raises:
         FileNotFoundError: there is no such file, and no such data set can be reached.
         ValueError: the data set is empty, broken as a whole, or has no such split.
     """
     empty = True
-    for row in _read(path, split):
+    for row in _read(path, split, "stream" if streaming else "fetch"):
         empty = False
         yield row
     if empty:
         raise ValueError(f"{path}: empty, expected at least one row; check that it is complete.")
 
 
-def _read(path: str, split: str) -> Iterator[Row | Dropped]:
+def name_of(path: str) -> str:
+    """What to call a data set: a file's name without suffixes, a folder's, or a Hub id's last."""
+    name = Path(path).name
+    suffix = max((s for s in DATA_SUFFIXES if name.endswith(s)), key=len, default="")
+    return name.removesuffix(suffix) or name
+
+
+def _read(path: str, split: str, how: str) -> Iterator[Row | Dropped]:
     if Path(path).is_file():
         return _read_file(Path(path))
     if Path(path).is_dir():
         return (row for file in _files_of_split(path, split) for row in _read_file(Path(file)))
     if _HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
-        return _read_hub(path, split)
+        return _read_hub(path, split, streaming=how == "stream")
     raise FileNotFoundError(
         f"{path!r}: no such file or folder, and not a Hub id of the form owner/name; "
         f"name an existing file ({', '.join(DATA_SUFFIXES)}), a folder of such files or a Hub id."
@@ -60,19 +83,36 @@ def _read(path: str, split: str) -> Iterator[Row | Dropped]:
 
 
 def _read_file(file: Path) -> Iterator[Row | Dropped]:
-    if file.suffix == ".parquet":
+    if _is_parquet(file):
         return _read_parquet(file)
-    with file.open("rb") as stream:
-        is_array = (
-            file.suffix == ".json" and stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-        )
-    return _read_array(file) if is_array else _read_lines(file)
+    if file.name.endswith(JSON_SUFFIXES):
+        with _opened(file) as stream:
+            if stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
+                return _read_array(file)
+    return _read_lines(file)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    opener = COMPRESSED.get(file.suffix)
+    if opener is None:
+        with file.open("rb") as stream:
+            yield stream
+        return
+    try:
+        with opener(file, "rb") as stream:
+            yield stream
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(
+            f"{file}: not a readable {file.suffix} file ({_first_line(error)}); fetch or compress "
+            "it again."
+        ) from error
 
 
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
     # `datasets` refuses a whole file for one malformed line and cannot name the line, so JSON
     # Lines are read here. Bytes are split on \n alone: texts may hold U+2028 and the like.
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -81,17 +121,19 @@ def _read_lines(file: Path) -> Iterator[Row | Dropped]:
                 value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
                 text = line.decode(errors="backslashreplace").strip()
-                yield _malformed(place, text, f"not JSON ({error})")
+                yield _malformed(place, text, f"not JSON ({_first_line(error)})")
                 continue
             yield from _as_rows([(place, value)])
 
 
 def _read_array(file: Path) -> Iterator[Row | Dropped]:
+    with _opened(file) as stream:
+        content = stream.read()
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
+        values = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{file}: not valid JSON ({error}), expected an array of objects; "
+            f"{file}: not valid JSON ({_first_line(error)}), expected an array of objects; "
             "mend it, or write one object a line and call the file .jsonl."
         ) from error
     return _as_rows((f"{file}[{index}]", value) for index, value in enumerate(values))
@@ -112,11 +154,12 @@ def _malformed(place: str, value: object, what: str) -> Dropped:
 
 
 def _files_of_split(folder: str, split: str) -> list[str]:
-    # `datasets` knows how folders name their splits and reads the YAML of a data set card.
+    # `datasets` knows how folders name their splits and reads the YAML of a data set card. It
+    # takes a relative folder called "json" or "csv" for a format of its own: hence the full path.
     from datasets import load_dataset_builder
 
     try:
-        found = load_dataset_builder(folder).config.data_files or {}
+        found = load_dataset_builder(str(Path(folder).resolve())).config.data_files or {}
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder}: no data files found in this folder ({_first_line(error)}), expected "
@@ -127,41 +170,67 @@ def _files_of_split(folder: str, split: str) -> list[str]:
         raise ValueError(
             f"{folder}: has no split {split!r}, only {', '.join(splits)}; set split to one of them."
         )
-    for file in splits[split]:
-        if not file.endswith(DATA_SUFFIXES):
+    _require_all_read(Path(folder), {Path(file) for files in splits.values() for file in files})
+    return splits[split]
+
+
+def _require_all_read(folder: Path, read: set[Path]) -> None:
+    """`datasets` reads the files of one kind in a folder and passes over the others in silence."""
+    for file in sorted(read):
+        if not file.name.endswith(DATA_SUFFIXES):
             raise ValueError(
                 f"{file}: cannot be read, expected {', '.join(DATA_SUFFIXES)} in this folder; "
                 "convert it."
             )
-    return splits[split]
+    files = [p for p in sorted(folder.resolve().rglob("*")) if p.name.endswith(DATA_SUFFIXES)]
+    left_out = [p for p in files if p not in read and p.name[0] not in "._"]
+    is_parquet = any(map(_is_parquet, read))
+    other_kind = [p for p in left_out if p.suffix != ".json" and is_parquet != _is_parquet(p)]
+    if other_kind and not (folder / "README.md").exists():  # a data set card may choose files
+        raise ValueError(
+            f"{folder}: holds Parquet and JSON Lines files, of which only one kind would be read, "
+            f"without {other_kind[0].name}; name one file, or move the others."
+        )
+    if left_out:
+        log.warning("%s: not read, of no split: %s", folder, ", ".join(p.name for p in left_out))
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix == ".parquet"
 
 
 def _read_parquet(file: Path) -> Iterator[Row | Dropped]:
-    from datasets import load_dataset
+    import pyarrow
+    import pyarrow.parquet
 
-    try:  # streamed, since otherwise a copy is written to the cache
-        rows = load_dataset("parquet", data_files=str(file), split="train", streaming=True)
-        for index, values in enumerate(rows):
-            yield Row(f"{file}[{index}]", values)
-    except (OSError, ValueError) as error:
+    index = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                yield Row(f"{file}[{index}]", values)
+                index += 1
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{file}: not a readable Parquet file ({_first_line(error)}); fetch or write it again."
         ) from error
 
 
-def _read_hub(path: str, split: str) -> Iterator[Row | Dropped]:
+def _read_hub(path: str, split: str, *, streaming: bool) -> Iterator[Row | Dropped]:
     from datasets import load_dataset
 
+    place = path
     try:
-        rows = load_dataset(path, split=split)
+        for index, values in enumerate(load_dataset(path, split=split, streaming=streaming)):
+            place = f"{path}[{index}]"
+            yield Row(place, values)
     except Exception as error:  # of datasets, the Hub client, httpx, arrow: no common class
         raise FileNotFoundError(
             f"{path!r}: no local file or folder has this path, so it was taken for a Hub id, and "
-            f"its split {split!r} could not be loaded ({_first_line(error)}). Check the spelling "
-            "and the network; a gated or private data set needs HF_TOKEN."
+            f"its split {split!r} could not be loaded behind {place} ({_first_line(error)}). Check "
+            "the spelling and the network; a gated or private data set needs HF_TOKEN."
         ) from error
-    return (Row(f"{path}[{index}]", values) for index, values in enumerate(rows))
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return lines[0][:300]

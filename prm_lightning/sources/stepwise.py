@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
-from prm_lightning.sources.rows import DATA_SUFFIXES, Row, read_rows
-from prm_lightning.text import cut_chat_markup, fold_newlines, remove_calculator_marks
+from prm_lightning.sources.fields import (
+    Marks,
+    answer_in,
+    claim_id,
+    is_text,
+    labels_in,
+    list_in,
+    make_steps,
+    parse_rows,
+    problem_in,
+    require_columns,
+    step_cleaner,
+    texts_in,
+)
+from prm_lightning.sources.formatted import (
+    PREFIX_COLUMNS,
+    SOLUTION_COLUMNS,
+    Prefix,
+    join_prefixes,
+    prefix_in,
+    solution_in,
+)
+from prm_lightning.sources.rows import Row, name_of, read_rows
+from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Step
 
 COLUMNS = ("prompt", "completions", "labels")
@@ -18,8 +40,9 @@ COLUMNS = ("prompt", "completions", "labels")
 GSM8K_GEN = "gsm8k-gen-stepwise"
 GSM8K_GEN_ROWS = "50916 rows"
 GSM8K_GEN_COLUMNS = "completions list[str], labels list[bool], prompt str"
+ANSWER_MARK = "####"
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+Item = Solution | Prefix | Dropped
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +53,26 @@ class Stepwise:
     One row is one attempt: ``prompt`` is the question, as plain text or inside chat markup;
     ``completions`` are the steps of the attempt; ``labels`` holds one bool, number in [0, 1] or
     null (unlabelled) for each. Blank completions are no steps and go with their labels. An
-    optional column ``answer`` holds the reference answer.
+    optional column ``answer`` holds the reference answer. Without one, an attempt that ends in a
+    step ``#### n`` and whose every label is 1 gives it, also to the rows of that problem that
+    come next.
+
+    Both layouts that ``format`` writes are known by their columns and read back: rows of
+    ``problem, steps, labels`` (and ``weights, source, id`` if they are there), and rows of
+    ``problem, previous_steps, step, label``, one a step, of which those of one solution that
+    follow each other are joined.
 
     Args:
         path: a JSON Lines, JSON or Parquet file, a folder of them, or a Hub id.
         split: which split of a folder or Hub data set; a file is one split.
-        name: what to report the solutions under; empty means the file's stem, the folder's
-            name or the last part of the Hub id.
+        name: what to report the solutions under; empty means what a row that `format` wrote says,
+            else the file's stem, the folder's name or the last part of the Hub id.
         calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps, since other
             models do not write them; ``keep`` leaves them.
+        completions: ``steps`` of one attempt; or ``attempts``, each with one label, whose lines
+            are the steps. Every line of an attempt with label 1 is right; any other label says
+            nothing of single lines, so that only the last one is labelled.
+        streaming: read a Hub data set as it is needed instead of fetching it first.
     """
 
     def __init__(
@@ -46,116 +80,94 @@ class Stepwise:
         path: str,
         split: str = "train",
         name: str = "",
-        calculator_marks: Literal["remove", "keep"] = "remove",
+        calculator_marks: Marks = "remove",
+        completions: Literal["steps", "attempts"] = "steps",
+        *,
+        streaming: bool = False,
     ) -> None:
         self.path = path
         self.split = split
-        file = Path(path)
-        self.name = name or (file.stem if file.suffix in DATA_SUFFIXES else file.name)
-        self.calculator_marks = calculator_marks
+        self.name = name or name_of(path)
+        self.renames = bool(name)
+        self.clean = step_cleaner(calculator_marks)
+        self.completions = completions
+        self.streaming = streaming
 
     def read(self) -> Iterator[Solution | Dropped]:
         """Yield a `Solution` a row, with id ``name:row index``, or why there is none.
 
+        An attempt of a row of attempts has the id ``name:row index.position``. An id that stands
+        in the row is kept, with a suffix such as ``#2`` where it is taken.
+
         Raises:
             FileNotFoundError: nothing stands at ``path``, here or on the Hub.
-            ValueError: the data are empty, or lack one of the three columns altogether.
+            ValueError: the data are empty, broken as a whole, or lack needed columns altogether.
         """
-        columns: set[str] = set()
-        documented = self.path.rstrip("/").endswith(GSM8K_GEN)
-        index = -1
-        for index, row in enumerate(read_rows(self.path, self.split)):
-            if isinstance(row, Dropped):
-                yield row
-                continue
-            if documented and not columns:
-                _compare(self.path, _describe_columns(row.values), GSM8K_GEN_COLUMNS)
-            columns.update(row.values)
-            yield self._to_solution(row, index)
-        if not columns.issuperset(COLUMNS):
-            raise ValueError(
-                f"Stepwise: {self.path} has the columns {', '.join(sorted(columns)) or '(none)'}, "
-                f"expected {', '.join(COLUMNS)}; rename them, or use the source that reads this "
-                "layout."
-            )
-        if documented:
-            _compare(self.path, f"{index + 1} rows", GSM8K_GEN_ROWS)
+        rows = read_rows(self.path, self.split, streaming=self.streaming)
+        if self.path.rstrip("/").endswith(GSM8K_GEN):
+            rows = _compare_with_documented(rows, self.path)
+        taken: Counter[str] = Counter()
 
-    def _to_solution(self, row: Row, index: int) -> Solution | Dropped:
-        fault = _find_fault(row.values)
-        if fault:
-            reason, message = fault
-            return Dropped(row.place, reason, f"{row.place}: {message}")
-        steps = tuple(
-            Step(self._clean(text), label=None if label is None else float(label))
-            for text, label in zip(row.values["completions"], row.values["labels"], strict=True)
-            if text.strip()
-        )
-        answer = row.values.get("answer")
-        return Solution(
-            problem=cut_chat_markup(row.values["prompt"]).strip(),
-            steps=steps,
-            source=self.name,
-            id=f"{self.name}:{index}",
-            answer=None if answer is None else str(answer),
-        )
+        def parse(values: dict[str, Any], id: str) -> Iterable[Solution | Prefix]:
+            if values.keys() >= {*PREFIX_COLUMNS}:
+                return [prefix_in(values, id)]
+            if values.keys() >= {*SOLUTION_COLUMNS}:
+                solution = solution_in(values, self._name_of_row(values), id, self.clean)
+                return [replace(solution, id=claim_id(solution.id, taken))]
+            return self._parse(values, id)
 
-    def _clean(self, text: str) -> str:
-        if self.calculator_marks == "remove":
-            # A step that is nothing but a mark stays: it has a label of its own.
-            text = remove_calculator_marks(text).strip() or text
-        return fold_newlines(text)
+        layouts = (COLUMNS, SOLUTION_COLUMNS, PREFIX_COLUMNS)
+        found = _carry_answers(parse_rows(rows, parse, self.name, *layouts))
+        return join_prefixes(found, self.name, self.clean)
+
+    def _parse(self, values: dict[str, Any], id: str) -> list[Solution]:
+        require_columns(values, COLUMNS)
+        problem, answer = problem_in(values["prompt"], "prompt"), answer_in(values.get("answer"))
+        list_in(values["completions"], "completions")
+        labels = labels_in(values["labels"], "labels")
+        texts = texts_in(values["completions"], "completions")
+        if self.completions == "steps":
+            steps = make_steps(texts, labels, self.clean, "completions")
+            return [Solution(problem, steps, self.name, id, answer=answer)]
+        make_steps(texts, labels, str, "completions")  # one label an attempt, one not blank
+        return [
+            Solution(problem, steps, self.name, f"{id}.{position}", answer=answer)
+            for position, (text, label) in enumerate(zip(texts, labels, strict=True))
+            if text.strip() and (steps := self._steps_of_attempt(text, label))
+        ]
+
+    def _steps_of_attempt(self, text: str, label: float | None) -> tuple[Step, ...]:
+        lines = [line for line in fold_newlines(text).split("\n") if line.strip()]
+        labels = [1.0 if label == 1 else None] * (len(lines) - 1) + [label]
+        return make_steps(lines, labels, self.clean)
+
+    def _name_of_row(self, values: dict[str, Any]) -> str:
+        source = values.get("source")
+        return source if not self.renames and source and is_text(source) else self.name
 
 
-def _find_fault(values: dict[str, Any]) -> tuple[str, str] | None:
-    """Why a row cannot become a solution, as a reason to count by and a sentence; else None."""
-    missing = [column for column in COLUMNS if column not in values]
-    if missing:
-        return "missing column", f"no {', '.join(missing)} among {', '.join(values)}; add it."
-    prompt, steps, labels = (values[column] for column in COLUMNS)
-    if not _is_text(prompt) or not cut_chat_markup(prompt).strip():
-        return "no prompt", f"prompt is {_show(prompt)}, expected the question as text; fill it in."
-    if not isinstance(steps, list) or not isinstance(labels, list):
-        key, value = ("labels", labels) if isinstance(steps, list) else ("completions", steps)
-        return f"{key} are not a list", f"{key} is {_show(value)}, expected a list; write one."
-    if len(steps) != len(labels):
-        return (
-            "steps and labels differ in number",
-            f"{len(steps)} completions but {len(labels)} labels, expected one label a step; "
-            "write null for an unlabelled step.",
-        )
-    for number, (step, label) in enumerate(zip(steps, labels, strict=True)):
-        if not _is_text(step):
-            return (
-                "step is not text",
-                f"completions[{number}] is {_show(step)}, expected text; write it as text, or "
-                "remove it with its label.",
-            )
-        if label is not None and not _is_probability(label):
-            return (
-                "label outside [0, 1]",
-                f"labels[{number}] is {_show(label)}, expected true, false, null or a number in "
-                "[0, 1]; rescale or remove it.",
-            )
-    if not any(step.strip() for step in steps):
-        return (
-            "no steps",
-            f"completions is {_show(steps)}, expected a step that is not blank; remove the row.",
-        )
-    return None
+def _carry_answers(items: Iterable[Item]) -> Iterator[Item]:
+    """Take the answer of a problem from an attempt that is right to the end."""
+    problem, answer = "", None
+    for item in items:
+        if isinstance(item, Solution) and item.answer is None:
+            last = item.steps[-1].text
+            if last.startswith(ANSWER_MARK) and all(step.label == 1 for step in item.steps):
+                problem, answer = item.problem, last.removeprefix(ANSWER_MARK).strip() or None
+            if answer is not None and item.problem == problem:
+                item = replace(item, answer=answer)
+        yield item
 
 
-def _is_text(value: object) -> bool:
-    # A lone surrogate, which JSON can hold, cannot be written as UTF-8 or tokenized.
-    return isinstance(value, str) and not _SURROGATE.search(value)
-
-
-def _is_probability(value: object) -> bool:
-    return isinstance(value, (bool, int, float)) and 0 <= value <= 1
-
-
-def _show(value: object) -> str:
-    return ascii(value)[:60]  # one printable line, whatever is in it
+def _compare_with_documented(rows: Iterable[Row | Dropped], path: str) -> Iterator[Row | Dropped]:
+    count, columns = 0, ""
+    for row in rows:
+        count += 1
+        if isinstance(row, Row) and not columns:
+            columns = _describe_columns(row.values)
+            _compare(path, columns, GSM8K_GEN_COLUMNS)
+        yield row
+    _compare(path, f"{count} rows", GSM8K_GEN_ROWS)
 
 
 def _describe_columns(values: dict[str, Any]) -> str:
