@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prm_lightning.modeling.prm import PRM
+    from prm_lightning.sources.formatting import format_stepwise
     from prm_lightning.types import Solution, Step
 
-__all__ = ["PRM", "Solution", "Step"]
+__all__ = ["PRM", "Solution", "Step", "format_stepwise"]
 
-_MODULES = {"PRM": "modeling.prm", "Solution": "types", "Step": "types"}
+_MODULES = {
+    "PRM": "modeling.prm",
+    "Solution": "types",
+    "Step": "types",
+    "format_stepwise": "sources.formatting",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ VERBS = {
     "validate": Verb("measure it on validation data", LIGHTNING),
     "test": Verb("measure it on test data", LIGHTNING),
     "predict": Verb("write the scores of data to predictions.jsonl", LIGHTNING),
+    "format": Verb("write any source as training rows", "sources.formatting"),
     "score": Verb("score the steps of one solution", "inference.score"),
 }
 

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/prm_lightning``, or ``~/.cache/prm_lightning``: what can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return Path(root or Path.home() / ".cache") / "prm_lightning"
+
+
 @contextmanager
 def written_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to write into, which takes its name only when the block ends without an error.

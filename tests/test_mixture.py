@@ -55,6 +55,15 @@ def test_a_limit_counts_the_first_rows_dropped_ones_included():
     assert [len(mixture.solutions), mixture.report.to_json()["fixed"]["read"]] == [1, 2]
 
 
+def test_a_bound_on_rows_counts_over_all_sources():
+    rows = [dropped(), solution(1), solution(0)]
+    specs = [SourceSpec(Fixed(rows), limit=2), SourceSpec(Fixed(rows)), SourceSpec(Fixed(rows))]
+    mixture = read_mixture(specs, max_rows=4)
+    assert [s.steps[0].label for s in mixture.solutions] == [1, 1]
+    assert len(mixture.report.dropped["fixed"]) == 2
+    assert len(read_mixture(specs, max_rows=99).solutions) == 5
+
+
 def test_labels_and_weights_are_settled():
     rows = [Solution("p", (Step("a", reward=-0.5), Step("b", verdict="correct")), "s")]
     (kept,) = read_mixture([SourceSpec(Fixed(rows))]).solutions
@@ -83,10 +92,15 @@ def test_the_report_counts_by_reason_and_describes_what_is_kept():
             },
             "solutions": 2,
             "problems": 1,
+            "all_correct_solutions": 0,
             "steps": 5,
             "supervised_steps": 4,
+            "correct_steps": 3,
+            "wrong_steps": 1,
             "wrong_share": 0.25,
             "steps_per_solution": {"min": 2, "q25": 2, "median": 2, "q75": 3, "q95": 3, "max": 3},
+            "characters_per_solution": dict.fromkeys(("min", "q25", "median"), 5)
+            | dict.fromkeys(("q75", "q95", "max"), 7),
         }
     }
 
@@ -161,12 +175,12 @@ def stepwise(**init_args):
 def test_a_config_builds_the_list_of_sources():
     first, second = parse(
         {"source": stepwise(path="a.jsonl"), "repeat": 2.0},
-        {"source": stepwise(path="b.jsonl", calculator_marks="keep"), "limit": 5, "name": "b"},
+        {"source": stepwise(path="b.jsonl", split="dev"), "limit": 5, "name": "b"},
     )
     assert isinstance(first, SourceSpec)
     assert isinstance(first.source, Stepwise)
     assert (first.source.path, first.repeat, first.limit) == ("a.jsonl", 2.0, None)
-    assert (second.source.calculator_marks, second.limit, second.name) == ("keep", 5, "b")
+    assert (second.source.split, second.limit, second.name) == ("dev", 5, "b")
 
 
 @pytest.mark.parametrize(

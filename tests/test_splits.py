@@ -1,15 +1,17 @@
-"""Splitting by problem, class balance, and leaving out problems of other files."""
+"""Splitting by problem, near duplicates together, and class balance."""
 
-import json
 import random
 
 import pytest
 from conftest import dev_data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm_lightning.sources.splits import balance, exclude, split_by_group
+from prm_lightning.sources.duplicates import NEAR, similarity
+from prm_lightning.sources.splits import balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
+from prm_lightning.sources.synthetic import Synthetic
+from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution, Step
 
 
@@ -24,6 +26,10 @@ def attempts(problems, each=3):
     ]
 
 
+def ids(solutions):
+    return {solution.id for solution in solutions}
+
+
 @given(
     problems=st.integers(2, 40),
     ratio=st.floats(0, 0.99),
@@ -32,36 +38,135 @@ def attempts(problems, each=3):
 )
 def test_a_split_keeps_problems_together_whatever_the_order(problems, ratio, seed, order):
     solutions = attempts(problems)
-    train, val = split_by_group(solutions, ratio, seed)
+    train, val, _ = split_by_group(solutions, ratio, seed)
     assert sorted(s.id for s in train + val) == sorted(s.id for s in solutions)
     assert not {s.problem for s in train} & {s.problem for s in val}
     count = len({s.problem for s in val})
     assert count == 0 if ratio == 0 else 1 <= count <= problems - 1
-    assert abs(count - ratio * problems) <= 1
     order.shuffle(solutions)
-    shuffled_train, shuffled_val = split_by_group(solutions, ratio, seed)
-    assert {s.id for s in shuffled_val} == {s.id for s in val}
-    assert [s for s in solutions if s in shuffled_train] == shuffled_train
+    shuffled = split_by_group(solutions, ratio, seed)
+    assert ids(shuffled.validation) == ids(val)
+    assert [s for s in solutions if s in shuffled.train] == shuffled.train
+
+
+def test_the_share_of_validation_is_as_asked():
+    _, val, report = split_by_group(attempts(5000, 1), 0.1, 17)
+    assert 430 < len(val) < 570
+    assert report == {
+        "groups": 5000,
+        "near_duplicates": 0,
+        "moved": {"keys": 0, "solutions": 0},
+        "largest": {"keys": 1, "solutions": 1},
+    }
 
 
 def test_a_split_is_the_same_in_every_process_and_differs_by_seed():
-    split = [
-        sorted(s.id for s in split_by_group(attempts(50, 1), 0.2, seed)[1]) for seed in (0, 0, 1)
-    ]
+    split = [sorted(ids(split_by_group(attempts(50, 1), 0.2, seed)[1])) for seed in (0, 0, 1)]
     assert split[0] == split[1] != split[2]
-    assert [s.problem for s in split_by_group(attempts(8, 1), 0.25, 17)[1]] == [
-        "What is 2 + 1?",
-        "What is 7 + 1?",
-    ]
+    assert [s.problem for s in split_by_group(attempts(8, 1), 0.25, 17)[1]] == ["What is 1 + 1?"]
 
 
 def test_copies_of_a_problem_and_named_groups_stay_on_one_side():
     copies = [solution("Two plus  TWO?"), solution("two plus two")] * 3
-    assert split_by_group(copies, 0.5, 0) == (copies, [])  # one group cannot be split
+    assert split_by_group(copies, 0.5, 0)[:2] == (copies, [])  # one group cannot be split
     named = [solution(f"p{k}", group=f"g{k % 2}") for k in range(10)]
-    train, val = split_by_group(named, 0.1, 0)
+    train, val, _ = split_by_group(named, 0.1, 0)
     assert [len(train), len(val)] == [5, 5]
     assert len({s.group for s in val}) == 1
+
+
+WORDS = ["ann", "buys", "red", "apples", "and", "3", "7", "pears", "how", "many", "now"]
+
+
+@st.composite
+def mixtures(draw):
+    """Solutions of problems that are often near duplicates of one another, some with a group."""
+    texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=14)
+    problems = draw(st.lists(texts, min_size=2, max_size=8))
+    for _ in range(draw(st.integers(0, 8))):
+        near = list(draw(st.sampled_from(problems)))
+        near[draw(st.integers(0, len(near) - 1))] = draw(st.sampled_from(WORDS))
+        problems.append(near + draw(texts)[: draw(st.integers(0, 3))])
+    groups = st.sampled_from(["", "", "", "template 1", "template 2"])
+    return [
+        solution(" ".join(words).upper() + "?", group=draw(groups), id=str(k))
+        for k, words in enumerate(problems)
+    ]
+
+
+def near(a, b):
+    a, b = normalise_problem(a), normalise_problem(b)
+    return a == b or similarity(a, b) >= NEAR[0] / NEAR[1]
+
+
+@given(solutions=mixtures(), ratio=st.floats(0.05, 0.95), seed=st.integers(0, 99))
+def test_no_problem_near_duplicate_or_group_is_on_both_sides_of_any_mixture(solutions, ratio, seed):
+    train, val, _ = split_by_group(solutions, ratio, seed)
+    assert len(train) + len(val) == len(solutions)
+    for a in train:
+        for b in val:
+            assert not near(a.problem, b.problem)
+            assert not a.group or a.group != b.group
+
+
+@settings(max_examples=40)
+@given(solutions=mixtures(), more=mixtures(), seed=st.integers(0, 9))
+def test_more_rows_move_only_what_they_join(solutions, more, seed):
+    """Groups on both sides from the start, so that none has to be put there."""
+    anchors = attempts(20, 1)
+    before = split_by_group([*anchors, *solutions], 0.4, seed)
+    more = [solution(s.problem, group=s.group and s.group + " of more") for s in more]
+    after = split_by_group([*anchors, *solutions, *more], 0.4, seed)
+    moved = ids(after.validation) - {""} ^ ids(before.validation)
+    joined = reachable([s.problem for s in more], [*anchors, *solutions])
+    assert moved <= ids(joined)
+
+
+def reachable(problems, solutions):
+    """Solutions that a chain of near duplicates and of equal groups joins to some problems."""
+    found, left = [], list(solutions)
+    frontier = [solution(problem) for problem in problems]
+    while frontier:
+        here = frontier.pop()
+        new = [
+            s for s in left if near(s.problem, here.problem) or (s.group and s.group == here.group)
+        ]
+        left = [s for s in left if s not in new]
+        frontier += new
+        found += new
+    return found
+
+
+def test_near_duplicates_move_together_and_are_counted():
+    text = "Kim sleeps from {} p m to {} a m and dreams of {} sheep how many hours does Kim sleep"
+    lone = [solution(text.format(9 + k % 3, 5 + k // 3, 100), id=str(k)) for k in range(6)]
+    rest = [solution(f"What is {p} + {p}?", id=f"rest {p}") for p in range(200)]
+    split = split_by_group([*lone, *rest], 0.5, 3)
+    sides = [split_by_group([s, *rest], 0.5, 3) for s in lone]
+    own = [s.id in ids(side.validation) for s, side in zip(lone, sides, strict=True)]
+    together = lone[0].id in ids(split.validation)
+    assert split.report["near_duplicates"] == 1
+    assert split.report["largest"] == {"keys": 6, "solutions": 6}
+    assert split.report["moved"] == {"keys": own.count(not together)} | {
+        "solutions": own.count(not together)
+    }
+    assert 0 < own.count(not together) < 6
+
+
+def test_large_groups_do_not_all_validate():
+    text = "{0} {1} sells {0} pears on every {1} and keeps {1} {0} for a neighbour called {2}"
+    pairs = [(f"a{g}", f"b{g}") for g in range(200)]
+    rows = [solution(text.format(*pair, k)) for pair in pairs for k in range(8)]
+    split = split_by_group(rows, 0.2, 0)
+    assert split.report["groups"] == 200
+    assert 20 < len(split.validation) / 8 < 60
+
+
+def test_templates_of_generated_problems_are_split_keys():
+    solutions = list(Synthetic(problems=300, attempts=2).read())
+    train, val, report = split_by_group(solutions, 0.2, 0)
+    assert not {s.group for s in train} & {s.group for s in val}
+    assert report["groups"] == len({s.group for s in solutions})
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
@@ -118,37 +223,8 @@ def test_steps_without_weight_or_label_do_not_count():
     assert balance(solutions, "none", 0) == solutions
 
 
-def test_problems_of_other_files_are_left_out(tmp_path):
-    rows = [
-        {"prompt": "<|user|>\nOne  apple?<|end|>\n<|assistant|>\n"},
-        {"problem": "TWO apples"},
-        {"question": "Three apples?", "answer": "3"},
-        {"input": "Four apples? Step 1: there are 4 ки", "label": "…"},
-    ]
-    file = tmp_path / "held_out.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)))
-    problems = ["one apple", "Two apples.", "three apples", "Four apples?", "Five apples?"]
-    kept, left_out = exclude([solution(p) for p in problems], [str(file)])
-    assert ([s.problem for s in kept], left_out) == (["Five apples?"], 4)
-    assert exclude(kept, []) == (kept, 0)
-
-
-@pytest.mark.parametrize("line", ['{"text": "p"}', '{"problem": 3}', "{bad"])
-def test_a_row_whose_problem_cannot_be_read_is_refused(tmp_path, line):
-    file = tmp_path / "f.jsonl"
-    file.write_text('{"problem": "p"}\n' + line)
-    with pytest.raises(ValueError, match=r"exclude: .*f\.jsonl:2"):
-        exclude([solution("p")], [str(file)])
-
-
-def test_the_overlaps_of_the_development_files_are_found():
+def test_the_development_problems_are_split_in_a_tenth():
     train = list(Stepwise(str(dev_data("trl_stepwise_train.jsonl"))).read())
-    test = list(Stepwise(str(dev_data("trl_stepwise_test.jsonl"))).read())
-    assert exclude(test, [str(dev_data("trl_stepwise_train.jsonl"))]) == (test, 0)
-    files = [str(dev_data(f)) for f in ("trl_stepwise_train.jsonl", "trl_stepwise_test.jsonl")]
-    rows = dev_data("processbench.jsonl").read_text(encoding="utf-8").split("\n")
-    bench = [solution(json.loads(row)["problem"]) for row in rows if row]
-    assert exclude(bench, files) == ([], 249)
-    assert exclude(bench, files[:1])[1] == 191
-    fit, val = split_by_group(train, 0.1, 0)
-    assert (len(fit) + len(val), 80 <= len(val) <= 120) == (993, True)
+    fit, val, report = split_by_group(train, 0.1, 0)
+    assert (len(fit) + len(val), 60 <= len(val) <= 140) == (993, True)
+    assert report["groups"] < len({normalise_problem(s.problem) for s in train})

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, cut_between_steps
@@ -20,6 +24,38 @@ from prm_lightning.text import fold_newlines
 from prm_lightning.types import Solution, StepBatch
 
 CHUNK = 4096  # solutions that are tokenized at a time
+
+Tokens = tuple[int, Ids, Indices]  # index of a solution, its token ids and step positions
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Many short texts as two arrays, which a file can hold and processes can share.
+
+    Args:
+        text: ``(bytes,)`` uint8, the texts in UTF-8 behind one another.
+        offsets: ``(N + 1,)`` where each begins in `text`.
+    """
+
+    text: NDArray[np.uint8]
+    offsets: Indices
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Names:
+        """Pack some texts; a lone surrogate, which JSON can hold, survives."""
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), _offsets(map(len, encoded)))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        text = self.text[self.offsets[index] : self.offsets[index + 1]].tobytes()
+        return text.decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +90,7 @@ class EncodedSolutions:
     problems: Indices
     repeats: NDArray[np.float64]
     source_names: tuple[str, ...]
-    solution_names: tuple[str, ...]
+    solution_names: Names
     branch: tuple[int, ...]
     counts: dict[str, int]
 
@@ -65,6 +101,14 @@ class EncodedSolutions:
         """Token ids and step positions of one solution."""
         steps = slice(self.step_offsets[index], self.step_offsets[index + 1])
         return self.ids[self.offsets[index] : self.offsets[index + 1]], self.positions[steps]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of the data, encoded and measured: what trains, validates, tests or is scored."""
+
+    data: EncodedSolutions
+    sizes: TreeSizes
 
 
 def encode_solutions(
@@ -92,9 +136,12 @@ def encode_solutions(
         ValueError: strict, and some solution has no step that fits; or none has.
     """
     counts: Counter[str] = Counter()
-    kept: list[tuple[int, Encoded]] = []
+    kept: list[Tokens] = []
     first_message = ""
-    for start in range(0, len(solutions), CHUNK):
+    starts = range(0, len(solutions), CHUNK)
+    hidden = len(starts) < 2 or not sys.stderr.isatty()
+    console = Console(stderr=True)
+    for start in track(starts, "tokenizing", console=console, transient=True, disable=hidden):
         part = solutions[start : start + CHUNK]
         encoded = encoder.encode_all([(s.problem, [step.text for step in s.steps]) for s in part])
         for i, whole in enumerate(encoded, start):
@@ -107,7 +154,11 @@ def encode_solutions(
                 continue
             if cut is not whole:
                 counts["cut between steps"] += 1
-            kept.append((i, cut))
+            ids, positions = (
+                np.array(cut.input_ids, np.int32),
+                np.array(cut.step_positions, np.int64),
+            )
+            kept.append((i, ids, positions))
     if not kept:
         raise ValueError(first_message or "encode: there are no solutions, expected some.")
     return _flatten(solutions, kept, encoder, repeats, dict(counts))
@@ -115,22 +166,17 @@ def encode_solutions(
 
 def measure(data: EncodedSolutions) -> TreeSizes:
     """Lengths and shared prefixes of all solutions, for the planner."""
-    branch = len(data.branch)
-    keys = [data.solution(i)[0].astype(">u4").tobytes() for i in range(len(data))]
-    order = np.array(sorted(range(len(data)), key=lambda i: (data.problems[i], keys[i])), np.int64)
-    step_counts = np.diff(data.step_offsets)
-    shared = np.zeros(len(data), np.int64)
-    for place in range(1, len(order)):
-        before, here = order[place - 1], order[place]
-        if data.problems[before] == data.problems[here]:
-            ids, positions = data.solution(here)
-            common = shared_prefix(data.solution(before)[0], ids)
-            shared[place] = common + branch * int(np.searchsorted(positions, common))
+    by_problem = np.argsort(data.problems, kind="stable")
+    cuts = np.flatnonzero(np.diff(data.problems[by_problem])) + 1
+    groups = [_sort_paths(group, data) for group in np.split(by_problem, cuts)]
+    order = np.concatenate([group for group, _ in groups])
+    shared = np.concatenate([lengths for _, lengths in groups])
     trusted = np.add.reduceat(data.weights.astype(np.float64), data.step_offsets[:-1])
+    lengths = np.diff(data.offsets) + len(data.branch) * np.diff(data.step_offsets)
     return TreeSizes(
         order=order,
         problems=data.problems[order],
-        nodes=(np.diff(data.offsets) + branch * step_counts)[order],
+        nodes=lengths[order],
         shared=shared,
         weights=trusted[order],
         repeats=data.repeats[order],
@@ -146,14 +192,15 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
     indices = [i for row in planned.rows for tree in row for i in tree]
     input_ids, position_ids, subtree_end, nodes = lay_out(rows, planned.row_tokens, pad_id)
     steps = [slice(data.step_offsets[i], data.step_offsets[i + 1]) for i in indices]
+    counts = [s.stop - s.start for s in steps]
     return StepBatch(
         input_ids=input_ids,
         position_ids=position_ids,
         subtree_end=subtree_end,
-        step_nodes=_pad([torch.from_numpy(n) for n in nodes], -1, torch.int64),
-        labels=_pad([torch.from_numpy(data.labels[s]) for s in steps], 0.0, torch.float32),
-        weights=_pad([torch.from_numpy(data.weights[s]) for s in steps], 0.0, torch.float32),
-        step_counts=torch.tensor([s.stop - s.start for s in steps], dtype=torch.int64),
+        step_nodes=_pad(nodes, counts, -1),
+        labels=_pad([data.labels[s] for s in steps], counts, np.float32(0)),
+        weights=_pad([data.weights[s] for s in steps], counts, np.float32(0)),
+        step_counts=torch.tensor(counts, dtype=torch.int64),
         first_errors=torch.from_numpy(data.first_errors[indices]),
         sources=torch.from_numpy(data.sources[indices]),
         solution_ids=torch.tensor(indices, dtype=torch.int64),
@@ -188,38 +235,59 @@ def lay_out(
     return (*map(torch.from_numpy, (input_ids, position_ids, subtree_end)), nodes)  # type: ignore[return-value]
 
 
+def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indices]:
+    """Solutions of one problem so that shared prefixes are neighbours.
+
+    Returns:
+        The same indices in another order, and how many nodes each shares with the one before.
+    """
+    if len(group) == 1:
+        return group, np.zeros(1, np.int64)
+    # Big-endian bytes compare like the ids themselves.
+    keys = {i: data.solution(i)[0].astype(">u4").tobytes() for i in group.tolist()}
+    order = sorted(keys, key=keys.__getitem__)
+    shared = [0]
+    for before, here in pairwise(order):
+        ids, positions = data.solution(here)
+        common = shared_prefix(data.solution(before)[0], ids)
+        shared.append(common + len(data.branch) * int(np.searchsorted(positions, common)))
+    return np.array(order, np.int64), np.array(shared, np.int64)
+
+
 def _flatten(
     solutions: Sequence[Solution],
-    kept: Sequence[tuple[int, Encoded]],
+    kept: Sequence[Tokens],
     encoder: Encoder,
     repeats: Sequence[float] | None,
     counts: dict[str, int],
 ) -> EncodedSolutions:
-    chosen = [solutions[i] for i, _ in kept]
+    chosen = [solutions[i] for i, _, _ in kept]
     steps = [
         step
-        for (_, e), s in zip(kept, chosen, strict=True)
-        for step in s.steps[: len(e.step_positions)]
+        for (_, _, positions), s in zip(kept, chosen, strict=True)
+        for step in s.steps[: len(positions)]
     ]
-    names = tuple(dict.fromkeys(s.source for s in chosen))
+    names = {name: number for number, name in enumerate(dict.fromkeys(s.source for s in chosen))}
     problems: dict[str, int] = {}
     return EncodedSolutions(
-        ids=np.concatenate([np.array(e.input_ids, np.int32) for _, e in kept]),
-        offsets=_offsets(len(e.input_ids) for _, e in kept),
-        positions=np.concatenate([np.array(e.step_positions, np.int64) for _, e in kept]),
-        step_offsets=_offsets(len(e.step_positions) for _, e in kept),
+        ids=np.concatenate([ids for _, ids, _ in kept]),
+        offsets=_offsets(len(ids) for _, ids, _ in kept),
+        positions=np.concatenate([positions for _, _, positions in kept]),
+        step_offsets=_offsets(len(positions) for _, _, positions in kept),
         labels=np.array([step.label or 0.0 for step in steps], np.float32),
         weights=np.array(
             [0.0 if step.label is None else step.weight for step in steps], np.float32
         ),
         first_errors=np.array([first_error(s) for s in chosen], np.int64),
-        sources=np.array([names.index(s.source) for s in chosen], np.int64),
+        sources=np.array([names[s.source] for s in chosen], np.int64),
         problems=np.array(
             [problems.setdefault(fold_newlines(s.problem), len(problems)) for s in chosen], np.int64
         ),
-        repeats=np.ones(len(kept)) if repeats is None else np.array([repeats[i] for i, _ in kept]),
-        source_names=names,
-        solution_names=tuple(s.id for s in chosen),
+        repeats=np.ones(len(kept))
+        if repeats is None
+        else np.array([repeats[i] for i, _, _ in kept], np.float64),
+        source_names=tuple(names),
+        solution_names=Names.of(s.id for s in chosen),
         branch=encoder.branch,
         counts=counts,
     )
@@ -229,11 +297,15 @@ def _offsets(lengths: Iterable[int]) -> Indices:
     return np.array([0, *accumulate(lengths)], np.int64)
 
 
-def _pad(rows: list[Tensor], value: float, dtype: torch.dtype) -> Tensor:
-    """``(B, S)`` from B rows of different lengths; (0, 0) from none."""
-    if not rows:
-        return torch.empty(0, 0, dtype=dtype)
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+def _pad(rows: Sequence[NDArray[Any]], counts: Sequence[int], value: Any) -> Tensor:
+    """``(B, S)``, of the type of `value`, from B rows; (0, 0) from none.
+
+    Copied, since the arrays may be mapped from a file, which nobody may write to.
+    """
+    padded = np.full((len(rows), max(counts, default=0)), value)
+    for here, row, count in zip(padded, rows, counts, strict=True):
+        here[:count] = row
+    return torch.from_numpy(padded)
 
 
 def _nothing_fits(solution: Solution, encoded: Encoded, max_tokens: int) -> str:

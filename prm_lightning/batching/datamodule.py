@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from prm_lightning.batching.data import EncodedSolutions, collate, encode_solutions, measure
+from prm_lightning.batching.cache import (
+    load_start,
+    save_start,
+    side_key,
+    start_key,
+    stored_side,
+)
+from prm_lightning.batching.data import EncodedSolutions, Side, collate, encode_solutions, measure
 from prm_lightning.batching.encode import Encoder, Template
-from prm_lightning.batching.plan import PlannedBatch, Planner, TreeSizes, shard
+from prm_lightning.batching.plan import PlannedBatch, Planner, shard
+from prm_lightning.sources.leaks import exclude, report_leaks
 from prm_lightning.sources.mixture import Mixture, SourceSpec, describe, fingerprint, read_mixture
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
-from prm_lightning.sources.splits import Balance, balance, exclude, split_by_group
+from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.types import Solution, StepBatch
 
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One side of the data, encoded and measured: what trains, validates, tests or is scored."""
-
-    data: EncodedSolutions
-    sizes: TreeSizes
+NOT_IN_START = {
+    "sources", "val_sources", "test_sources", "predict_sources",  # all together in self.sources
+    "encoder", "template", "step_end",  # in the encoder's fingerprint
+    "tokens_per_batch", "solutions_per_step", "num_workers",  # planned anew by every run
+}  # fmt: skip
 
 
 class PRMDataModule(LightningDataModule):
@@ -108,12 +114,21 @@ class PRMDataModule(LightningDataModule):
         self.sides: dict[str, Side] = {}
         self.report: dict[str, Any] = {}
         self._resume: dict[str, Any] = {}
+        self._side_keys: dict[str, str | None] = {}
         self._accumulate: int | None = None  # as configured, before an epoch's plan changes it
 
+    def prepare_data(self) -> None:
+        """Fill the cache, in one process of each machine, while the others wait."""
+        if self.trainer is not None:
+            self.setup(self.trainer.state.fn or "fit")
+
     def setup(self, stage: str) -> None:
-        """Read, split and encode what the stage needs; a second call does nothing more."""
+        """Read, split and encode what the stage needs; a second call does nothing more.
+
+        What was encoded before, here or by another process, comes from the cache.
+        """
         if stage in ("fit", "validate") and "train" not in self.sides:
-            self._setup_fit()
+            self._recall_fit()
         if stage in ("test", "predict") and stage not in self.sides:
             if not self.sources[stage]:
                 raise ValueError(
@@ -174,22 +189,47 @@ class PRMDataModule(LightningDataModule):
         self._resume = dict(state_dict)
         self.setup("fit")
 
+    def _recall_fit(self) -> None:
+        """What `_setup_fit` makes, from the cache if nothing that it is made of has changed."""
+        key = None if self.sides else self._start_key()
+        start = load_start(key)
+        if start is not None:
+            self.report, self.sides = start
+            return
+        self._setup_fit()
+        if key is not None and key == self._start_key():  # nothing changed while it was read
+            save_start(key, self.report, self._side_keys)
+
+    def _start_key(self) -> str | None:
+        if type(self) is not PRMDataModule:  # what a subclass does is not known
+            return None
+        names = [name for name in signature(PRMDataModule).parameters if name not in NOT_IN_START]
+        settings = {name: getattr(self, name) for name in names}
+        return start_key({**settings, "sources": self.sources}, self.encoder)
+
     def _setup_fit(self) -> None:
         mixture = self._read("train")
-        left, excluded = exclude(mixture.solutions, self.exclude)
+        left, leaks = exclude(mixture.solutions, self.exclude)
+        evaluated: dict[str, list[Solution]] = {}
+        if self.sources["test"]:
+            evaluated["test_sources"] = self._read("test").solutions
         if self.sources["validate"]:
             train, val_mixture = left, self._read("validate")
-            validation = val_mixture.solutions
+            validation = evaluated["val_sources"] = val_mixture.solutions
             self.report["val_sources"] = val_mixture.report.to_json()
         else:
-            train, validation = split_by_group(left, self.val_ratio, self.seed)
+            split = split_by_group(left, self.val_ratio, self.seed)
+            train, validation = split.train, split.validation
+            self.report["split"] = split.report
+        leaks |= report_leaks(train, evaluated)
         train = balance(train, self.balance, self.seed)
         repeats = {
             (s.source, s.id): r for s, r in zip(mixture.solutions, mixture.repeats, strict=True)
         }
         self.report |= {
             "sources": mixture.report.to_json(),
-            "excluded": excluded,
+            "excluded": len(mixture.solutions) - len(left),
+            "leaks": leaks,
             "train": describe(train),
             "validation": describe(validation),
             "fingerprint": fingerprint(train),
@@ -218,11 +258,16 @@ class PRMDataModule(LightningDataModule):
         if isinstance(read, Mixture):
             self.report[f"{name}_sources"] = read.report.to_json()
             read = read.solutions
-        data = encode_solutions(
-            read, self.encoder, self.max_tokens, repeats=repeats, strict=self.strict
-        )
-        sizes = measure(data)
-        self.sides[name] = Side(data, sizes)
+        solutions, how = read, (self.encoder, self.max_tokens)
+
+        def make() -> Side:
+            data = encode_solutions(solutions, *how, repeats=repeats, strict=self.strict)
+            return Side(data, measure(data))
+
+        key = side_key(solutions, repeats, *how, strict=self.strict)
+        side = stored_side(key, make)
+        data, sizes = side.data, side.sizes
+        self.sides[name], self._side_keys[name] = side, key
         self.report.setdefault("encoded", {})[name] = {
             "solutions": len(data),
             "tokens": int(sizes.nodes.sum()),

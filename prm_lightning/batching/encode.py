@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,6 +65,22 @@ class Encoder:
         if template == "guide":
             self.branch = tuple(self._ids_of(GUIDE_BRANCH))
 
+    def fingerprint(self) -> str | None:
+        """SHA-256, in hex, of everything that the ids of a text depend on here.
+
+        Covers the tokenizer as ``tokenizer.json`` defines it, and template and step end by the ids
+        that they come to. None where the tokenizer is Python code that comes with a model.
+        """
+        to_str = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "to_str", None)
+        if to_str is None or not type(self.tokenizer).__module__.startswith("transformers."):
+            return None
+        definition = json.loads(to_str())
+        for changed_by_calls in ("truncation", "padding"):  # and set anew by ours
+            definition.pop(changed_by_calls, None)
+        ends = (self.step_end, self.step_end_id, self._space_ids)
+        parts = (definition, self.template, *ends, self._before, self._after, self.branch)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def encode(self, problem: str, steps: Sequence[str]) -> Encoded:
         """Token ids of one solution.
 
@@ -116,7 +134,12 @@ class Encoder:
         return rows
 
     def _plain_ids(self, texts: list[str]) -> list[list[int]]:
-        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+        )
         return list(encoded["input_ids"])
 
     def _ids_of(self, template_text: str) -> list[int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
 
-from prm_lightning.folders import written_folder
+from prm_lightning.folders import cache_folder, written_folder
 
 
 def converted(file: Path, dtype: torch.dtype) -> Path:
@@ -26,8 +25,7 @@ def converted(file: Path, dtype: torch.dtype) -> Path:
     stat = file.stat()
     made_from = (str(file.resolve()), stat.st_size, stat.st_mtime_ns, transformers.__version__)
     digest = hashlib.sha256(repr((made_from, str(dtype))).encode()).hexdigest()[:16]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "prm_lightning" / f"{file.stem}-{digest}"
+    folder = cache_folder() / f"{file.stem}-{digest}"
     if not folder.exists():
         _convert(file, dtype, folder)
     return folder

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
-from prm_lightning.sources.rewards import AfterFirstError, RewardAs, supervise
+from prm_lightning.sources.rewards import AfterFirstError, RewardAs, first_error, supervise
 from prm_lightning.text import normalise_problem
-from prm_lightning.types import Dropped, Solution, Source
+from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source
 
 FIRST_MESSAGES = 3  # of each reason to drop a row, kept for the report
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
@@ -26,7 +26,7 @@ class SourceSpec:
     Args:
         source: where the solutions come from.
         repeat: how often each solution is drawn per epoch, >= 0; 0.5 draws half of them.
-        limit: read the first rows only, this many; None reads all.
+        limit: read the first solutions only, this many, dropped rows counted too; None reads all.
         name: what to report its solutions under, instead of the source's own name.
     """
 
@@ -99,6 +99,7 @@ def read_mixture(
     reward_as: RewardAs = "weight",
     after_first_error: AfterFirstError = "keep",
     unlabelled: Literal["refuse", "allow"] = "refuse",
+    max_rows: int | None = None,
 ) -> Mixture:
     """Read sources one after the other, settle labels and weights, and count.
 
@@ -111,6 +112,7 @@ def read_mixture(
         reward_as: as in `supervise`.
         after_first_error: as in `supervise`; ``keep`` leaves the choice to a later call.
         unlabelled: whether it is an error if no step has a label and a weight above 0.
+        max_rows: read no more than this of all sources together, as by their `limit`.
 
     Raises:
         ValueError: nothing is supervised, or ``strict`` and a row was dropped. Errors of the
@@ -118,8 +120,11 @@ def read_mixture(
     """
     mixture = Mixture([], [], ReadReport([], {}))
     ids: Counter[tuple[str, str]] = Counter()
+    left = max_rows
     for spec in specs:
-        solutions, dropped = _read_source(spec, strict=strict)
+        solutions, dropped = _read_source(spec, left, strict=strict)
+        if left is not None:
+            left -= len(solutions) + len(dropped)
         name_of_dropped = spec.name or _name_source(spec.source, solutions)
         mixture.report.dropped.setdefault(name_of_dropped, []).extend(dropped)
         for position, solution in enumerate(solutions):
@@ -144,21 +149,27 @@ def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
 
     Returns:
         Counts of ``solutions``, distinct ``problems`` (normalised), ``steps`` and
-        ``supervised_steps``; ``wrong_share`` of the supervised steps (label < 0.5), None
-        without any; ``steps_per_solution``, quantiles by nearest rank, empty without solutions.
+        ``supervised_steps``, of these the ``correct_steps`` and ``wrong_steps`` (label < 0.5);
+        ``wrong_share``, None without any; ``all_correct_solutions``, whose every step is labelled
+        correct; quantiles by nearest rank, empty without solutions, of ``steps_per_solution`` and
+        of ``characters_per_solution``, problem included.
     """
-    supervised = [step for solution in solutions for step in _supervised(solution)]
+    supervised = [label for solution in solutions for label in _supervised(solution)]
     wrong = sum(label < 0.5 for label in supervised)
-    lengths = sorted(len(solution.steps) for solution in solutions)
+    lengths = [len(solution.steps) for solution in solutions]
     return {
         "solutions": len(solutions),
         "problems": len({normalise_problem(p) for p in {s.problem for s in solutions}}),
+        "all_correct_solutions": sum(first_error(s) == ALL_CORRECT for s in solutions),
         "steps": sum(lengths),
         "supervised_steps": len(supervised),
+        "correct_steps": len(supervised) - wrong,
+        "wrong_steps": wrong,
         "wrong_share": wrong / len(supervised) if supervised else None,
-        "steps_per_solution": {
-            name: lengths[round(q * (len(lengths) - 1))] for name, q in QUANTILES.items() if lengths
-        },
+        "steps_per_solution": _quantiles(lengths),
+        "characters_per_solution": _quantiles(
+            [len(s.problem) + sum(len(step.text) for step in s.steps) for s in solutions]
+        ),
     }
 
 
@@ -178,10 +189,13 @@ def fingerprint(solutions: Sequence[Solution]) -> str:
     return digest.hexdigest()
 
 
-def _read_source(spec: SourceSpec, *, strict: bool) -> tuple[list[Solution], list[Dropped]]:
+def _read_source(
+    spec: SourceSpec, most: int | None, *, strict: bool
+) -> tuple[list[Solution], list[Dropped]]:
     solutions: list[Solution] = []
     dropped: list[Dropped] = []
-    for row in islice(spec.source.read(), spec.limit):
+    limit = min((n for n in (spec.limit, most) if n is not None), default=None)
+    for row in islice(spec.source.read(), limit):
         if isinstance(row, Solution):
             solutions.append(row)
         elif strict:
@@ -202,6 +216,11 @@ def _make_unique(name: str, id: str, taken: Counter[tuple[str, str]]) -> str:
     if taken[name, id] == 1:
         return id
     return _make_unique(name, f"{id}#{taken[name, id]}", taken)
+
+
+def _quantiles(numbers: Sequence[int]) -> dict[str, int]:
+    ranked = sorted(numbers)
+    return {name: ranked[round(q * (len(ranked) - 1))] for name, q in QUANTILES.items() if ranked}
 
 
 def _supervised(solution: Solution) -> list[float]:

@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from prm_lightning.sources.rows import read_rows
-from prm_lightning.text import cut_chat_markup, normalise_problem
-from prm_lightning.types import Dropped, Solution, Step
+from prm_lightning.sources.duplicates import near_groups
+from prm_lightning.text import normalise_problem
+from prm_lightning.types import Solution, Step
 
 Balance = Literal["none", "weights", "subsample"]
 
 MAX_BALANCE = 20.0  # beyond it a few wrong steps, and the noise in them, would be all the loss
-PROBLEM_KEYS = ("prompt", "problem", "question", "input")
 
 
-def split_by_group(
-    solutions: Sequence[Solution], val_ratio: float, seed: int
-) -> tuple[list[Solution], list[Solution]]:
-    """Divide solutions into train and validation, never a group on both sides.
-
-    Groups are ranked by a hash of seed and group and the first go to validation, so that a side
-    depends on neither the order of the solutions nor on how many a group has.
+class Split(NamedTuple):
+    """Solutions on two sides.
 
     Args:
-        val_ratio: share of the groups to validate on, in [0, 1), rounded to whole groups but to
-            at least one on each side where there are two groups.
+        train: in the order given.
+        validation: in the order given.
+        report: for ``data.json``: ``groups`` of solutions that stay together, and how many of
+            them hold ``near_duplicates``, that is several split keys; how many keys and
+            solutions ``moved`` to another side for that; keys and solutions of the ``largest``.
+    """
 
-    Returns:
-        Train and validation, each in the order given.
+    train: list[Solution]
+    validation: list[Solution]
+    report: dict[str, Any]
+
+
+def split_by_group(solutions: Sequence[Solution], val_ratio: float, seed: int) -> Split:
+    """Divide solutions into train and validation, never a problem on both sides.
+
+    The split key of a solution is its group, or else its normalised problem. Keys stay together
+    that share a problem, or whose problems are near duplicates (see `duplicates`). A hash of seed
+    and key says which side a key is for; keys that stay together go where the one with the
+    smallest hash is for. So a side depends neither on order nor on numbers, and more rows move
+    only what they are put together with.
+
+    Args:
+        val_ratio: share of the keys to validate on, in [0, 1), as a probability; but at least
+            one group on each side where there are two and the ratio is above 0. One group alone
+            trains.
 
     Raises:
         ValueError: ``val_ratio`` is out of range.
@@ -41,15 +56,22 @@ def split_by_group(
             f"split_by_group: val_ratio={val_ratio} is outside [0, 1); set data.val_ratio to the "
             "share of problems to validate on, such as 0.1."
         )
-    groups = _groups(solutions)
-    ranked = sorted(set(groups), key=lambda group: _hash(f"{seed}\n{group}"))
-    count = 0
-    if val_ratio > 0 and len(ranked) > 1:
-        count = min(max(1, round(val_ratio * len(ranked))), len(ranked) - 1)
-    validation = set(ranked[:count])
-    pairs = list(zip(solutions, groups, strict=True))
-    train = [solution for solution, group in pairs if group not in validation]
-    return train, [solution for solution, group in pairs if group in validation]
+    keys = _split_keys(solutions)
+    leaders = _lead_groups(keys.values(), seed)
+    places = {key: _place(key, seed) for key in leaders}
+    heads = sorted(set(leaders.values()), key=lambda key: (places[key], key))
+    count = sum(places[key] < val_ratio for key in heads)
+    if val_ratio > 0:
+        count = min(max(count, 1), len(heads) - 1)
+    validation = set(heads[: max(count, 0)])
+    sides: tuple[list[Solution], list[Solution]] = ([], [])
+    moved: Counter[str] = Counter()
+    for solution in solutions:
+        key = keys[solution.group, solution.problem][0]
+        sides[leaders[key] in validation].append(solution)
+        if (places[key] < val_ratio) != (places[leaders[key]] < val_ratio):
+            moved[key] += 1
+    return Split(*sides, _describe_groups(solutions, keys, leaders, moved))
 
 
 def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solution]:
@@ -77,37 +99,64 @@ def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solu
     return _silence(solutions, set(random.Random(seed).sample(places, surplus)))
 
 
-def exclude(solutions: Sequence[Solution], files: Iterable[str]) -> tuple[list[Solution], int]:
-    """Leave out the solutions whose problem stands in one of the files.
+Keys = dict[tuple[str, str], tuple[str, str]]
 
-    Args:
-        files: paths as `read_rows` takes them, whose rows hold a problem under ``prompt``,
-            ``problem``, ``question`` or ``input`` (the last is cut at Math-Shepherd's "Step 1:").
 
-    Returns:
-        The solutions kept, and how many were left out.
+def _split_keys(solutions: Sequence[Solution]) -> Keys:
+    """Split key and normalised problem, by group and problem as they are written."""
+    written = dict.fromkeys((solution.group, solution.problem) for solution in solutions)
+    normalised = {problem: normalise_problem(problem) for _, problem in written}
+    return {
+        (group, problem): (group or normalised[problem], normalised[problem])
+        for group, problem in written
+    }
 
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a row of a file holds no problem; what cannot be read cannot be kept apart.
+
+def _lead_groups(keys: Iterable[tuple[str, str]], seed: int) -> dict[str, str]:
+    """For each split key the one of its group whose hash is smallest."""
+    problems = list(dict.fromkeys(problem for _, problem in keys))
+    first = dict(zip(problems, near_groups(problems), strict=True))
+    leaders: dict[str | int, str | int] = {}  # a split key leads to its problems' group, or back
+
+    def find(node: str | int) -> str | int:
+        while leaders.setdefault(node, node) != node:
+            leaders[node] = node = leaders[leaders[node]]
+        return node
+
+    for key, problem in keys:
+        leaders[find(key)] = find(first[problem])
+    smallest: dict[str | int, str] = {}
+    for key in sorted({key for key, _ in keys}, key=lambda key: _hash(key, seed), reverse=True):
+        smallest[find(key)] = key
+    return {key: smallest[find(key)] for key, _ in keys}
+
+
+def _describe_groups(
+    solutions: Sequence[Solution], keys: Keys, leaders: Mapping[str, str], moved: Counter[str]
+) -> dict[str, Any]:
+    together = Counter(leaders.values())
+    of_leader = Counter(leaders[keys[s.group, s.problem][0]] for s in solutions)
+    return {
+        "groups": len(together),
+        "near_duplicates": sum(count > 1 for count in together.values()),
+        "moved": {"keys": len(moved), "solutions": sum(moved.values())},
+        "largest": {
+            "keys": max(together.values(), default=0),
+            "solutions": max(of_leader.values(), default=0),
+        },
+    }
+
+
+def _hash(key: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _place(key: str, seed: int) -> float:
+    """In [0, 1), from another part of the hash than decides which key leads.
+
+    Were it the same, large groups, whose smallest hash is small, would all validate.
     """
-    held_out = {normalise_problem(problem) for file in files for problem in _problems_of(file)}
-    keys = _keys({solution.problem for solution in solutions})
-    kept = [solution for solution in solutions if keys[solution.problem] not in held_out]
-    return kept, len(solutions) - len(kept)
-
-
-def _keys(problems: set[str]) -> dict[str, str]:
-    return {problem: normalise_problem(problem) for problem in problems}  # slow, so once each
-
-
-def _groups(solutions: Sequence[Solution]) -> list[str]:
-    keys = _keys({solution.problem for solution in solutions if not solution.group})
-    return [solution.group or keys[solution.problem] for solution in solutions]
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(_hash(key, seed)[-6:], "big") / 2**48
 
 
 def _is_wrong(step: Step) -> bool:
@@ -139,17 +188,3 @@ def _silence(solutions: Sequence[Solution], places: set[tuple[int, int]]) -> lis
         )
         for i, solution in enumerate(solutions)
     ]
-
-
-def _problems_of(file: str) -> Iterator[str]:
-    for row in read_rows(file):
-        if isinstance(row, Dropped):
-            raise ValueError(f"exclude: {row.message}")
-        key = next((k for k in PROBLEM_KEYS if isinstance(row.values.get(k), str)), None)
-        if key is None:
-            raise ValueError(
-                f"exclude: {row.place} has the columns {', '.join(row.values) or '(none)'}, "
-                f"expected a problem as text under one of {', '.join(PROBLEM_KEYS)}; rename one."
-            )
-        text = cut_chat_markup(row.values[key])
-        yield text.partition("Step 1:")[0] if key == "input" else text

@@ -1,0 +1,503 @@
+"""Data come from the cache only where they are what would be made anew."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_training import assert_same_weights, options, write_rows
+
+import prm_lightning.sources
+from prm_lightning.batching import cache
+from prm_lightning.batching.data import Names, collate
+from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.batching.encode import Encoder
+from prm_lightning.batching.origin import origin_of
+from prm_lightning.batching.plan import Planner
+from prm_lightning.sources import SourceSpec, Stepwise, Synthetic
+from prm_lightning.types import Solution, Step
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """Where the entries of this test lie."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PRM_LIGHTNING_CACHE", raising=False)
+    return tmp_path / "cache" / "prm_lightning" / "data"
+
+
+@pytest.fixture
+def rows(tmp_path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", problems=8)
+
+
+def module(rows, tokenizer, source=None, spec=None, encoder=None, **settings) -> PRMDataModule:
+    sources = [SourceSpec(source or Stepwise(str(rows)), **(spec or {}))]
+    encoder = Encoder(tokenizer, **(encoder or {}))
+    settings = {"val_ratio": 0.25, "template": encoder.template} | settings
+    return PRMDataModule(sources, encoder, **settings)
+
+
+def started(*args, **settings) -> PRMDataModule:
+    data = module(*args, **settings)
+    data.setup("fit")
+    return data
+
+
+def content(data: PRMDataModule) -> str:
+    """Everything that a run sees: report, fingerprint, arrays and the first plan."""
+    sides = {
+        name: [
+            {f.name: listed(getattr(part, f.name)) for f in fields(part)}
+            for part in (side.data, side.sizes)
+        ]
+        for name, side in data.sides.items()
+    }
+    plan = Planner(data.sides["train"].sizes, 512, 16, seed=1).train_steps(0)
+    return json.dumps([data.report, data.fingerprint, sides, repr(plan)])
+
+
+def listed(value):
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.tolist()]
+    return list(value) if isinstance(value, Names) else value
+
+
+def made_anew(monkeypatch, *args, **settings) -> str:
+    with monkeypatch.context() as patch:
+        patch.setenv("PRM_LIGHTNING_CACHE", "off")
+        return content(started(*args, **settings))
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def age(folder: Path) -> None:
+    """Make all entries look as if they had not been used for long."""
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+
+
+def used(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.stat().st_mtime > 1}
+
+
+def test_a_second_start_takes_what_the_first_made(rows, tokenizer, folder, monkeypatch):
+    anew = made_anew(monkeypatch, rows, tokenizer)
+    assert not folder.exists()
+    assert content(started(rows, tokenizer)) == anew
+    first = entries(folder)
+    assert len(first) == 3  # two sides and a start
+    age(folder)
+    again = started(rows, tokenizer)
+    assert content(again) == anew
+    assert entries(folder) == used(folder) == first
+    data = again.sides["train"].data
+    assert not data.ids.flags.writeable  # mapped from the file, and so shared
+    batch = collate(again._planner("train").train_steps(0)[0][0], data, 0)
+    assert batch.labels.sum() == data.labels[data.weights > 0].sum()
+
+
+def rewrite(rows: Path, change) -> None:
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    change(lines)
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def flip_label(lines):
+    lines[0]["labels"][0] = not lines[0]["labels"][0]
+
+
+def change_step(lines):
+    lines[0]["completions"][0] += " Now."
+
+
+def change_problem(lines):
+    for line in lines[:3]:
+        line["prompt"] += " Say it."
+
+
+def soften_label(lines):
+    lines[0]["labels"][0] = 0.75
+
+
+@pytest.mark.parametrize(
+    "change", [flip_label, change_step, change_problem, soften_label, list.reverse, list.pop]
+)
+def test_other_rows_are_never_taken_for_these(rows, tokenizer, monkeypatch, change):
+    before = content(started(rows, tokenizer))
+    stat = rows.stat()
+    rewrite(rows, change)
+    os.utime(rows, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a tool that keeps times does
+    after = content(started(rows, tokenizer))
+    assert after == made_anew(monkeypatch, rows, tokenizer)
+    assert after != before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_tokens": 60},
+        {"encoder": {"template": "plain"}},
+        {"encoder": {"template": "guide"}},
+        {"encoder": {"step_end": "\n"}, "step_end": "\n"},
+        {"after_first_error": "keep"},
+        {"balance": "weights"},
+        {"balance": "subsample"},
+        {"val_ratio": 0.5},
+        {"seed": 3},
+        {"spec": {"repeat": 2.0}},
+        {"spec": {"limit": 20}},
+        {"spec": {"name": "other"}},
+    ],
+    ids=str,
+)
+def test_other_settings_have_other_entries(rows, tokenizer, monkeypatch, settings):
+    before = content(started(rows, tokenizer))
+    after = content(started(rows, tokenizer, **settings))
+    assert after == made_anew(monkeypatch, rows, tokenizer, **settings)
+    assert after != before
+    assert content(started(rows, tokenizer)) == before
+
+
+def test_settings_of_a_source_count(rows, tokenizer, monkeypatch):
+    rewrite(rows, lambda lines: lines[0]["completions"].__setitem__(0, "So 3+12=<<3+12=15>>15."))
+    kept = Stepwise(str(rows), calculator_marks="keep")
+    removed = content(started(rows, tokenizer))
+    assert content(started(rows, tokenizer, kept)) != removed
+    assert content(started(rows, tokenizer, kept)) == made_anew(monkeypatch, rows, tokenizer, kept)
+
+
+def test_an_excluded_file_counts_by_its_content(rows, tokenizer, tmp_path, monkeypatch):
+    out = write_rows(tmp_path / "out.jsonl", problems=1)
+    settings = {"exclude": [str(out)]}
+    one = content(started(rows, tokenizer, **settings))
+    write_rows(out, problems=2)
+    two = content(started(rows, tokenizer, **settings))
+    assert len({one, two, content(started(rows, tokenizer))}) == 3
+    assert two == made_anew(monkeypatch, rows, tokenizer, **settings)
+
+
+def test_a_tokenizer_counts_by_its_definition(rows, tokenizer, tiny_model_folder, folder):
+    from transformers import AutoTokenizer
+
+    saved = tiny_model_folder("qwen3")
+    before = content(started(rows, AutoTokenizer.from_pretrained(saved)))
+    made = entries(folder)
+    padded = AutoTokenizer.from_pretrained(saved)
+    data = module(rows, padded)
+    padded(["a", "b c"], padding=True, truncation=True, max_length=5)  # what it was used for
+    data.setup("fit")
+    assert content(data) == before
+    assert entries(folder) == made
+    templated = AutoTokenizer.from_pretrained(saved)
+    templated.chat_template = tokenizer.chat_template.replace("assistant\n", "judge\n")
+    extended = AutoTokenizer.from_pretrained(saved)
+    extended.add_tokens(["apples"])
+    for changed in (templated, extended):
+        assert content(started(rows, changed)) != before
+
+
+def test_code_of_a_model_is_no_tokenizer_to_rely_on(rows, tokenizer, folder):
+    class Remote(type(tokenizer)):
+        """Comes with a model, and may do anything."""
+
+    remote = Remote(tokenizer_object=tokenizer.backend_tokenizer)
+    remote.chat_template = tokenizer.chat_template
+    started(rows, remote)
+    assert not entries(folder)
+
+
+class Given:
+    """A source that nobody but its author knows."""
+
+    def __init__(self, solutions):
+        self.solutions = solutions
+
+    def read(self):
+        return iter(self.solutions)
+
+
+class Halved(PRMDataModule):
+    """Somebody's own data module."""
+
+    def __init__(self, rows, tokenizer, solutions):
+        source = SourceSpec(Stepwise(str(rows)))
+        super().__init__([source], Encoder(tokenizer), val_ratio=0.25)
+        self.solutions = solutions
+
+    def _read(self, side):
+        mixture, n = super()._read(side), self.solutions
+        return replace(mixture, solutions=mixture.solutions[:n], repeats=mixture.repeats[:n])
+
+
+def test_subclasses_are_not_taken_for_what_they_extend(rows, tokenizer):
+    whole = started(rows, tokenizer).report["train"]["solutions"]
+    for solutions in (8, 12):
+        half = Halved(rows, tokenizer, solutions)
+        half.setup("fit")
+        assert half.report["train"]["solutions"] < solutions < whole
+
+
+def some_solutions(reward=-0.5):
+    first = Step("a", reward=0.75)
+    return [
+        Solution(f"{n} + 1?", (first, Step("b", reward=reward)), "given", str(n)) for n in range(8)
+    ]
+
+
+def test_unknown_sources_are_read_and_their_tokens_kept(rows, tokenizer, folder, monkeypatch):
+    for solutions in (some_solutions(), some_solutions(reward=0.25), some_solutions()):
+        data = content(started(rows, tokenizer, Given(solutions)))
+        assert data == made_anew(monkeypatch, rows, tokenizer, Given(solutions))
+    assert len(entries(folder)) == 4  # two training and two validation sides, no start
+    as_label = started(rows, tokenizer, Given(some_solutions()), reward_as="label")
+    assert set(as_label.sides["train"].data.labels) == {0.875, 0.25}
+
+
+def test_verdicts_count_where_labels_agree(rows, tokenizer):
+    unknown = [replace(s, steps=(*s.steps, Step("c", 1.0))) for s in some_solutions()]
+    right = [
+        replace(s, steps=tuple(replace(step, verdict="correct") for step in s.steps))
+        for s in unknown
+    ]
+    sides = [started(rows, tokenizer, Given(s)).sides["train"].data for s in (unknown, right)]
+    assert set(sides[0].first_errors) == {-2}
+    assert set(sides[1].first_errors) == {-1}
+
+
+def test_strictness_is_asked_for_anew(rows, tokenizer):
+    data = started(rows, tokenizer).sides["train"].data
+    fits_half = int(np.median(data.positions[data.step_offsets[:-1]]))
+    lenient = started(rows, tokenizer, max_tokens=fits_half).report["encoded"]["train"]
+    assert lenient["no step fits in max_tokens"]
+    with pytest.raises(ValueError, match=f"max_tokens={fits_half}"):
+        started(rows, tokenizer, max_tokens=fits_half, strict=True)
+    with rows.open("a") as file:
+        file.write("no JSON\n")
+    started(rows, tokenizer)
+    with pytest.raises(ValueError, match="not JSON"):
+        started(rows, tokenizer, strict=True)
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped": flip_a_bit,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "removed": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize(("place", "damage"), [*enumerate(DAMAGES)])
+def test_damaged_entries_are_made_again(rows, tokenizer, folder, place, damage, caplog):
+    good = content(started(rows, tokenizer))
+    names = [path.relative_to(folder) for path in files_of(folder)]
+    for name in names[place :: len(DAMAGES)]:
+        DAMAGES[damage](folder / name)
+        caplog.clear()
+        assert content(started(rows, tokenizer)) == good, name
+        assert ("damaged" in caplog.text) == (damage != "removed" or len(name.parts) > 1), name
+        caplog.clear()
+        assert content(started(rows, tokenizer)) == good
+        assert not caplog.text, name  # repaired
+    assert [path.relative_to(folder) for path in files_of(folder)] == names
+
+
+def test_labels_that_somebody_put_there_are_not_trusted(rows, tokenizer, folder):
+    good = content(started(rows, tokenizer))
+    for path in folder.glob("*/labels.npy"):
+        np.save(path, 1 - np.load(path))
+    for path in folder.glob("*/weights.npy"):
+        np.save(path, np.array([print, open], object), allow_pickle=True)
+    assert content(started(rows, tokenizer)) == good
+
+
+def test_the_least_recently_used_go_first(rows, tokenizer, folder, monkeypatch):
+    started(rows, tokenizer)
+    first = entries(folder)
+    started(rows, tokenizer, max_tokens=60)
+    second = entries(folder) - first
+    age(folder)
+    started(rows, tokenizer)
+    assert used(folder) == first
+    size = sum(path.stat().st_size for path in files_of(folder))
+    monkeypatch.setattr(cache, "MAX_BYTES", size + 2000)
+    started(rows, tokenizer, max_tokens=61)
+    assert first <= entries(folder)
+    assert not second <= entries(folder)
+    monkeypatch.setattr(cache, "MAX_BYTES", 1)
+    last = started(rows, tokenizer, max_tokens=62)
+    assert len(content(last)) > 100  # what is in use stays readable
+    assert sum(path.is_dir() for path in folder.iterdir()) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_only_slower(
+    rows, tokenizer, tmp_path, monkeypatch, caplog
+):
+    good = made_anew(monkeypatch, rows, tokenizer)
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
+    assert content(started(rows, tokenizer)) == good
+    assert "cannot be written" in caplog.text
+
+
+def test_test_and_fit_do_not_mix(rows, tokenizer, monkeypatch):
+    def both(first, second):
+        data = module(rows, tokenizer)
+        data.sources["test"] = [SourceSpec(Stepwise(str(rows), name="seen"))]
+        data.setup(first)
+        data.setup(second)
+        return sorted(json.loads(content(data))[0].items()), sorted(data.sides)
+
+    with monkeypatch.context() as patch:
+        patch.setenv("PRM_LIGHTNING_CACHE", "off")
+        expected = both("fit", "test")
+    for _ in range(2):
+        assert both("fit", "test") == expected
+        assert both("test", "fit")[1] == expected[1]
+
+
+FILE_SOURCES = sorted(set(prm_lightning.sources.__all__) - {"SourceSpec", "Corrupted", "Synthetic"})
+
+
+@pytest.mark.parametrize("name", FILE_SOURCES)
+def test_every_source_is_known_by_the_files_it_reads(tmp_path, name):
+    source = getattr(prm_lightning.sources, name)
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "solutions.jsonl"
+    file.write_text("{}\n")
+    paths = [str(tmp_path / "data")] + ([str(file)] if name != "Labelled" else [])
+    for path in paths:
+        before = origin_of({"sources": [SourceSpec(source(path))]})
+        assert before is not None
+        assert origin_of({"sources": [SourceSpec(source(path))]}) == before
+        assert origin_of({"sources": [SourceSpec(source(path, name="x"))]}) != before
+        file.write_text(file.read_text() + "{}\n")
+        assert origin_of({"sources": [SourceSpec(source(path))]}) != before
+    assert origin_of({"sources": [SourceSpec(source("owner/name"))]}) is None
+    assert origin_of({"sources": [SourceSpec(source("name"))]}) is None
+
+
+def test_origins_that_may_change_unseen_have_no_hash(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "linked").mkdir()
+    one = Stepwise(str(tmp_path / "data"))
+    empty = origin_of({"source": one})
+    (tmp_path / "data" / "more.jsonl").touch()
+    assert origin_of({"source": one}) != empty
+    (tmp_path / "data" / "train").symlink_to(tmp_path / "linked")
+    assert origin_of({"source": one}) is None
+    assert origin_of({"source": Given([])}) is None
+    assert origin_of({"source": Synthetic(5)}) == origin_of({"source": Synthetic(5)}) is not None
+    assert origin_of({"source": Synthetic(5)}) != origin_of({"source": Synthetic(5, seed=3)})
+    nested = Synthetic(5)
+    nested.source = Given([])
+    assert origin_of({"source": nested}) is None
+
+
+def test_other_code_has_another_version(tmp_path):
+    package = Path(prm_lightning.sources.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "prm_lightning", ignore=lambda *_: ["__pycache__"])
+
+    def version():
+        command = [sys.executable, "-c", "from prm_lightning.batching import origin as o;"]
+        command[-1] += "print(o.__file__, o.CODE_VERSION)"
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True).split()
+
+    place, first = version()
+    assert place.startswith(str(tmp_path))
+    assert version()[1] == first
+    with (tmp_path / "prm_lightning" / "text.py").open("a") as file:
+        file.write("\n")
+    assert version()[1] != first
+
+
+@given(texts=st.lists(st.text(st.characters(codec=None))))
+def test_names_come_back(texts):
+    names = Names.of(texts)
+    assert list(names) == texts
+    assert len(names) == len(texts)
+    if texts:
+        assert names[-1] == texts[-1]
+    with pytest.raises(IndexError):
+        names[len(texts)]
+
+
+RACE = """
+import hashlib, sys
+from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.batching.encode import Encoder
+from prm_lightning.modeling.backbone import load_tokenizer
+from prm_lightning.sources import SourceSpec, Stepwise
+encoder = Encoder(load_tokenizer(sys.argv[1]))
+data = PRMDataModule([SourceSpec(Stepwise(sys.argv[2]))], encoder, val_ratio=0.25)
+print("ready", flush=True)
+sys.stdin.readline()
+data.setup("fit")
+plan = repr(data._planner("train").train_steps(0)) + repr(data.report)
+print(hashlib.sha256(plan.encode()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_agree(tiny_model_folder, tmp_path, folder):
+    rows = write_rows(tmp_path / "rows.jsonl", problems=400, attempts=6)
+    command = [sys.executable, "-c", RACE, str(tiny_model_folder("qwen3")), str(rows)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, outputs
+    assert len({out for out, _ in outputs}) == 1
+    assert not any("damaged" in err or "written" in err for _, err in outputs), outputs
+    assert len(entries(folder)) == 3
+    assert all(not name.startswith(".") for name in entries(folder))
+
+
+@pytest.mark.slow
+def test_ranks_that_start_at_once_take_the_steps_of_one_process(
+    tiny_model_folder, tmp_path, folder
+):
+    rows = write_rows(tmp_path / "rows.jsonl", problems=13)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    outputs = []
+    for name, ranks in (("alone", []), ("empty", launch), ("filled", launch)):
+        outputs.append(tmp_path / name)
+        changes = {"trainer.max_epochs": 1, "trainer.devices": 2 if ranks else 1}
+        changes |= {"trainer.strategy": "ddp"} if ranks else {}
+        arguments = options(tiny_model_folder("qwen3"), rows, outputs[-1], **changes)
+        command = [sys.executable, *ranks, "-m", "prm_lightning", "fit", *arguments]
+        cached = str(tmp_path / ("apart" if not ranks else "cache"))
+        environment = os.environ | {"XDG_CACHE_HOME": cached}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert_same_weights(outputs[0], outputs[-1])
+    assert len(entries(folder)) == 3
+    reports = {(output / "data.json").read_text() for output in outputs}
+    assert len(reports) == 1

@@ -1,0 +1,328 @@
+"""Verb `format`: what it writes, says and refuses, and the commands of its documentation."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prm_lightning.sources.formatting import format_stepwise, main, read_specs, write_solutions
+from prm_lightning.sources.stepwise import Stepwise
+from prm_lightning.sources.synthetic import Synthetic
+from prm_lightning.sources.training_rows import StepRows
+from prm_lightning.types import Solution, Step
+
+DOCS = Path(__file__).parents[1] / "docs" / "format.md"
+
+
+def write_attempts(path, problems=12, attempts=3):
+    """Additions; the last attempt of each is wrong in its first step."""
+    rows = [
+        {
+            "prompt": f"<|user|>\nWhat is {p} + {p + 1}?<|end|>\n<|assistant|>\n",
+            "completions": [f"{p} + {p + 1} = {2 * p + 1 + wrong}.", f"#### {2 * p + 1 + wrong}"],
+            "labels": [not wrong, not wrong],
+        }
+        for p in range(problems)
+        for wrong in [k == attempts - 1 for k in range(attempts)]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def attempts(tmp_path):
+    return write_attempts(tmp_path / "rows.jsonl")
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def run(*args):
+    main([str(arg) for arg in args])
+
+
+def test_the_layout_steps_is_the_documented_one(attempts, tmp_path):
+    run("--source", attempts, "--output_dir", tmp_path / "out", "--no_balance")
+    train, val = read(tmp_path / "out/prm_train.jsonl"), read(tmp_path / "out/prm_val.jsonl")
+    assert len(train) + len(val) == 12 * 3 * 2
+    assert not {row["problem"] for row in train} & {row["problem"] for row in val}
+    for row in train + val:
+        assert list(row) == [
+            "problem", "step", "previous_steps", "reasoning_path", "label", "step_index",
+            "total_steps",
+        ]  # fmt: skip
+        assert row["reasoning_path"] == [*row["previous_steps"], row["step"]]
+        assert len(row["previous_steps"]) == row["step_index"] < row["total_steps"] == 2
+        assert row["label"] in (0, 1)
+        assert re.fullmatch(r"What is \d+ \+ \d+\?", row["problem"])
+
+
+def test_training_is_balanced_and_validation_is_not(attempts, tmp_path):
+    run("--dataset", attempts, "--out", tmp_path / "out", "--val-ratio", 0.4)
+    labels = [[row["label"] for row in read(tmp_path / "out" / f"prm_{side}.jsonl")]
+              for side in ("train", "val")]  # fmt: skip
+    assert labels[0].count(0) == labels[0].count(1) > 0
+    assert labels[1].count(1) == 2 * labels[1].count(0) > 0
+
+
+def test_the_layout_solutions_is_read_back_as_it_was(tmp_path):
+    solutions = list(Synthetic(problems=30, attempts=3, after_error="unlabelled").read())
+    config = tmp_path / "sources.yaml"
+    config.write_text(
+        "sources: [{source: {class_path: prm_lightning.sources.Synthetic, "
+        "init_args: {problems: 30, attempts: 3}}}]"
+    )
+    out = tmp_path / "out"
+    run("--source", config, "--output", out, "--layout", "solutions", "--balance=weights")
+    back = [s for name in ("train", "val") for s in Stepwise(str(out / f"prm_{name}.jsonl")).read()]
+    assert {s.id: [step.text for step in s.steps] for s in back} == {
+        s.id: [step.text for step in s.steps] for s in solutions
+    }
+    by_id = {s.id: s for s in solutions}
+    for s in back:
+        old = by_id[s.id]
+        assert (s.problem, s.group, s.source) == (old.problem, old.group, old.source)
+        assert [step.label for step in s.steps] == [step.label for step in old.steps]
+    train = list(Stepwise(str(out / "prm_train.jsonl")).read())
+    weights = {
+        label: {t.weight for s in train for t in s.steps if t.label == label} for label in (0, 1)
+    }
+    assert weights[1] == {1.0}
+    assert len(weights[0]) == 1
+    assert weights[0] > {1.0} or min(weights[0]) > 1
+
+
+@st.composite
+def solutions(draw):
+    texts = st.text(st.sampled_from('ab"\\\n\u2028é{}<'), min_size=1, max_size=6)
+    steps = draw(
+        st.lists(
+            st.builds(
+                Step,
+                text=texts,
+                label=st.sampled_from([None, 0.0, 0.4, 0.5, 1.0]),
+                weight=st.sampled_from([0.0, 0.5, 1.0]),
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    return Solution(draw(texts), tuple(steps), "s")
+
+
+def naive_rows(solution):
+    """The step-level loop as the guide for this data describes it."""
+    previous = []
+    for k, step in enumerate(solution.steps):
+        if step.label is not None and step.weight > 0:
+            yield {
+                "problem": solution.problem,
+                "step": step.text,
+                "previous_steps": list(previous),
+                "reasoning_path": [*previous, step.text],
+                "label": int(step.label >= 0.5),
+                "step_index": k,
+                "total_steps": len(solution.steps),
+            }
+        previous.append(step.text)
+
+
+@settings(max_examples=40)
+@given(read_solutions=st.lists(solutions(), max_size=4))
+def test_rows_are_those_of_a_plain_loop(read_solutions, tmp_path_factory):
+    naive = [row for solution in read_solutions for row in naive_rows(solution)]
+    rows = StepRows(read_solutions)
+    assert list(rows) == naive == [rows[i] for i in range(len(rows))] == rows[:]
+    assert [rows[-i] for i in range(1, len(rows) + 1)] == naive[::-1]
+    path = tmp_path_factory.getbasetemp() / "rows.jsonl"
+    write_solutions(path, read_solutions, "steps")
+    assert read(path) == naive
+    lines = path.read_bytes().split(b"\n")
+    assert lines == [json.dumps(row, ensure_ascii=False).encode() for row in naive] + [b""]
+
+
+def test_a_row_out_of_range_is_refused():
+    with pytest.raises(IndexError, match="there are 0 rows"):
+        StepRows([])[0]
+
+
+def test_rows_from_python_are_what_the_verb_writes(attempts, tmp_path):
+    train, val = format_stepwise(attempts, max_examples=30, balance=True, seed=3)
+    run("--source", attempts, "--output", tmp_path / "out", "--max_examples", 30, "--seed", 3)
+    assert list(train) == read(tmp_path / "out/prm_train.jsonl")
+    assert list(val) == read(tmp_path / "out/prm_val.jsonl")
+    assert len(format_stepwise(attempts, balance=False)[0]) > len(train)
+
+
+def test_examples_are_rows_and_problems_are_problems(attempts):
+    train, val = format_stepwise(attempts, max_examples=10, balance=False)
+    assert len(train.solutions) + len(val.solutions) == 10
+    train, val = format_stepwise(attempts, max_problems=4, balance=False)
+    assert len(train.solutions) + len(val.solutions) == 12
+    assert {s.problem for s in (*train.solutions, *val.solutions)} == {
+        f"What is {p} + {p + 1}?" for p in range(4)
+    }
+
+
+def test_a_preview_prints_and_writes_nothing(attempts, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    run("--source", attempts, "--preview", 10, "--output", tmp_path / "out", "--no-balance")
+    assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr().out
+    assert "nothing was written" in said
+    assert "correct, step" in said
+    assert "wrong, step" in said
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
+    table = {line[0]: line[1:] for line in lines if len(line) > 4}
+    assert int(table["train"][0]) + int(table["validation"][0]) == 10
+    assert int(table["train"][1]) + int(table["validation"][1]) == 30
+
+
+def test_the_summary_counts_what_was_dropped(attempts, tmp_path, capsys):
+    with Path(attempts).open("a") as file:
+        file.write('{"prompt": "p", "completions": ["a"], "labels": []}\n')
+    run("--source", attempts, "--output", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "37 rows read, 36 kept" in said
+    assert "dropped 1: steps and labels differ in number" in said
+    assert "rows.jsonl:37" in said
+
+
+def test_a_folder_is_replaced_only_if_asked(attempts, tmp_path):
+    out = tmp_path / "out"
+    run("--source", attempts, "--output", out)
+    before = (out / "prm_train.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match=r"out exists.*--overwrite"):
+        run("--source", attempts, "--output", out, "--seed", 5)
+    assert (out / "prm_train.jsonl").read_bytes() == before
+    run("--source", attempts, "--output", out, "--seed", 5, "--overwrite")
+    assert (out / "prm_train.jsonl").read_bytes() != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--balance", "weights"], "the layout steps has no weights"),
+        (["--max_examples", "0"], "--max_examples is 0"),
+        (["--preview", "0"], "--preview is 0"),
+        (["--val_ratio", "1"], "val_ratio=1.0 is outside"),
+        (["--layout", "rows"], "layout"),
+        (["--shuffle"], "shuffle"),
+    ],
+)
+def test_bad_options_are_refused_and_leave_nothing(args, words, attempts, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        run("--source", attempts, "--output", tmp_path / "out", *args)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "a: 1", "sources: []", "- source: {class_path: prm_lightning.sources.Typo}",
+                "- sauce: 1", "[", "data: {sources: 3}"],
+)  # fmt: skip
+def test_a_yaml_without_sources_is_refused(content, tmp_path):
+    file = tmp_path / "odd.yaml"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"format: .*odd\.yaml is no list of sources \(.+\)"):
+        read_specs(str(file))
+
+
+def test_the_short_name_and_configurations_mean_their_sources():
+    (spec,) = read_specs("gsm8k-gen-stepwise")
+    assert spec.source.path == "ebony59/gsm8k-gen-stepwise"
+    configs = Path(__file__).parents[1] / "configs"
+    (quickstart,) = read_specs(str(configs / "quickstart.yaml"))
+    assert isinstance(quickstart.source, Synthetic)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        run("--source", tmp_path / "missing.jsonl", "--output", tmp_path / "out")
+
+
+def test_beginnings_are_never_all_in_memory(tmp_path):
+    """300 solutions of 200 steps: 60,000 rows that would hold 6 million texts."""
+    steps = tuple(Step(f"{k} and some more words to fill the line", 1.0) for k in range(200))
+    many = [Solution(f"p{i}", steps, "s") for i in range(300)]
+    tracemalloc.start()
+    try:
+        write_solutions(tmp_path / "rows.jsonl", many[:20], "steps")
+        assert len(StepRows(many)) == 60_000
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "rows.jsonl").stat().st_size > 20e6
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nfrom prm_lightning.sources.formatting import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets', 'numpy'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--no_balance" in done.stdout
+
+
+# ---- the commands of docs/format.md ------------------------------------------------------------
+
+
+def documented_commands():
+    text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [shlex.split(line)[3:] for line in re.findall(r"^    (python -m .*)$", text, re.M)]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with the files that the documentation names."""
+    monkeypatch.chdir(tmp_path)
+    write_attempts(tmp_path / "rows.jsonl")
+    rows = [
+        {
+            "question": f"Ann has {p} pears, aunt {k} brings 3 bags of {p + 2}. How many now?",
+            "answer": f"Three bags hold 3*{p + 2}=<<3*{p + 2}={3 * p + 6}>>{3 * p + 6} pears.\n"
+            f"So she has {p}+{3 * p + 6}={4 * p + 6} pears.\n#### {4 * p + 6}",
+        }
+        for k, p in enumerate(range(5, 45))
+    ]
+    Path("gsm8k.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    combined = re.search(r"```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
+    Path("combined.yaml").write_text(combined[1])
+    Path("configs").symlink_to(DOCS.parents[1] / "configs")
+    return tmp_path
+
+
+def test_the_documented_format_commands_work(workplace):
+    for verb, *options in documented_commands():
+        if verb == "format" and "gsm8k-gen-stepwise" not in options:
+            run(*options)
+    combined = read(workplace / "data/combined/prm_train.jsonl")
+    assert {"pears" in row["problem"] for row in combined} == {True, False}
+    assert read(workplace / "data/mine/prm_val.jsonl")
+
+
+@pytest.mark.slow
+def test_the_documented_training_commands_work(workplace, tiny_model_folder):
+    from prm_lightning.training.cli import main as train
+
+    run("--source", "rows.jsonl", "--layout", "solutions", "--output", "data/mine")
+    small = [
+        "--model.backbone.name", str(tiny_model_folder("llama")), "--trainer.max_steps", "2",
+        "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+    ]  # fmt: skip
+    runs = [options for verb, *options in documented_commands() if verb == "fit"]
+    assert len(runs) == 3
+    for options in runs:
+        train(["fit", *options, *small])
+        data = json.loads(Path(options[options.index("--output") + 1], "data.json").read_text())
+        assert data["train"]["wrong_steps"] > 0

@@ -1,0 +1,176 @@
+"""Problems of evaluation data on the training side: found, listed, left out."""
+
+import json
+
+import pytest
+from conftest import dev_data
+
+from prm_lightning.sources.leaks import FIRST, exclude, report_leaks
+from prm_lightning.sources.mixture import SourceSpec
+from prm_lightning.sources.stepwise import Stepwise
+from prm_lightning.types import Solution, Step
+
+LONG = (
+    "Mike needed a new pair of jeans. When he got to the mall he saw that his favourite jeans "
+    "were {}% off. The original price of the jeans was $40. How much money will Mike have left?"
+)
+
+
+def solution(problem, id=""):
+    return Solution(problem, (Step("s", 1.0),), "s", id)
+
+
+def write(path, *rows):
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def test_problems_of_other_files_are_left_out(tmp_path):
+    rows = [
+        {"prompt": "<|user|>\nOne  apple?<|end|>\n<|assistant|>\n"},
+        {"problem": "TWO apples"},
+        {"question": "Three apples?", "answer": "3"},
+        {"input": "Four apples? Step 1: there are 4 ки", "label": "…"},
+        {"question": {"problem": "Six apples?"}, "label": {}},
+    ]
+    file = write(tmp_path / "held_out.jsonl", *rows)
+    problems = [
+        "one apple",
+        "Two apples.",
+        "three apples",
+        "Four apples?",
+        "Five apples?",
+        "six apples",
+    ]
+    kept, reports = exclude([solution(p) for p in problems], [file])
+    assert [s.problem for s in kept] == ["Five apples?"]
+    assert (reports[file]["problems"], reports[file]["exact"], reports[file]["left_out"]) == (
+        5,
+        5,
+        True,
+    )
+    assert reports[file]["first"][1] == {
+        "source": "s",
+        "id": "",
+        "problem": "Two apples.",
+        "found_at": f"{file}:2",
+        "similarity": 1.0,
+    }
+    assert exclude(kept, []) == (kept, {})
+
+
+def test_near_duplicates_of_held_out_problems_are_left_out(tmp_path):
+    held = write(tmp_path / "a.jsonl", {"problem": LONG.format(25)}, {"problem": "Another one?"})
+    train = [solution(LONG.format(x), f"{x}") for x in (30, 25, 30)] + [solution("A third one?")]
+    kept, reports = exclude(train, [held])
+    assert kept == train[-1:]
+    report = reports[held]
+    assert (report["problems"], report["exact"], report["near"], report["solutions"]) == (
+        2,
+        1,
+        1,
+        3,
+    )
+    assert [leak["id"] for leak in report["first"]] == ["30", "25"]
+    assert 0.4 <= report["first"][0]["similarity"] < report["first"][1]["similarity"] == 1
+    assert {leak["found_at"] for leak in report["first"]} == {f"{held}:1"}
+
+
+def test_a_report_names_the_first_ones_and_counts_the_others(tmp_path):
+    held = write(tmp_path / "a.jsonl", *({"problem": f"{n} apples"} for n in range(20)))
+    _, reports = exclude([solution(f"{n} apples") for n in range(3, 15)], [held])
+    assert reports[held]["problems"] == 12
+    assert [leak["problem"] for leak in reports[held]["first"]] == [
+        f"{n} apples" for n in range(3, 3 + FIRST)
+    ]
+
+
+def test_evaluation_sources_are_reported_with_a_warning_and_kept(caplog):
+    train = [solution(LONG.format(30), "t"), solution("alone")]
+    reports = report_leaks(
+        train, {"val_sources": [solution(LONG.format(25), "v")], "test_sources": []}
+    )
+    assert reports["val_sources"]["first"][0]["found_at"] == "s v"
+    assert (reports["val_sources"]["near"], reports["val_sources"]["left_out"]) == (1, False)
+    assert reports["test_sources"]["problems"] == 0
+    (warning,) = caplog.messages
+    assert "1 problems" in warning
+    assert "data.exclude" in warning
+
+
+def attempts(path, problems, wrong):
+    """Two-step rows; so many of the problems have a wrong second step."""
+    rows = [
+        {"prompt": p, "completions": ["a", "b"], "labels": [True, k >= wrong]}
+        for k, p in enumerate(problems)
+    ]
+    return [SourceSpec(Stepwise(write(path, *rows)))]
+
+
+def test_a_run_reports_leaks_the_split_and_weights_of_its_training_side(tmp_path, tokenizer):
+    from prm_lightning.batching.datamodule import PRMDataModule
+    from prm_lightning.batching.encode import Encoder
+
+    held = write(tmp_path / "held.jsonl", {"problem": LONG.format(25)})
+    train = [LONG.format(30), "Seven?", *(f"What is {k} + 1?" for k in range(10))]
+    data = PRMDataModule(
+        attempts(tmp_path / "train.jsonl", train, wrong=3),
+        Encoder(tokenizer, template="plain"),
+        val_sources=attempts(tmp_path / "val.jsonl", ["seven", "Eight?", "Nine?"], wrong=3),
+        test_sources=attempts(tmp_path / "test.jsonl", ["What is 4 + 1", "Ten?"], wrong=0),
+        exclude=[held],
+        template="plain",
+        balance="weights",
+    )
+    data.setup("fit")
+    report = data.report
+    assert json.loads(json.dumps(report)) == report
+    leaks = report["leaks"]
+    assert [leaks[held][key] for key in ("near", "solutions", "left_out")] == [1, 1, True]
+    assert [leaks["val_sources"][key] for key in ("exact", "left_out")] == [1, False]
+    assert leaks["test_sources"]["first"][0]["found_at"] == "test test:0"
+    assert (report["excluded"], report["train"]["problems"]) == (1, 11)
+    assert "split" not in report
+    # 11 solutions train, 2 of which have a wrong step: 20 right steps to 2 wrong ones.
+    assert (report["train"]["correct_steps"], report["train"]["wrong_steps"]) == (20, 2)
+    trained = data.sides["train"].data
+    assert sorted({*trained.weights.tolist()}) == [1.0, 10.0]
+    assert {*data.sides["validate"].data.weights.tolist()} == {1.0}
+
+
+def test_a_run_reports_how_its_problems_were_split(tmp_path, tokenizer):
+    from prm_lightning.batching.datamodule import PRMDataModule
+    from prm_lightning.batching.encode import Encoder
+
+    problems = [LONG.format(30), LONG.format(25), *(f"What is {k} + 1?" for k in range(10))]
+    sources = attempts(tmp_path / "train.jsonl", problems, wrong=3)
+    encoder = Encoder(tokenizer, template="plain")
+    data = PRMDataModule(sources, encoder, template="plain", val_ratio=0.3)
+    data.setup("fit")
+    assert (data.report["split"]["groups"], data.report["split"]["near_duplicates"]) == (11, 1)
+    assert data.report["leaks"] == {}
+    assert data.report["train"]["problems"] + data.report["validation"]["problems"] == 12
+
+
+@pytest.mark.parametrize("line", ['{"text": "p"}', '{"problem": 3}', "{bad"])
+def test_a_row_whose_problem_cannot_be_read_is_refused(tmp_path, line):
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"problem": "p"}\n' + line)
+    with pytest.raises(ValueError, match=r"exclude: .*f\.jsonl:2"):
+        exclude([solution("p")], [str(file)])
+
+
+def test_the_overlaps_of_the_development_files_are_found():
+    train = str(dev_data("trl_stepwise_train.jsonl"))
+    test = list(Stepwise(str(dev_data("trl_stepwise_test.jsonl"))).read())
+    kept, reports = exclude(test, [train])
+    assert (reports[train]["exact"], len(test) - len(kept)) == (0, reports[train]["solutions"])
+    bench_file = dev_data("processbench.jsonl")
+    rows = bench_file.read_text(encoding="utf-8").split("\n")
+    bench = [solution(json.loads(row)["problem"]) for row in rows if row]
+    kept, reports = exclude(bench, [train, str(dev_data("trl_stepwise_test.jsonl"))])
+    assert kept == []
+    assert reports[train]["exact"] == len({json.loads(row)["problem"] for row in rows if row}) - (
+        len({s.problem for s in exclude(bench, [train])[0]}) + reports[train]["near"]
+    )
+    assert 191 <= reports[train]["solutions"] < 249
