@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -22,7 +23,13 @@ VERBS = {
     "test": Verb("measure it on test data", LIGHTNING),
     "predict": Verb("write the scores of data to predictions.jsonl", LIGHTNING),
     "format": Verb("write any source as training rows", "sources.formatting"),
-    "score": Verb("score the steps of one solution", "inference.score"),
+    "label": Verb("turn problems into solutions with judged steps", "labelling.pipeline"),
+    "score": Verb("score the steps of solutions", "inference.score"),
+    "evaluate": Verb(
+        "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
+        "evaluation.evaluate",
+    ),
+    "report": Verb("show runs and evaluations on one HTML page", "evaluation.report"),
 }
 
 
@@ -43,7 +50,9 @@ def main() -> int:
     try:
         module = import_module(f"prm_lightning.{VERBS[verb].module}")
         if VERBS[verb].module == LIGHTNING:
-            module.main()  # Lightning reads the verb and its options itself
+            finished = module.main()  # Lightning reads the verb and its options itself
+            if finished is not None:
+                report_run(finished)
         else:
             module.main(sys.argv[2:])
     except (ValueError, OSError) as error:
@@ -52,6 +61,19 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def report_run(folder: Path) -> None:
+    """Write the report of a run that has ended; if that fails, the run is no worse for it."""
+    from prm_lightning.evaluation.report import write_report
+
+    try:
+        page = write_report([str(folder)], overwrite=True)
+    except Exception as error:  # whatever it is, the model is trained and saved
+        first_line = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(f"warning: no report was written ({first_line})", file=sys.stderr)
+    else:
+        print(f"report       {page}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -38,7 +38,7 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
     signature = inspect.signature(function)
     hints = get_type_hints(function)
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
-    lists = {f"--{name}" for name, hint in hints.items() if _is_list(hint)}
+    lists = {f"--{name}": _is_list_of_text(hint) for name, hint in hints.items() if _is_list(hint)}
     parser = ArgumentParser(
         prog=f"python -m prm_lightning {verb}",
         description=(inspect.getdoc(function) or "").partition("\n")[0],
@@ -68,16 +68,27 @@ def _is_list(hint: Any) -> bool:
     return bool(origins & {list, Sequence})
 
 
-def _spell_out(args: Sequence[str], flags: set[str], lists: set[str]) -> list[str]:
-    """The same command line as jsonargparse wants it."""
+def _is_list_of_text(hint: Any) -> bool:
+    return any(get_args(part) == (str,) for part in (hint, *get_args(hint)))
+
+
+def _spell_out(args: Sequence[str], flags: set[str], lists: Mapping[str, bool]) -> list[str]:
+    """The same command line as jsonargparse wants it.
+
+    Args:
+        args: as given.
+        flags: options that are boolean.
+        lists: options that take several values, and whether these are text.
+    """
     spelt: list[str] = []
     values: list[str] | None = None  # of the list option being read
+    of_text = False
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         option, equals, value = arg.partition("=")
         if not _OPTION.fullmatch(option):
             (spelt if values is None else values).append(arg)
             continue
-        _close(spelt, values)
+        _close(spelt, values, "text" if of_text else "objects")
         values = None
         option = option.replace("-", "_").replace("__", "--", 1)
         option = OUTPUT_ALIASES.get(option, option)
@@ -85,16 +96,17 @@ def _spell_out(args: Sequence[str], flags: set[str], lists: set[str]) -> list[st
             value, equals = "true", "="
         if option in lists and not equals:
             spelt.append(option)
-            values = []
+            values, of_text = [], lists[option]
             continue
         spelt.append(option + equals + value)
-    _close(spelt, values)
+    _close(spelt, values, "text" if of_text else "objects")
     return spelt
 
 
-def _close(spelt: list[str], values: list[str] | None) -> None:
+def _close(spelt: list[str], values: list[str] | None, items: Literal["text", "objects"]) -> None:
     """Join the values of a list option into one, unless that is what was given."""
     if not values:
         return
-    is_yaml = len(values) == 1 and (values[0][:1] in "[{" or Path(values[0]).suffix == ".yaml")
-    spelt.append(values[0] if is_yaml else json.dumps(values))
+    is_file = items == "objects" and Path(values[0]).suffix == ".yaml"
+    is_whole = len(values) == 1 and (is_file or values[0][:1] == "[")
+    spelt.append(values[0] if is_whole else json.dumps(values))

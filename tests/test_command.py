@@ -35,6 +35,11 @@ def test_options_may_be_spelt_in_several_ways(line):
     assert run_verb("try", verb, line.split()) == ("in", "o", ["a", "b"], 7, True)
 
 
+def test_a_text_that_ends_in_yaml_is_a_text():
+    line = ["in", "--output", "o", "--model", "public.yaml"]
+    assert run_verb("try", verb, line)[2] == ["public.yaml"]
+
+
 def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("output: o\nmodel: [a]\nmax_steps: 5\n")

@@ -1,0 +1,237 @@
+"""Live requests and batches against a faulty server: one outcome each, and never over budget."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+from fake_claude import BATCH_FAULTS, TRANSIENT, FakeClaude, clumsy, honest
+
+from prm_lightning.generation.claude import connect
+from prm_lightning.generation.prices import cost, load_prices
+from prm_lightning.labelling.asking import Asker, BudgetError, Patience, UnfinishedError, ask
+from prm_lightning.labelling.journal import open_journal
+from prm_lightning.labelling.verdicts import judge_request, judge_settings
+from prm_lightning.types import JudgeRequest
+
+PRICES = load_prices()
+SETTINGS = judge_settings("claude-sonnet-5-5", 3000, "medium", {"type": "between_tools"})
+QUICK = [fault for fault in TRANSIENT if fault != "slow"]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def requests(count):
+    return lambda: (
+        judge_request(SETTINGS, JudgeRequest(f"problem {i}", ("a", "b")[: 1 + i % 2], "2"))
+        for i in range(count)
+    )
+
+
+@contextmanager
+def asking(folder, fake, budget=50.0, **patience):
+    settings = {"longest_wait": 0.03, "in_a_row": 25, "timeout": 1.0, "tries": 25} | patience
+    with open_journal(folder) as journal:
+        yield Asker(
+            lambda: connect("sk-ant-x", fake.url), journal, PRICES, budget, chunk=10,
+            patience=Patience(**settings),
+        )  # fmt: skip
+
+
+def billed(fake):
+    return sum(cost(PRICES[model], usage, batch=batch) for model, usage, batch in fake.usages)
+
+
+def outcomes(asker, firsts):
+    found = [asker.outcome(request) for request in firsts()]
+    assert None not in found
+    return Counter(answer.outcome for answer in found)
+
+
+def answered_twice(journal):
+    return journal.table(
+        "SELECT key FROM sends WHERE state = 'parsed' AND outcome <> 'unreadable' "
+        "GROUP BY key HAVING COUNT(*) > 1"
+    )
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_a_second_call_asks_nothing(tmp_path, mode):
+    with FakeClaude() as fake, asking(tmp_path, fake) as asker:
+        ask(asker, requests(25), mode)
+        assert outcomes(asker, requests(25)) == {"judged": 25}
+        assert set(fake.asked.values()) == {1}
+        before = len(fake.headers)
+        ask(asker, requests(25), mode)
+        assert len(fake.headers) == before
+        assert asker.journal.paid == pytest.approx(billed(fake))
+        assert asker.journal.outstanding == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_transient_faults_change_no_outcome(tmp_path, mode):
+    some = requests(40)
+    faults = {
+        "faults": itertools.islice(itertools.cycle([*QUICK, None]), 40),
+        "batch_faults": BATCH_FAULTS[:-1],
+        "result_faults": ["cut", None, "cut"],
+        "entry_faults": itertools.islice(
+            itertools.cycle([None, "expired", "errored", "canceled"]), 30
+        ),
+    }
+    with FakeClaude(answer=clumsy, **faults) as fake, asking(tmp_path / "a", fake) as asker:
+        ask(asker, some, mode)
+        troubled = [asker.outcome(request) for request in some()]
+        assert not answered_twice(asker.journal)
+        assert billed(fake) <= asker.journal.committed + 1e-9
+    with FakeClaude(answer=clumsy) as fake, asking(tmp_path / "b", fake) as asker:
+        ask(asker, some, mode)
+        assert troubled == [asker.outcome(request) for request in some()]
+        assert len(outcomes(asker, some)) > 2
+
+
+def test_useless_answers_are_asked_for_once_more_and_refusals_never(tmp_path):
+    with FakeClaude(answer=clumsy) as fake, asking(tmp_path, fake) as asker:
+        ask(asker, requests(60), "live")
+        rows = asker.journal.table(
+            "SELECT outcome, attempt, json_extract(json, '$.max_tokens'), COUNT(*) "
+            "FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
+            "GROUP BY 1, 2, 3"
+        )
+        by_first = Counter({outcome: n for outcome, attempt, _, n in rows if attempt == 1})
+        assert set(by_first) == {"judged", "refusal", "malformed", "wrong_steps", "max_tokens"}
+        seconds = sum(n for _, attempt, _, n in rows if attempt == 2)
+        assert seconds == 60 - by_first["judged"] - by_first["refusal"]
+        doubled = sum(n for _, attempt, most, n in rows if (attempt, most) == (2, 6000))
+        assert doubled == by_first["max_tokens"]
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+@pytest.mark.parametrize("budget", [0.01, 0.12])
+def test_the_budget_is_a_hard_cap_and_asking_goes_on_with_a_larger_one(tmp_path, mode, budget):
+    faults = ["cut after", None, "html", None, "cut after"]
+    with FakeClaude(faults=faults) as fake:
+        with asking(tmp_path, fake, budget) as asker:
+            with pytest.raises(BudgetError, match=r"budget of \$0\.\d+ is reached"):
+                for _ in range(3):  # again: a restart is no way around it
+                    ask(asker, requests(60), mode)
+            assert billed(fake) <= asker.journal.committed <= budget
+        with asking(tmp_path, fake) as asker:
+            ask(asker, requests(60), mode)
+            assert outcomes(asker, requests(60)) == {"judged": 60}
+            assert not answered_twice(asker.journal)
+
+
+def test_a_lost_batch_is_found_and_not_submitted_again(tmp_path):
+    with FakeClaude(batch_faults=["lost after", "lost after"]) as fake:
+        with asking(tmp_path, fake) as asker:
+            ask(asker, requests(20), "batch")
+        assert len(fake.batches) == 2 and set(fake.asked.values()) == {1}
+
+
+def test_a_batch_whose_creation_was_cut_off_by_a_kill_is_found(tmp_path):
+    with FakeClaude(polls=1) as fake:
+        with asking(tmp_path, fake) as asker:
+            firsts = list(requests(5)())
+            priced = [(request, 0.01) for request in firsts]
+            asker.journal.intend_batch(priced, [])  # then the process died
+            connect("sk-ant-x", fake.url).create_batch([(r.key[:40], r.params) for r in firsts])
+        with asking(tmp_path, fake) as asker:
+            ask(asker, requests(5), "batch")
+            assert outcomes(asker, requests(5)) == {"judged": 5}
+        assert len(fake.batches) == 1 and set(fake.asked.values()) == {1}
+
+
+def test_somebody_elses_batch_of_the_same_size_is_not_taken_for_ours(tmp_path):
+    with FakeClaude() as fake, asking(tmp_path, fake) as asker:
+        priced = [(request, 0.01) for request in requests(5)()]
+        asker.journal.intend_batch(priced, [])  # never created
+        others = requests(10)
+        theirs = list(others())[5:]
+        connect("sk-ant-x", fake.url).create_batch([(r.key[:40], r.params) for r in theirs])
+        ask(asker, requests(5), "batch")
+        assert outcomes(asker, requests(5)) == {"judged": 5}
+        assert all(asker.journal.answer(request.key) is None for request in theirs)
+
+
+@pytest.mark.parametrize("fault", ["401", "spend limit", "400"])
+def test_what_cannot_succeed_stops_the_run_at_once(tmp_path, fault):
+    with FakeClaude(faults=[fault]) as fake, asking(tmp_path, fake) as asker:
+        with pytest.raises(UnfinishedError, match="refuses to go on"):
+            ask(asker, requests(30), "live")
+        assert len(fake.headers) == 1
+        ask(asker, requests(30), "live")  # mended
+        assert outcomes(asker, requests(30)) == {"judged": 30}
+
+
+def test_one_request_that_is_refused_as_malformed_does_not_stop_the_others(tmp_path):
+    with FakeClaude(faults=[None, "400"]) as fake, asking(tmp_path, fake) as asker:
+        ask(asker, requests(30), "live")
+        assert outcomes(asker, requests(30)) == {"judged": 29, "rejected": 1}
+        assert len(fake.headers) == 30
+
+
+def test_failures_in_a_row_stop_the_run_and_are_not_outcomes(tmp_path):
+    with FakeClaude(faults=["500"] * 40) as fake, asking(tmp_path, fake, in_a_row=5) as asker:
+        with pytest.raises(UnfinishedError, match=r"in a row failed.*500"):
+            ask(asker, requests(30), "live")
+        assert 5 <= len(fake.headers) <= 13
+        assert asker.journal.committed == pytest.approx(0, abs=1e-9)
+
+
+def test_a_request_that_keeps_failing_is_left_for_another_run(tmp_path):
+    def answer(body, key):
+        if "problem 3" in body["messages"][0]["content"] and len(fake.usages) < 40:
+            raise ConnectionError  # the server hangs up
+        return honest(body, key)
+
+    with FakeClaude(answer=answer) as fake, asking(tmp_path, fake, tries=3) as asker:
+        with pytest.raises(UnfinishedError, match="1 requests have no answer after 3 tries"):
+            ask(asker, requests(30), "live")
+        fake.answer = honest
+        ask(asker, requests(30), "live")
+        assert outcomes(asker, requests(30)) == {"judged": 30}
+        assert not answered_twice(asker.journal)
+
+
+def test_waits_asked_for_are_capped_and_shared(tmp_path, caplog):
+    server = FakeClaude(faults=[None, "429 wait"], retry_after="3600")
+    with server as fake, asking(tmp_path, fake, longest_wait=0.2) as asker:
+        ask(asker, requests(20), "live")
+        assert outcomes(asker, requests(20)) == {"judged": 20}
+    assert "asks to wait 3600 s" in caplog.text
+
+
+def test_auto_sends_batches_only_where_they_are_worth_it(tmp_path):
+    with FakeClaude() as fake, asking(tmp_path, fake) as asker:
+        ask(asker, requests(20), "auto")
+        assert not fake.batches
+        ask(asker, requests(230), "auto")
+        assert len(fake.batches) == 21
+        ask(asker, requests(235), "auto")
+        assert len(fake.batches) == 21
+        assert outcomes(asker, requests(235)) == {"judged": 235}
+
+
+def test_copies_are_asked_about_once(tmp_path):
+    def copies():
+        return itertools.chain(requests(5)(), requests(5)())
+
+    for mode in ("live", "batch"):
+        with FakeClaude() as fake, asking(tmp_path / mode, fake) as asker:
+            ask(asker, copies, mode)
+            assert set(fake.asked.values()) == {1} and len(fake.asked) == 5
+
+
+def test_prices_are_taken_from_the_mode(tmp_path):
+    paid = {}
+    for mode in ("live", "batch"):
+        with FakeClaude() as fake, asking(tmp_path / mode, fake) as asker:
+            ask(asker, requests(31), mode)
+            paid[mode] = asker.journal.paid
+    assert paid["batch"] == pytest.approx(paid["live"] * (1 + 30 * 0.5) / 31, rel=0.02)

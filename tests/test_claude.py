@@ -1,0 +1,174 @@
+"""The client against a server that speaks the wire format: what each reply means."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from email.utils import formatdate
+
+import pytest
+from fake_claude import FakeClaude
+
+from prm_lightning.generation.claude import (
+    Batch,
+    Failure,
+    connect,
+    has_key,
+    read_key,
+    scrub,
+    scrub_logs,
+)
+
+KEY = "sk-ant-api03-abcDEF_123-xyz"
+PARAMS = {
+    "model": "claude-sonnet-5-5",
+    "max_tokens": 50,
+    "messages": [{"role": "user", "content": '{"problem": "1 + 1?", "steps": []}'}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def ask(*faults, timeout=5.0, **settings):
+    with FakeClaude(faults=faults, **settings) as fake:
+        return connect(KEY, fake.url).ask(PARAMS, "k1", timeout), fake
+
+
+def test_an_answer_is_raw_bytes_and_the_request_is_as_documented():
+    raw, fake = ask()
+    assert b'"stop_reason": "end_turn"' in raw
+    [headers] = fake.headers
+    sent = {name.lower(): value for name, value in headers.items()}
+    assert sent["authorization"] == f"Bearer {KEY}"
+    assert sent["idempotency-key"] == "k1"
+    assert fake.bodies == [PARAMS]
+
+
+@pytest.mark.parametrize(
+    ("fault", "then", "billed", "status"),
+    [
+        ("429", "retry", False, 429),
+        ("529", "retry", False, 529),
+        ("500", "retry", False, 500),
+        ("cut before", "retry", True, 0),
+        ("cut after", "retry", True, 0),
+        ("cut body", "retry", True, 0),
+        ("400", "reject", False, 400),
+        ("401", "stop", False, 401),
+        ("spend limit", "stop", False, 429),
+    ],
+)
+def test_what_a_failure_means(fault, then, billed, status):
+    failure, fake = ask(fault)
+    assert isinstance(failure, Failure)
+    assert (failure.then, failure.billed, failure.status) == (then, billed, status)
+    assert KEY not in failure.note and "\n" not in failure.note
+    assert len(fake.headers) == 1  # the SDK did not try again
+
+
+def test_a_timeout_may_have_been_billed_and_an_unreachable_server_not():
+    failure, _ = ask("slow", timeout=0.2)
+    assert (failure.then, failure.billed) == ("retry", True)
+    failure = connect(KEY, "http://127.0.0.1:9").ask(PARAMS, "k", 2.0)
+    assert (failure.then, failure.billed) == ("retry", False)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7), ("0.5", 0.5), ("3600", 3600), ("soon", None), ("-3", None), ("nan", None)],
+)
+def test_how_long_the_api_asks_to_wait(said, seconds):
+    failure, _ = ask("429 wait", retry_after=said)
+    assert failure.wait == seconds
+
+
+def test_a_date_to_wait_for_is_seconds_from_now():
+    failure, _ = ask("429 wait", retry_after=formatdate(time.time() + 100, usegmt=True))
+    assert 90 < failure.wait <= 101
+
+
+def test_a_batch_is_created_watched_and_downloaded_whole_or_not_at_all(tmp_path):
+    with FakeClaude(result_faults=["cut", None]) as fake:
+        claude = connect(KEY, fake.url)
+        batch = claude.create_batch([("a", PARAMS), ("b", PARAMS)])
+        assert batch == Batch("msgbatch_000000", 2, False)
+        assert claude.newest_batches() == [batch]
+        ended = claude.batch(batch.name)
+        assert ended.ended
+        file = tmp_path / "results.jsonl"
+        assert isinstance(claude.download(ended, file), Failure)
+        assert not file.exists()
+        assert claude.download(ended, file) is None
+        assert file.read_bytes() == fake.results(batch.name)
+        gone = claude.batch("msgbatch_999999")
+        assert (gone.then, gone.status) == ("stop", 404)
+
+
+def test_the_key_is_sent_to_no_other_host(tmp_path):
+    with FakeClaude(polls=0) as fake, FakeClaude() as other:
+        claude = connect(KEY, fake.url)
+        batch = claude.create_batch([("a", PARAMS)])
+        fake.results(batch.name)
+        url, fake.url = fake.url, other.url  # what results_url is made of
+        failure = connect(KEY, url).download(batch, tmp_path / "x.jsonl")
+        assert isinstance(failure, Failure) and other.url.removeprefix("http://") in failure.note
+        assert other.headers == []
+
+
+def test_a_reply_that_is_no_answer_of_this_api_is_a_failure():
+    with FakeClaude() as fake:
+        claude = connect(KEY, fake.url)
+        fake.described = lambda name: "<html>"
+        failure = claude.create_batch([("a", PARAMS)])
+        assert isinstance(failure, Failure) and failure.billed
+
+
+def test_models_and_tokens_cost_nothing_to_ask():
+    with FakeClaude(models={"claude-old": "retired"}) as fake:
+        claude = connect(KEY, fake.url)
+        assert claude.lifecycle("claude-old") == "retired"
+        assert claude.lifecycle("claude-sonnet-5-5") == "active"
+        assert claude.count_tokens(PARAMS) > 0
+        assert fake.usages == []
+
+
+@pytest.mark.parametrize("text", [KEY, f" {KEY}\n", f"{KEY}\r\n"])
+def test_the_key_comes_from_the_environment_or_a_file_and_is_stripped(tmp_path, text):
+    dotenv = tmp_path / ".env"
+    assert read_key({"ANTHROPIC_API_KEY": text}, dotenv) == KEY
+    dotenv.write_text(f"ANTHROPIC_API_KEY={KEY}\n")
+    assert read_key({}, dotenv) == KEY and has_key({}, dotenv)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "sk-ant-", "sk-ant-a b", "sk-ant-ü", "sk-proj-abc"])
+def test_a_key_of_another_shape_is_refused_without_being_shown(tmp_path, text):
+    with pytest.raises(ValueError, match="ANTHROPIC_API_KEY") as caught:
+        read_key({"ANTHROPIC_API_KEY": text}, tmp_path / ".env")
+    assert not text.strip() or text.strip() not in str(caught.value).replace("sk-ant- and", "")
+
+
+def test_no_log_record_shows_a_key_in_message_argument_or_traceback():
+    before = logging.getLogRecordFactory()
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.getLogger("some.library")
+    logger.addHandler(handler)
+    try:
+        scrub_logs()
+        scrub_logs()
+        logger.warning(f"Authorization: Bearer {KEY}")
+        logger.warning("headers %s", {"authorization": f"Bearer {KEY}"})
+        try:
+            raise ValueError(f"Illegal header value b'Bearer {KEY}\\n'")
+        except ValueError:
+            logger.exception("failed")
+    finally:
+        logging.setLogRecordFactory(before)
+        logger.removeHandler(handler)
+    assert KEY not in stream.getvalue() and "abcDEF" not in stream.getvalue()
+    assert stream.getvalue().count("sk-ant-***") == 3
+    assert scrub(f"x {KEY}' y") == "x sk-ant-***' y"

@@ -1,0 +1,138 @@
+"""What a journal keeps, whatever happens to its process."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prm_lightning.labelling.journal import Parsed, open_journal
+from prm_lightning.labelling.request import Answer, Request
+
+REQUEST = Request("judge", '{"model":"m"}', "words", 2, "v1")
+
+
+def parsed(sent):
+    return Parsed(Answer("judged", sent.raw.decode()), {"output_tokens": 1}, 0.25)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stage": "write"}, {"settings": '{"model":"n"}'}, {"user": "word"}, {"version": "v2"},
+     {"sample": 2}, {"attempt": 2}],
+)  # fmt: skip
+def test_everything_that_tells_two_requests_apart_is_in_the_key(change):
+    assert dataclasses.replace(REQUEST, **change).key != REQUEST.key
+    assert dataclasses.replace(REQUEST).key == REQUEST.key
+
+
+def test_a_request_goes_from_sent_to_received_to_parsed(tmp_path):
+    with open_journal(tmp_path) as journal:
+        [send] = journal.send([(REQUEST, 1.0)])
+        assert journal.is_open(REQUEST.key)
+        assert (journal.paid, journal.outstanding) == (0.0, 1.0)
+        journal.receive([(send, b"raw")])
+        assert journal.answer(REQUEST.key) is None
+    with open_journal(tmp_path) as journal:  # killed before it could parse
+        assert (journal.paid, journal.outstanding) == (0.0, 1.0)
+        assert journal.parse(parsed) == [(REQUEST, Answer("judged", "raw"))]
+        assert journal.answer(REQUEST.key) == Answer("judged", "raw")
+        assert (journal.paid, journal.outstanding) == (0.25, 0.0)
+        assert journal.parse(parsed) == []
+
+
+def test_what_was_on_its_way_when_the_process_died_stays_held(tmp_path):
+    with open_journal(tmp_path) as journal:
+        journal.send([(REQUEST, 1.0)])
+    with open_journal(tmp_path) as journal:
+        assert not journal.is_open(REQUEST.key)  # so it is asked again
+        assert journal.answer(REQUEST.key) is None
+        assert journal.committed == 1.0  # it may have been billed
+
+
+def test_failures_release_or_hold_the_worst_cost(tmp_path):
+    with open_journal(tmp_path) as journal:
+        first, second, third = journal.send([(REQUEST, 1.0), (REQUEST, 2.0), (REQUEST, 4.0)])
+        journal.release([first], "429")
+        assert journal.committed == 6.0
+        journal.lose([second], "cut")
+        assert journal.committed == 6.0
+        journal.reject(third, "400")
+        assert journal.committed == 2.0
+        assert journal.answer(REQUEST.key) == Answer("rejected")
+    with open_journal(tmp_path) as journal:
+        assert journal.committed == 2.0
+
+
+def test_an_answer_whose_cost_is_unknown_costs_its_worst(tmp_path):
+    with open_journal(tmp_path) as journal:
+        [send] = journal.send([(REQUEST, 1.0)])
+        journal.receive([(send, b"<html>")])
+        journal.parse(lambda sent: Parsed(Answer("unreadable"), {}, None))
+        assert journal.answer(REQUEST.key) is None
+        assert (journal.paid, journal.outstanding) == (1.0, 0.0)
+
+
+def test_a_batch_survives_its_process(tmp_path):
+    with open_journal(tmp_path) as journal:
+        batch = journal.intend_batch([(REQUEST, 1.0)], ["older"])
+    with open_journal(tmp_path) as journal:
+        [found] = journal.open_batches()
+        assert (found.name, found.known, found.size) == (None, ["older"], 1)
+        assert journal.is_open(REQUEST.key)  # in that batch, if it exists
+        journal.name_batch(batch, "b1")
+        journal.disown_batch(batch, "b1")
+        assert journal.open_batches()[0].known == ["older", "b1"]
+        journal.settle_batch(batch, "void", "never created")
+        assert journal.committed == 0.0
+        assert not journal.open_batches() and not journal.is_open(REQUEST.key)
+
+
+def test_stored_lists_grow_page_by_page_and_are_sequences(tmp_path):
+    with open_journal(tmp_path) as journal:
+        stored = journal.stored("solutions")
+        stored.append(range(1200))
+        stored.append([{"text": "a\u2028\x00\ud800"}])
+        assert len(stored) == 1201 and not stored.is_finished
+        assert list(stored)[:1200] == list(range(1200))
+        assert stored[-1] == {"text": "a\u2028\x00\ud800"}
+        assert stored[1198:1200] == [1198, 1199]
+        with pytest.raises(IndexError):
+            stored[1201]
+        stored.finish({"dropped": 3})
+    with open_journal(tmp_path) as journal:
+        assert journal.stored("solutions").about == {"dropped": 3}
+        assert len(journal.stored("others")) == 0
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
+    code = (
+        "import sys, time, pathlib\n"
+        "from prm_lightning.labelling.journal import open_journal\n"
+        "with open_journal(pathlib.Path(sys.argv[1])):\n"
+        "    print('open', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "open\n"
+    refused = pytest.raises(BlockingIOError, match=f"process {other.pid} is labelling")
+    with refused, open_journal(tmp_path):
+        pass
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    other.stdout.close()
+    started = time.monotonic()
+    with open_journal(tmp_path):
+        assert time.monotonic() - started < 5
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path):
+    (tmp_path / "journal.sqlite").write_bytes(b"something else entirely, long enough" * 9)
+    with pytest.raises(ValueError, match="not a journal"), open_journal(tmp_path):
+        pass

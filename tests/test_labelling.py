@@ -1,0 +1,318 @@
+"""The verb `label` from its command line to its folder, against a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_claude import FakeClaude, clumsy, payload_of, verdict_of
+
+from prm_lightning.labelling.candidates import Candidate, settle
+from prm_lightning.labelling.options import Options
+from prm_lightning.labelling.pipeline import main
+from prm_lightning.labelling.selection import least_sure, uncertainty
+from prm_lightning.sources.rewards import he_rewards, se_rewards
+
+REAL_KEY = os.environ.get("ANTHROPIC_API_KEY", "")
+KEY = "sk-ant-api03-SECRET-of-this-test"
+PAY = ("--budget", "50", "--yes")
+CONFIG = Path(__file__).parents[1] / "configs" / "label_claude.yaml"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    with FakeClaude() as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        yield server
+
+
+def solution(i: int) -> dict:
+    total = i + 2 + (i % 3 == 0)
+    steps = [f"Ann has {i} + 2 = {total} apples.", f"So the answer is {total}."]
+    question = f"Ann has {i} apples and buys 2 more. How many?"
+    return {"question": question, "answer": str(i + 2), "steps": steps}
+
+
+def write(rows, name="s.jsonl") -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return name
+
+
+def label(*args):
+    main([*map(str, args)])
+
+
+def rows(folder):
+    text = Path(folder, "solutions.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def record(folder):
+    return json.loads(Path(folder, "dataset.json").read_text(encoding="utf-8"))
+
+
+def test_ready_solutions_get_verdicts_and_both_rewards_at_one_price(fake, capsys):
+    file = write(solution(i) for i in range(12))
+    label("--solutions", file, "--reward", "SE", *PAY)
+    asked = len(fake.headers)
+    assert len(fake.usages) == 12
+    label("--solutions", file, "--reward", "HE")  # no budget, no consent: nothing is asked
+    assert len(fake.headers) == asked
+    soft, hard = rows("data/prm_dataset_method1_SE"), rows("data/prm_dataset_method1_HE")
+    assert len(soft) == len(hard) == 12
+    for i, (se, he) in enumerate(zip(soft, hard, strict=True)):
+        given = solution(i)
+        verdicts = [verdict_of(given["question"], step).casefold() for step in given["steps"]]
+        assert se["verdicts"] == he["verdicts"] == verdicts
+        assert se["step_rewards"] == se_rewards(verdicts)
+        assert he["step_rewards"] == he_rewards(verdicts, i % 3 != 0)
+        assert (se["question"], se["steps"]) == (given["question"], given["steps"])
+        assert se["is_correct"] == (i % 3 != 0)
+        assert se["ground_truth_answer"] == given["answer"]
+        assert se["reasons"] == ["Step 1 was checked.", "Step 2 was checked."]
+        assert (se["judge"], len(se["key"])) == ("claude-sonnet-5-5", 40)
+        assert {k for k in se if se[k] != he[k]} <= {"step_rewards"}
+    said = record("data/prm_dataset_method1_SE")
+    assert said["counts"]["outcomes"] == {"judged": 12}
+    assert said["counts"]["steps"]["total"] == 24
+    assert said["cost"]["paid_usd"] > 0 and said["cost"]["unsettled_usd"] == 0
+    assert record("data/prm_dataset_method1_HE")["cost"] == said["cost"]
+    out = capsys.readouterr().out
+    assert "a labelled step" in out and "judged 12" in out
+
+
+def test_outcomes_that_are_no_verdicts_are_counted_and_become_no_labels(fake):
+    fake.answer = clumsy
+    file = write([*(solution(i) for i in range(60)), solution(3), {"question": "?"}])
+    label("--solutions", file, *PAY)
+    said = record("data/prm_dataset_method1_SE")
+    outcomes = said["counts"]["outcomes"]
+    assert set(outcomes) >= {"judged", "refusal", "copy of another solution"}
+    assert sum(outcomes.values()) == 61
+    assert len(rows("data/prm_dataset_method1_SE")) == outcomes["judged"]
+    assert said["left_out"] == {"no answer": 1}
+    account = said["cost"]["stages"]["judge claude-sonnet-5-5"]
+    assert sum(account["outcomes"].values()) == account["answers"] == len(fake.usages)
+    assert account["outcomes"]["refusal"] == outcomes["refusal"]
+
+
+def test_claude_is_told_nothing_of_who_wrote_a_solution(fake):
+    label("--solutions", write([solution(1) | {"generator": "gpt-x", "is_correct": True}]), *PAY)
+    [body] = fake.bodies
+    assert set(payload_of(body)) == {"problem", "reference_answer", "steps"}
+    assert "gpt-x" not in json.dumps(body)
+    assert rows("data/prm_dataset_method1_SE")[0]["generator"] == "gpt-x"
+
+
+def test_method_2_writes_and_judges_with_claude(fake):
+    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(4))
+    line = ["--method", 2, "--problems", problems, "--mine_samples", 0, "--num_rollouts", 5]
+    label(*line, "--num_samples", 3, *PAY)
+    found = rows("data/prm_dataset_method2_SE")
+    written = [b for b in fake.bodies if "steps" not in payload_of(b)]
+    assert len(written) == 15 and {b["model"] for b in written} == {"claude-haiku-5-5"}
+    assert len({b["system"][0]["text"] for b in written}) == 3
+    assert {row["generator"] for row in found} == {"claude-haiku-5-5"}
+    for row in found:
+        assert row["solution"].split("\n") == row["steps"]
+        assert row["predicted_answer"] in row["steps"][-1]
+        assert row["is_correct"] == (row["predicted_answer"] == row["ground_truth_answer"])
+    asked = len(fake.headers)
+    label(*line, "--num_samples", 3, "--reward", "HE")
+    assert len(fake.headers) == asked
+    stages = record("data/prm_dataset_method2_HE")["cost"]["stages"]
+    assert set(stages) == {"write claude-haiku-5-5", "judge claude-sonnet-5-5"}
+
+
+def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch):
+    file = write(solution(i) for i in range(10))
+    label("--solutions", file, "--dry_run")
+    counted = capsys.readouterr().err
+    assert "10 requests to claude-sonnet-5-5" in counted and "at most $" in counted
+    assert "as the API counts" in counted and fake.usages == []
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    label("--solutions", file, "--dry_run")
+    assert "a guess" in capsys.readouterr().err
+    label(
+        "--method", 2, "--dry_run", "--num_samples", 500, "--num_rollouts", 3, "--problems", "a/b"
+    )
+    planned = capsys.readouterr().err
+    assert "1,500 requests to claude-haiku-5-5" in planned
+    assert "1,500 requests to claude-sonnet-5-5" in planned
+    assert [p.name for p in Path().iterdir()] == [file]
+
+
+def test_an_estimate_bounds_what_is_paid(fake, capsys):
+    file = write(solution(i) for i in range(20))
+    label("--solutions", file, "--dry_run")
+    worst = float(capsys.readouterr().err.rpartition("at most $")[2].partition(")")[0])
+    label("--solutions", file, *PAY)
+    assert 0 < record("data/prm_dataset_method1_SE")["cost"]["paid_usd"] <= worst
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--solutions", "s.jsonl"], "--budget USD"),
+        (["--solutions", "s.jsonl", "--budget", "5"], "--yes"),
+        (["--solutions", "s.jsonl", "--budget", "-1"], "budget is -1"),
+        (["--solutions", "s.jsonl", "--judge_model", "claude-9", *PAY], "'claude-9' has no price"),
+        (["--solutions", "s.jsonl", "--judge_model", "claude-sonnet-4-20250514", *PAY], "retired"),
+        (["--solutions", "s.jsonl", "--judge_model", "claude-opus-5-5", *PAY], "retired"),
+        (["--solutions", "none.jsonl", *PAY], "none.jsonl"),
+        (["--solutions", "bad.jsonl", *PAY], "no row of bad.jsonl"),
+        (["--method", "1"], "needs a model"),
+        (["--method", "2"], "--mine_samples 0"),
+        (["--method", "3"], "method"),
+        (["--judge", "agreement", "--solutions", "s.jsonl"], "--judge agreement needs a model"),
+        (["--sft_model", "m", "--server", "http://x"], "give one"),
+        (["--skip_generation"], "no complete labelled data"),
+        (["--solutions", "s.jsonl", "--output_dir", "taken"], "taken exists"),
+        (["--solutions", "s.jsonl", "--then_fit", "no.yaml"], "no.yaml"),
+        (["--select", "uncertain"], "--prm"),
+        (["--min_fail", "0.9"], "min_fail 0.9"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_costs_nothing(fake, args, said):
+    fake.models["claude-opus-5-5"] = "retired"
+    write([solution(1)])
+    write([{"question": "?"}], "bad.jsonl")
+    Path("taken").mkdir()
+    with pytest.raises((ValueError, OSError)) as caught:
+        main(args)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert fake.usages == []
+
+
+def test_a_complete_folder_is_used_as_it_is(fake, capsys):
+    label("--solutions", write([solution(1)]), *PAY)
+    before = Path("data/prm_dataset_method1_SE/dataset.json").stat().st_mtime_ns
+    asked = len(fake.headers)
+    label("--skip_generation", "--sft_model", "models/sft")
+    assert "judged 1" in capsys.readouterr().out
+    assert len(fake.headers) == asked
+    assert Path("data/prm_dataset_method1_SE/dataset.json").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_run_leaves_no_folder_and_goes_on(fake):
+    file = write(solution(i) for i in range(30))
+    with pytest.raises(ValueError, match="budget of"):
+        label("--solutions", file, "--budget", "0.08", "--yes")
+    assert not Path("data/prm_dataset_method1_SE").exists()
+    paid = len(fake.usages)
+    assert 0 < paid < 30
+    label("--solutions", file, *PAY)
+    assert len(fake.usages) == 30
+
+
+@pytest.mark.slow
+def test_the_key_is_nowhere(fake, monkeypatch, caplog):
+    fake._faults["live"] = iter(["401"])
+    file = write([solution(1)])
+    with pytest.raises(ValueError, match="401") as failed:
+        label("--solutions", file, *PAY)
+    monkeypatch.setenv("ANTHROPIC_LOG", "debug")
+    line = [sys.executable, "-c", "import sys; from prm_lightning.labelling.pipeline import main; "
+            "main(sys.argv[1:])", "--solutions", file, *PAY]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0
+    said = "".join((str(failed.value), caplog.text, done.stdout, done.stderr))
+    assert "SECRET" not in said and "/v1/messages" in said  # the SDK did log
+    for path in Path().rglob("*"):
+        assert path.is_dir() or b"SECRET" not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_mines_and_writes(fake, tiny_model_folder):
+    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3))
+    line = ["--sft_model", tiny_model_folder("llama"), "--problems", problems, "--num_rollouts", 2,
+            "--max_new_tokens", 12]  # fmt: skip
+    label(*line, "--mine_samples", 2, "--min_fail", 0, "--max_fail", 1, "--num_samples", 2, *PAY)
+    said = record("data/prm_dataset_method1_SE")
+    assert sum(said["counts"]["outcomes"].values()) == 4
+    asked = len(fake.headers)
+    line[1] = str(line[1])
+    label(*line, "--mine_samples", 2, "--min_fail", 0, "--max_fail", 1, "--num_samples", 2,
+          "--reward", "HE")  # fmt: skip
+    assert len(fake.headers) == asked
+    with pytest.raises(ValueError, match=r"no question .*too hard"):
+        label(*line, "--mine_samples", 2, "--max_fail", 0.5, "--journal", "j", "--out", "o", *PAY)
+
+
+@pytest.mark.slow
+def test_rollouts_and_agreement_are_judges_too(fake, tiny_model_folder):
+    file = write(solution(i) for i in range(3))
+    line = ["--solutions", file, "--sft_model", tiny_model_folder("llama"), "--rollouts", 2,
+            "--max_new_tokens", 8]  # fmt: skip
+    label(*line, "--judge", "rollouts", "--out", "a", "--journal", "j")
+    assert fake.usages == []
+    assert sum(record("a")["counts"]["outcomes"].values()) == 3
+    label(*line, "--judge", "agreement", "--out", "b", "--journal", "j", *PAY)
+    assert len(fake.usages) == 3
+    assert sum(record("b")["counts"]["outcomes"].values()) == 3
+    label(*line, "--judge", "agreement", "--reward", "HE", "--out", "c", "--journal", "j")
+    assert len(fake.usages) == 3
+
+
+@pytest.mark.network
+@pytest.mark.skipif("PRM_LIGHTNING_SPEND" not in os.environ, reason="spends money: set it to do so")
+def test_five_solutions_with_a_real_key(monkeypatch, capsys):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", REAL_KEY)
+    label("--solutions", write(solution(i) for i in range(5)), "--mode", "live", "--budget", 1,
+          "--judge_model", "claude-haiku-5-5", "--yes")  # fmt: skip
+    said = record("data/prm_dataset_method1_SE")
+    assert said["counts"]["outcomes"] == {"judged": 5}
+    assert 0 < said["cost"]["paid_usd"] <= 1
+    with capsys.disabled():
+        print(json.dumps(said["cost"], indent=2))
+
+
+def test_candidates_are_split_and_compared():
+    found = settle(Candidate("q", "3", "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3"))
+    assert found.is_correct and found.predicted == "3" and len(found.steps) >= 2
+    assert not settle(Candidate("q", "4", "1 + 1 = 2.\nThe answer is 2.")).is_correct
+
+
+def test_the_least_sure_are_chosen():
+    assert uncertainty([0.99, 0.6]) == pytest.approx(0.8)
+    assert uncertainty([0.99, 0.1, 0.5]) == pytest.approx(0.2)  # behind the first error: nothing
+    assert uncertainty([1.0]) == 0.0
+    assert least_sure([0.1, 0.9, 0.5, 0.9], 0.5) == [1, 3]
+    assert least_sure([0.5, 0.5, 0.5], 0.34) == [0, 1]
+    assert least_sure([], 0.5) == []
+
+
+def test_help_needs_neither_torch_nor_the_client():
+    code = (
+        "import sys\nfrom prm_lightning.labelling.pipeline import main\n"
+        "try: main(['--help'])\nfinally: print(sorted({'torch', 'anthropic'} & set(sys.modules)))"
+    )
+    before = os.times()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 0 and said.stdout.rstrip().endswith("[]")
+    for option in ("--sft_model", "--num_rollouts", "--skip_generation", "--budget", "--dry_run"):
+        assert option in said.stdout
+    after = os.times()
+    assert after.children_user + after.children_system < before.children_user + (
+        before.children_system + 1
+    )
+
+
+def test_the_shipped_configuration_is_read(fake):
+    assert "label --config configs/label_claude.yaml" in CONFIG.read_text()
+    file = write([solution(1)])
+    label("--config", CONFIG, "--solutions", file, *PAY)
+    assert len(fake.usages) == 1
+    assert yaml.safe_load(CONFIG.read_text()).keys() <= vars(Options()).keys()
