@@ -2,64 +2,115 @@
 
 from __future__ import annotations
 
-import argparse
+import json
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from prm_lightning.command import run_verb
+from prm_lightning.types import Aggregation
 
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Score solutions of one problem and print them, step by step."""
-    parser = argparse.ArgumentParser(
-        prog="python -m prm_lightning score",
-        description="Score the steps of one or several solutions of a problem.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--model", required=True, help="model folder, such as outputs/x/best_model")
-    parser.add_argument("--problem", required=True, help="the question, as text")
-    parser.add_argument(
-        "--steps",
-        action="append",
-        nargs="+",
-        required=True,
-        metavar="STEP",
-        help="the steps of a solution, each as text; repeat it for another solution",
-    )
-    options = parser.parse_args(args)
-    from prm_lightning.libraries import quieten_libraries
-    from prm_lightning.modeling.prm import PRM
-
-    quieten_libraries()
-    prm = PRM.from_pretrained(options.model)
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(options.problem, style="bold", markup=False)
-    for steps, scores in zip(options.steps, prm.score(options.problem, options.steps), strict=True):
-        console.print()
-        print_scores(console, steps, scores, prm.manifest.threshold)
+# Nothing heavy is imported here, not even for annotations: jsonargparse would, to show the help.
+_OPTION = re.compile(r"--[a-z][\w-]*(=.*)?", re.DOTALL)
 
 
-def print_scores(
-    console: Console, steps: Sequence[str], scores: Sequence[float], threshold: float
+def main(args: Sequence[str]) -> None:
+    """Run the verb; ``--steps A B --steps C`` are two solutions."""
+    run_verb("score", score, _join_steps(args))
+
+
+def score(
+    model: str,
+    problem: str = "",
+    steps: list[list[str]] | None = None,
+    input: str | None = None,
+    output: str | None = None,
+    aggregate: Aggregation | None = None,
+    threshold: float | None = None,
+    cache: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """One line a step; those whose score lies below the threshold are marked.
+    """Score the steps of solutions: of one problem on the command line, or of a file.
 
     Args:
-        console: to print to.
-        steps: of the solution.
-        scores: P(correct) of each step.
-        threshold: in [0, 1].
+        model: a folder such as outputs/x/best_model, a public model's folder or Hub id, a manifest
+            file, or URL#FOLDER for a model behind a vLLM server; docs/scoring.md tells more.
+        problem: the question, as text.
+        steps: the steps of a solution to it, each as text; repeat the option for another solution.
+        input: in place of a problem, rows with problem and steps (or prompt and completions): a
+            JSON Lines, JSON or Parquet file, or a Hub data set.
+        output: JSON Lines file with the rows of the input and their scores. A killed run goes on
+            where it stopped when it is started again.
+        aggregate: how to make one score of a solution; the model's own way if not given.
+        threshold: a step is flagged if its P(correct) in [0, 1] lies below; the model's own if not
+            given.
+        cache: SQLite file in which scores are looked up first and remembered.
+        device: cpu, cuda, cuda:1 and so on; the first GPU, if there is one, if not given.
+        overwrite: replace the output.
     """
-    from rich.text import Text
+    if (input is None) == (steps is None):
+        raise ValueError("score: give either --problem with --steps, or --input with --output.")
+    if (input is None) != (output is None) or (steps is None) != (not problem):
+        raise ValueError("score: --problem goes with --steps, and --input goes with --output.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"score: --threshold is {threshold}, expected a number in [0, 1].")
+    if input is not None and output is not None:
+        _score_file(model, input, Path(output), aggregate, threshold, cache, device, overwrite)
+    elif steps is not None:
+        from prm_lightning.inference.score_problem import load, score_problem
 
-    flagged = [score < threshold for score in scores]
-    for step, score, flag in zip(steps, scores, flagged, strict=True):
-        line = Text(f"  {score:5.3f}  ", style="red" if flag else "green")
-        line.append("x " if flag else "  ")
-        console.print(line.append(step, style="default"))
-    first = flagged.index(True) + 1 if any(flagged) else None
-    verdict = f"first flagged step: {first}" if first else "no step flagged"
-    console.print(f"  lowest {min(scores):.3f}; {verdict} (P(correct) < {threshold:.3f})")
+        score_problem(load(model, cache, device), problem, steps, aggregate, threshold)
+
+
+def _score_file(
+    model: str,
+    input: str,
+    output: Path,
+    how: Aggregation | None,
+    threshold: float | None,
+    cache: str | None,
+    device: str | None,
+    overwrite: bool,
+) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from prm_lightning.inference.score_file import SCORED, Reading, read_solutions, score_file
+    from prm_lightning.inference.score_problem import load
+    from prm_lightning.inference.scorers import fingerprint
+
+    if output.exists() and not overwrite:  # before a model is loaded
+        raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
+    rows = read_solutions(input)
+    scorer = load(model, cache, device)
+    limit = scorer.threshold if threshold is None else threshold
+    reading = Reading(how or scorer.aggregation, limit)
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress("scoring", *columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(rows))
+        job = score_file(scorer, fingerprint(model), rows, output, reading, overwrite=overwrite)
+        for counts in job:
+            bar.update(task, completed=counts.total())
+    others = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if outcome != SCORED)
+    print(f"{output}: {counts[SCORED]} of {len(rows)} rows scored" + (f"; {others}" * bool(others)))
+
+
+def _join_steps(args: Sequence[str]) -> list[str]:
+    """The command line with all ``--steps`` in one, as a JSON list of lists."""
+    others: list[str] = []
+    solutions: list[list[str]] = []
+    reading = False
+    for arg in args:
+        if arg == "--steps" or arg.startswith("--steps="):
+            solutions.append([])
+            reading, arg = True, arg.removeprefix("--steps").removeprefix("=")
+            if not arg:
+                continue
+        elif _OPTION.fullmatch(arg):
+            reading = False
+        (solutions[-1] if reading else others).append(arg)
+    if not solutions:
+        return others
+    return [*others, f"--steps={json.dumps(solutions, ensure_ascii=False)}"]

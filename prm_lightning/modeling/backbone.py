@@ -133,6 +133,37 @@ class TreeModel(nn.Module):
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
+    def extend(self, input_ids: Tensor, position_ids: Tensor, sees: Tensor, cache: Any) -> Tensor:
+        """Hidden states of nodes that come after those of a cache, which takes them up.
+
+        Args:
+            input_ids: ``(Q,)`` int64 of the new nodes.
+            position_ids: ``(Q,)`` int64, depth in their tree.
+            sees: ``(Q, N + Q)`` bool: which of the N nodes in the cache and of the new ones each
+                new node attends to, itself included.
+            cache: a `transformers` cache of N nodes, one batch row; it holds N + Q afterwards.
+
+        Returns:
+            ``(Q, H)`` in the backbone's dtype.
+
+        Raises:
+            ValueError: the backbone runs FlexAttention, which reads no dense mask.
+        """
+        if self.config.attention != "sdpa":
+            raise ValueError(
+                f"backbone: attention={self.config.attention!r} cannot extend a cache, which needs "
+                "a dense mask. Load the model with attention 'sdpa'."
+            )
+        with self.precision():
+            out = self.causal_lm.base_model(
+                input_ids=input_ids[None],
+                position_ids=position_ids[None],
+                attention_mask=sees[None, None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return out.last_hidden_state[0]  # type: ignore[no-any-return]
+
     def lm_head_rows(self, ids: list[int]) -> Tensor:
         """``(len(ids), H)`` float32, rows of the LM head."""
         weight: Tensor = self.causal_lm.get_output_embeddings().weight

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prm_lightning.batching.data import collate, encode_solutions, measure
 from prm_lightning.batching.encode import Encoded, Encoder, Template
-from prm_lightning.batching.plan import Planner
 from prm_lightning.folders import written_folder
 from prm_lightning.modeling.backbone import (
     Backbone,
@@ -23,7 +21,8 @@ from prm_lightning.modeling.backbone import (
     load_tokenizer,
 )
 from prm_lightning.modeling.heads import LABELS, HeadKind, StepHead, verdict_ids
-from prm_lightning.types import Aggregation, Solution, Step, StepBatch
+from prm_lightning.modeling.step_model import StepModel
+from prm_lightning.types import Aggregation
 
 FORMAT_VERSION = 1
 MANIFEST = "prm.json"
@@ -106,23 +105,36 @@ class Manifest:
             ) from error
 
 
-class PRM(nn.Module):
-    """A process reward model.
+class PRM(StepModel):
+    """A process reward model of this project. It is a `Scorer`.
 
     Args:
         backbone: reads token trees.
         head: reads scores off its hidden states.
         encoder: makes the tokens.
         manifest: what is saved beside the weights.
+        name: for records; empty takes that of the language model.
     """
 
+    head: StepHead
+    encoder: Encoder
+
     def __init__(
-        self, backbone: TreeModel, head: StepHead, encoder: Encoder, manifest: Manifest
+        self,
+        backbone: TreeModel,
+        head: StepHead,
+        encoder: Encoder,
+        manifest: Manifest,
+        name: str = "",
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.encoder = encoder
+        super().__init__(
+            backbone,
+            head,
+            encoder,
+            name or manifest.backbone.name,
+            manifest.aggregation,
+            manifest.threshold,
+        )
         self.manifest = manifest
 
     @classmethod
@@ -163,7 +175,7 @@ class PRM(nn.Module):
         backbone = load_backbone(manifest.backbone, saved=folder)
         head = StepHead(manifest.head, backbone.hidden_size)
         head.weight.data.copy_(weights)
-        prm = cls(backbone, head, encoder, manifest)
+        prm = cls(backbone, head, encoder, manifest, name=str(folder))
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return prm.to(chosen).eval()
 
@@ -188,16 +200,6 @@ class PRM(nn.Module):
             text = json.dumps(self.manifest.to_json(), indent=2, ensure_ascii=False)
             (target / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
-    def forward(self, batch: StepBatch) -> Tensor:
-        """Log-odds that each step is correct.
-
-        Returns:
-            ``(B, S)`` float32; what stands where a solution has no step means nothing.
-        """
-        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end)
-        at_steps = hidden.flatten(0, 1)[batch.step_nodes.clamp(min=0).flatten()]  # (B*S, H)
-        return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
-
     def encode(self, problem: str, steps: Sequence[str]) -> Encoded:
         """The token ids that `score` reads, up to the score of the last step, and where it reads.
 
@@ -206,56 +208,10 @@ class PRM(nn.Module):
         """
         return self.encoder.last_path(self.encoder.encode(problem, steps))
 
-    @torch.no_grad()
-    def score(
-        self, problem: str, solutions: Sequence[Sequence[str]], tokens_per_batch: int = 4096
-    ) -> list[list[float]]:
-        """P(correct) of every step of some solutions of one problem.
-
-        Args:
-            problem: the question.
-            solutions: the steps of each; prefixes that they share are computed once.
-            tokens_per_batch: bound on what is computed at a time.
-
-        Returns:
-            One list a solution, one probability in [0, 1] a step.
-
-        Raises:
-            ValueError: no steps, a blank step, or more tokens than the model's context.
-        """
-        steps = [tuple(Step(text) for text in solution) for solution in solutions]
-        if not steps:
-            return []
-        numbered = [Solution(problem, s, source="score", id=str(i)) for i, s in enumerate(steps)]
-        data = encode_solutions(numbered, self.encoder, max_tokens=self.backbone.context)
-        for count in data.counts:
-            raise ValueError(
-                f"score: a solution is longer than the context of {self.backbone.context} tokens "
-                f"of {self.manifest.backbone.name!r} ({count}; problem {problem[:60]!r})."
-            )
-        planner = Planner(measure(data), tokens_per_batch)
-        scores: list[list[float]] = [[] for _ in solutions]
-        was_training = self.training
-        self.eval()
-        for (planned,) in planner.evaluation_steps():
-            batch = collate(planned, data, pad_id=self.pad_id)
-            batch = StepBatch(*(tensor.to(self.backbone.device) for tensor in batch))
-            rows = torch.sigmoid(self(batch)).tolist()
-            for row, i, count in zip(
-                rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
-            ):
-                scores[i] = row[:count]
-        self.train(was_training)
-        return scores
-
-    @property
-    def pad_id(self) -> int:
-        """Any valid id: what pads a row is seen by nothing."""
-        return self.encoder.step_end_id
-
     def record_threshold(self, threshold: float, fitted_on: str) -> None:
         """Record the decision threshold and the data it was chosen on."""
         self.manifest = replace(self.manifest, threshold=threshold, threshold_fitted_on=fitted_on)
+        self.threshold = threshold
 
     def record_data(self, fingerprint: str) -> None:
         """Record the training data."""

@@ -20,7 +20,7 @@ COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open,
 JSON_SUFFIXES = (".json", *(".json" + packed for packed in COMPRESSED))
 LINES_SUFFIXES = (".jsonl", *(".jsonl" + packed for packed in COMPRESSED))
 DATA_SUFFIXES = (*LINES_SUFFIXES, *JSON_SUFFIXES, ".parquet")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _read(path: str, split: str, how: str) -> Iterator[Row | Dropped]:
         return _read_file(Path(path))
     if Path(path).is_dir():
         return (row for file in _files_of_split(path, split) for row in _read_file(Path(file)))
-    if _HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
+    if HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
         return _read_hub(path, split, streaming=how == "stream")
     raise FileNotFoundError(
         f"{path!r}: no such file or folder, and not a Hub id of the form owner/name; "

@@ -1,0 +1,279 @@
+"""Score a solution while it is being written: only what is new is computed.
+
+The tokens of all solutions of a problem that were ever scored form one tree, whose keys and values
+lie behind one another in one cache. New steps are new nodes: all of them go through the model in
+one pass, and a dense mask tells each which nodes are its ancestors. A state names a path and
+copies nothing, so that a beam may branch as often as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prm_lightning.batching.encode import Encoded
+from prm_lightning.modeling.step_model import (
+    StepModel,
+    evaluating,
+    require_fit,
+    require_numbers,
+)
+
+ROOT = -1  # parent of the first token
+
+
+class NodeTree:
+    """The tokens of a problem that were computed, as a trie, with their keys and values.
+
+    A node's number is its place in the cache. Nodes are only ever added, or dropped by `keep`.
+    """
+
+    def __init__(self) -> None:
+        from transformers import DynamicCache
+
+        self.cache: Any = DynamicCache()
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+        self._children: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def walk(self, ids: Sequence[int]) -> list[int]:
+        """The nodes of the longest prefix of `ids` that is there."""
+        nodes: list[int] = []
+        node = ROOT
+        for token in ids:
+            child = self._children.get((node, token))
+            if child is None:
+                break
+            nodes.append(child)
+            node = child
+        return nodes
+
+    def add(self, ids: Sequence[int]) -> list[int]:
+        """The nodes of `ids`; those that were not there are new and not yet computed."""
+        nodes = self.walk(ids)
+        for token in ids[len(nodes) :]:
+            parent = nodes[-1] if nodes else ROOT
+            nodes.append(self.hang(parent, token))
+            self._children[parent, token] = nodes[-1]
+        return nodes
+
+    def hang(self, parent: int, token: int) -> int:
+        """A new node below `parent` that `walk` does not find: one to be read and cut off again."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.depths.append(0 if parent == ROOT else self.depths[parent] + 1)
+        return len(self.tokens) - 1
+
+    def cut(self, size: int) -> None:
+        """Drop the nodes from number `size` on, computed or not."""
+        for layer in self._layers():
+            layer.keys = layer.keys[..., :size, :]
+            layer.values = layer.values[..., :size, :]
+        for node in range(size, len(self)):
+            place = (self.parents[node], self.tokens[node])
+            if self._children.get(place) == node:
+                del self._children[place]
+        del self.tokens[size:], self.parents[size:], self.depths[size:]
+
+    def keep(self, nodes: Sequence[int]) -> None:
+        """Drop all other nodes.
+
+        Args:
+            nodes: with all their ancestors.
+        """
+        kept = np.unique(np.asarray(nodes, np.int64))
+        number = {int(old): new for new, old in enumerate(kept)} | {ROOT: ROOT}
+        for layer in self._layers():
+            index = torch.from_numpy(kept).to(layer.keys.device)
+            layer.keys = layer.keys.index_select(-2, index)
+            layer.values = layer.values.index_select(-2, index)
+        self.tokens = [self.tokens[i] for i in kept]
+        self.depths = [self.depths[i] for i in kept]
+        self.parents = [number[self.parents[i]] for i in kept]
+        self._children = {
+            (parent, token): node
+            for node, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))
+        }
+
+    def ancestors(self, node: int) -> list[int]:
+        """Its ancestors, itself included."""
+        path = []
+        while node != ROOT:
+            path.append(node)
+            node = self.parents[node]
+        return path
+
+    def sees(self, first: int) -> Tensor:
+        """``(Q, N + Q)`` bool: which nodes each of those from number `first` = N on attends to."""
+        rows = np.zeros((len(self) - first, len(self)), bool)
+        for row, node in enumerate(range(first, len(self))):
+            parent = self.parents[node]
+            if parent >= first:  # parents come before their children
+                rows[row] = rows[parent - first]
+            else:
+                rows[row, self.ancestors(parent)] = True
+            rows[row, node] = True
+        return torch.from_numpy(rows)
+
+    def _layers(self) -> list[Any]:
+        """Of the cache; one that an error kept from being computed is left out."""
+        return [layer for layer in self.cache.layers if layer.is_initialized]
+
+
+@dataclass(frozen=True)
+class State:
+    """A solution as far as it goes. It may be extended in several ways, any number of times.
+
+    Args:
+        problem: the question.
+        steps: so far.
+        scores: P(correct) of each step.
+        tree: what was computed of the problem, shared by all its states.
+    """
+
+    problem: str
+    steps: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    tree: NodeTree = field(default_factory=NodeTree, repr=False, compare=False)
+
+
+class IncrementalScorer:
+    """Scores next steps with the keys and values of what stands before them.
+
+    Equal to scoring the whole solution again, up to rounding.
+
+    Args:
+        model: ours or a public one, with a backbone that runs on `sdpa`.
+        max_nodes: bound on the tokens that a problem holds in its cache, beside those that a call
+            needs. Past it, what the states of the current call do not need is dropped; a state that
+            does need it later computes it again.
+    """
+
+    def __init__(self, model: StepModel, max_nodes: int = 16384) -> None:
+        self.model = model
+        self.max_nodes = max_nodes
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def start(self, problem: str) -> State:
+        """A solution without steps. Its prompt is computed together with the first steps."""
+        return State(problem)
+
+    def extend(self, state: State, steps: Sequence[str]) -> tuple[list[State], list[float]]:
+        """Go on with a solution in several ways.
+
+        Args:
+            state: where to go on.
+            steps: candidates for the next step, which may be equal.
+
+        Returns:
+            The state behind each candidate, and its P(correct) in [0, 1].
+
+        Raises:
+            Unscorable: a solution gets longer than the model's context.
+            ValueError: a blank step.
+        """
+        return self.extend_all([(state, steps)])[0]
+
+    def extend_all(
+        self, beams: Sequence[tuple[State, Sequence[str]]]
+    ) -> list[tuple[list[State], list[float]]]:
+        """Go on with several solutions at once: one forward pass for all beams of a problem.
+
+        Args:
+            beams: states, each with candidates for its next step.
+
+        Returns:
+            What `extend` says of each, in order.
+
+        Raises:
+            Unscorable: as `extend`.
+            ValueError: as `extend`.
+        """
+        candidates = [(state, step) for state, steps in beams for step in steps]
+        if not candidates:
+            return [([], []) for _ in beams]
+        encoded = self._encode(candidates)
+        scores = [0.0] * len(candidates)
+        for tree in {id(state.tree): state.tree for state, _ in candidates}.values():
+            mine = [i for i, (state, _) in enumerate(candidates) if state.tree is tree]
+            values = self._score(tree, [encoded[i] for i in mine])
+            for i, value in zip(mine, values, strict=True):
+                scores[i] = value
+        following = iter(zip(candidates, scores, strict=True))
+        return [_behind([next(following) for _ in steps]) for _, steps in beams]
+
+    def keep(self, states: Sequence[State]) -> None:
+        """Free what only other states of these problems need; they stay usable."""
+        for tree in {id(state.tree): state.tree for state in states}.values():
+            begun = [(s.problem, s.steps) for s in states if s.tree is tree and s.steps]
+            paths = self.model.encoder.encode_all(begun) if begun else []
+            tree.keep([node for path in paths for node in tree.walk(path.input_ids)])
+
+    def _encode(self, candidates: Sequence[tuple[State, str]]) -> list[Encoded]:
+        wholes = [(state.problem, (*state.steps, step)) for state, step in candidates]
+        encoded = self.model.encoder.encode_all(wholes)
+        for (problem, steps), path in zip(wholes, encoded, strict=True):
+            tokens = len(path.input_ids) + len(self.model.encoder.branch)
+            require_fit(self.model, problem, len(steps), tokens)
+        return encoded
+
+    def _score(self, tree: NodeTree, paths: Sequence[Encoded]) -> list[float]:
+        """P(correct) of the last step of each path, whose nodes the tree then holds."""
+        known = [tree.walk(path.input_ids) for path in paths]
+        if len(tree) > self.max_nodes:
+            tree.keep([node for nodes in known for node in nodes])
+        first = len(tree)
+        try:
+            nodes = [tree.add(path.input_ids[: path.step_positions[-1] + 1])[-1] for path in paths]
+            kept = len(tree)
+            reads = {node: self._hang_read(tree, node, first) for node in dict.fromkeys(nodes)}
+            logits = self._logits(tree, first, [reads[node] - first for node in nodes])
+        except BaseException:
+            tree.cut(first)  # no node may stand there without its keys and values
+            raise
+        tree.cut(kept)
+        return require_numbers(torch.sigmoid(logits).tolist(), self.model.name)
+
+    def _hang_read(self, tree: NodeTree, node: int, first: int) -> int:
+        """The node to read, hung behind all nodes that stay, unless it is a new one itself."""
+        for token in self.model.encoder.branch:
+            node = tree.hang(node, token)
+        if node < first:  # computed before, when its hidden state was not kept
+            return tree.hang(tree.parents[node], tree.tokens[node])
+        return node
+
+    def _logits(self, tree: NodeTree, first: int, rows: list[int]) -> Tensor:
+        """Compute the nodes from number `first` on; ``(len(rows),)`` log-odds at some of them."""
+        device = self.model.backbone.device
+        with evaluating(self.model):
+            hidden = self.model.backbone.extend(
+                torch.tensor(tree.tokens[first:], device=device),
+                torch.tensor(tree.depths[first:], device=device),
+                tree.sees(first).to(device),
+                tree.cache,
+            )
+            logits: Tensor = self.model.head(hidden[torch.tensor(rows, device=device)])
+        return logits
+
+
+def _behind(
+    scored: Sequence[tuple[tuple[State, str], float]],
+) -> tuple[list[State], list[float]]:
+    """The states behind some candidates, and their scores."""
+    states = [
+        replace(state, steps=(*state.steps, step), scores=(*state.scores, score))
+        for (state, step), score in scored
+    ]
+    return states, [score for _, score in scored]

@@ -1,0 +1,242 @@
+"""What a public process reward model expects: how its text is built and where its score is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from prm_lightning.types import Aggregation
+
+Layout = Literal["pieces", "text", "chat", "turns", "prm-chat", "prm-plain", "prm-guide"]
+HeadLayout = Literal["linear", "two_layer", "value", "lm"]
+Dtype = Literal["float32", "bfloat16"]
+
+MANIFEST_FILE = "scorer.json"
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class PublicManifest:
+    """How to score with a model that others trained.
+
+    Args:
+        model: a folder or Hub id: weights with their tokenizer, or a PEFT adapter.
+        layout: how problem and steps become tokens, and where a step's score is read.
+            ``pieces``: BOS if the tokenizer has one, prompt, then every step and its end, each
+            tokenized on its own; read at the last token of the step end.
+            ``text``: prompt and steps as one text, tokenized as a whole; read at the step ends.
+            ``chat``: the chat template, with the steps in one assistant turn; read at step ends.
+            ``turns``: a user turn for each step, the first with the prompt before it, which the
+            assistant answers with the step end; read where the answer is predicted.
+            ``prm-chat``, ``prm-plain``, ``prm-guide``: as this project encodes (`Encoder`).
+        head: ``linear``: tensors ``score.weight`` and, if there, ``score.bias``; of two rows the
+            softmax, of one the sigmoid. ``two_layer``: ``score.0``, ReLU, ``score.2``.
+            ``value``: ``v_head.summary``, or ``v_head``; the sigmoid. ``lm``: the softmax over two
+            tokens of the LM head.
+        step_end: text behind every step; of ``turns`` the assistant's answer.
+        prompt: what stands before the first step, with ``{problem}`` in it.
+        step: with ``{step}``, and ``{number}`` from 1; a step that begins so already stays as it
+            is.
+        between: text between a step end and the next step (layout ``text``).
+        system: system message of a chat; empty for none.
+        right: text whose last token stands for a correct step (head ``lm``).
+        wrong: the same for a wrong one.
+        correct_label: row of the correct class in a head of two rows, 0 or 1.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the computation.
+        aggregation: how to make one score of a solution out of those of its steps.
+        threshold: a step whose P(correct) lies below it is flagged.
+    """
+
+    model: str
+    layout: Layout
+    head: HeadLayout
+    step_end: str
+    prompt: str = "{problem}"
+    step: str = "{step}"
+    between: str = ""
+    system: str = ""
+    right: str = "+"
+    wrong: str = "-"
+    correct_label: int = 1
+    revision: str | None = None
+    dtype: Dtype = "bfloat16"
+    aggregation: Aggregation = "min"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        closed = {
+            "layout": get_args(Layout),
+            "head": get_args(HeadLayout),
+            "dtype": get_args(Dtype),
+            "aggregation": get_args(Aggregation),
+            "correct_label": (0, 1),
+        }
+        for name, values in closed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"scorer: {name} of {self.model!r} is {getattr(self, name)!r}, expected one of "
+                    f"{', '.join(map(str, values))}."
+                )
+        for name, mark in (("prompt", "{problem}"), ("step", "{step}")):
+            if mark not in getattr(self, name):
+                raise ValueError(
+                    f"scorer: {name} of {self.model!r} is {getattr(self, name)!r}, expected a text "
+                    f"with {mark} in it."
+                )
+
+
+# Each as its authors publish it; see docs/scoring.md for the sources.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "trl": {"layout": "pieces", "head": "linear", "step_end": "\n"},
+    "qwen-math-prm": {
+        "layout": "chat",
+        "head": "two_layer",
+        "step_end": "<extra_0>",
+        "system": r"Please reason step by step, and put your final answer within \boxed{}.",
+    },
+    "math-shepherd": {
+        "layout": "text",
+        "head": "lm",
+        "prompt": "{problem} ",
+        "step": "Step {number}: {step}",
+        "step_end": " ки",
+        "between": "\n",
+    },
+    "openr": {
+        "layout": "text",
+        "head": "lm",
+        "prompt": "{problem} ",
+        "step_end": " \n\n\n\n\n",
+        "right": " +",
+        "wrong": " -",
+    },
+    "rlhflow": {
+        "layout": "turns",
+        "head": "lm",
+        "prompt": "{problem} ",
+        "step_end": "+",
+        "aggregation": "mean",
+    },
+    "skywork": {
+        "layout": "pieces",
+        "head": "value",
+        "prompt": "{problem}\n",
+        "step_end": "\n",
+    },
+}
+_OF_H4 = FAMILIES["trl"] | {"step_end": "\n\n"}
+KNOWN: dict[str, dict[str, Any]] = {
+    "HuggingFaceH4/Qwen2.5-Math-1.5B-Instruct-PRM-0.2": _OF_H4,
+    "HuggingFaceH4/Qwen2.5-Math-7B-Instruct-PRM-0.2": _OF_H4,
+    "Qwen/Qwen2.5-Math-PRM-7B": FAMILIES["qwen-math-prm"],
+    "Qwen/Qwen2.5-Math-PRM-72B": FAMILIES["qwen-math-prm"],
+    "Qwen/Qwen2.5-Math-7B-PRM800K": FAMILIES["qwen-math-prm"],
+    "peiyi9979/math-shepherd-mistral-7b-prm": FAMILIES["math-shepherd"],
+    "openreasoner/Math-psa": FAMILIES["openr"],
+    "RLHFlow/Llama3.1-8B-PRM-Mistral-Data": FAMILIES["rlhflow"],
+    "RLHFlow/Llama3.1-8B-PRM-Deepseek-Data": FAMILIES["rlhflow"],
+    "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B": FAMILIES["skywork"],
+    "Skywork/Skywork-o1-Open-PRM-Qwen-2.5-7B": FAMILIES["skywork"],
+}
+
+
+def read_public_manifest(file: Path) -> PublicManifest:
+    """A manifest that a user wrote.
+
+    Args:
+        file: YAML or JSON with the fields of `PublicManifest`. ``like`` names one of `FAMILIES`
+            whose fields it starts from. A relative ``model`` is looked for beside the file first.
+
+    Raises:
+        ValueError: it cannot be read, or a field is missing, unknown or wrong.
+    """
+    import yaml
+
+    try:
+        record = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        first = " ".join(str(error).split())
+        raise ValueError(f"scorer: cannot read the manifest {file}: {first}.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("model"), str):
+        raise ValueError(
+            f"scorer: {file} is no manifest: expected fields, `model` (a folder or Hub id) among "
+            "them. docs/scoring.md shows one."
+        )
+    beside = file.parent / record["model"]
+    model = str(beside) if beside.is_dir() else record["model"]
+    return _from_record(record | {"model": model}, str(file))
+
+
+def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
+    """What is known of a model by its id, by a manifest in its folder, or by its configuration.
+
+    Args:
+        model: as the user named it.
+        folder: where it lies.
+        tensors: names of its tensors.
+
+    Raises:
+        ValueError: nothing tells how to score with it.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        return replace(read_public_manifest(folder / MANIFEST_FILE), model=str(folder))
+    known = {name.lower(): record for name, record in KNOWN.items()}
+    if model.lower() in known:
+        return PublicManifest(model, **known[model.lower()])
+    config = _read_config(folder)
+    if any(name.startswith("v_head.") for name in tensors):
+        return PublicManifest(model, **FAMILIES["skywork"])
+    if {"score.0.weight", "score.2.weight"} <= tensors:
+        return PublicManifest(model, **FAMILIES["qwen-math-prm"])
+    architecture = str((config.get("architectures") or ["unknown"])[0])
+    if architecture.endswith("ForTokenClassification"):
+        correct = _correct_label(config)
+        return PublicManifest(model, **FAMILIES["trl"], correct_label=correct)
+    raise ValueError(
+        f"scorer: {model!r} is a {architecture} and nothing in it says how it scores steps. Write "
+        f"a manifest, a YAML file such as `{{model: {model}, like: math-shepherd}}` (like: one of "
+        f"{', '.join(FAMILIES)}; fields: docs/scoring.md), and give it in place of the model."
+    )
+
+
+def _from_record(record: Mapping[str, Any], place: str) -> PublicManifest:
+    values = dict(record)
+    family = values.pop("like", None)
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"scorer: like: {family!r} in {place} is none of {', '.join(FAMILIES)}.")
+    values = FAMILIES.get(str(family), {}) | values
+    known = {field.name: field for field in fields(PublicManifest)}
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise ValueError(
+            f"scorer: {place} has the unknown field {unknown[0]!r}, expected some of "
+            f"{', '.join(known)}, like."
+        )
+    missing = [n for n, field in known.items() if field.default is MISSING and n not in values]
+    if missing:
+        raise ValueError(
+            f"scorer: {place} lacks {', '.join(missing)}; give them, or `like: ` one of "
+            f"{', '.join(FAMILIES)}."
+        )
+    return PublicManifest(**values)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    for name in ("config.json", "adapter_config.json"):
+        if (folder / name).is_file():
+            record: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            return record
+    raise ValueError(
+        f"scorer: {folder} holds neither prm.json nor config.json, so it is no model. Give a "
+        "folder such as outputs/quickstart/best_model, a Hub id, a manifest file or a server's URL."
+    )
+
+
+def _correct_label(config: dict[str, Any]) -> int:
+    """The row called CORRECT, where the labels have names; TRL's LABEL_1 otherwise."""
+    names = {str(name).upper(): int(i) for i, name in (config.get("id2label") or {}).items()}
+    return names.get("CORRECT", 1)

@@ -1,0 +1,244 @@
+"""Process reward models that others trained, as scorers: their heads and weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prm_lightning.inference.layouts import make_encoder
+from prm_lightning.inference.manifests import PublicManifest
+from prm_lightning.modeling.backbone import Backbone, TreeModel, hub_token, load_tokenizer
+from prm_lightning.modeling.step_model import StepModel
+from prm_lightning.sources.rows import HUB_ID
+
+ADAPTER_CONFIG = "adapter_config.json"
+HEAD_TENSORS: dict[str, list[tuple[str, ...]]] = {  # layers; the first that is there is taken
+    "linear": [("score",)],
+    "two_layer": [("score.0", "score.2")],
+    "value": [("v_head.summary",), ("v_head",)],
+}
+
+
+class PublicHead(nn.Module):
+    """Linear layers with ReLU between them, and one log-odds of correct out of the last.
+
+    Args:
+        layers: weight and bias of each, first to last; a bias may be None. The last weight has one
+            row, the logit, or two.
+        correct_label: which of two rows stands for correct.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor | None]], correct_label: int) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(_frozen(weight) for weight, _ in layers)
+        self.biases = nn.ParameterList(
+            _frozen(torch.zeros(len(weight)) if bias is None else bias) for weight, bias in layers
+        )
+        self.correct_label = correct_label
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(N, H)`` hidden states to ``(N,)`` float32 log-odds."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = hidden.float()
+            for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                values = F.linear(F.relu(values) if i else values, weight, bias)
+        if values.shape[1] == 1:
+            return values[:, 0]
+        return values[:, self.correct_label] - values[:, 1 - self.correct_label]
+
+
+def load_public(
+    manifest: PublicManifest, folder: Path, device: str | torch.device | None = None
+) -> StepModel:
+    """A public model as a scorer, in eval mode. None of its own code is run.
+
+    Args:
+        manifest: how it scores.
+        folder: where it lies.
+        device: None takes the first GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: the weights cannot be read, or lack the head, or it is broken.
+    """
+    with _explained(manifest.model):
+        adapter = _adapter_base(folder)
+        has_tokenizer = (folder / "tokenizer_config.json").is_file()
+        tokenizer = load_tokenizer(str(folder) if has_tokenizer or not adapter else adapter)
+        model = _load_language_model(manifest, folder, adapter)
+    config = Backbone(str(folder), dtype=manifest.dtype, lora=None)
+    backbone = TreeModel(model.requires_grad_(False), config)
+    scorer = StepModel(
+        backbone,
+        _head(manifest, folder, backbone, tokenizer),
+        make_encoder(tokenizer, manifest),
+        manifest.model,
+        manifest.aggregation,
+        manifest.threshold,
+    )
+    return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def find_model(model: str, revision: str | None = None) -> Path:
+    """The folder of a model, fetched from the Hub if it is no local one.
+
+    Raises:
+        ValueError: it is no folder, and the Hub does not give it.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if not HUB_ID.fullmatch(model):
+        raise ValueError(
+            f"scorer: {model!r} is no folder here, and no Hub id of the form owner/name. "
+            "Give a folder such as outputs/quickstart/best_model."
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"]
+    with _explained(model):
+        kwargs: dict[str, Any] = {"revision": revision, "token": hub_token()}
+        folder = Path(snapshot_download(model, allow_patterns=patterns, **kwargs))
+        if not any(folder.glob("*.safetensors")):
+            patterns.append("pytorch_model*.bin")
+            folder = Path(snapshot_download(model, allow_patterns=patterns, **kwargs))
+    return folder
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of the tensors of a checkpoint; empty where there is none."""
+    return {name for names in _files(folder).values() for name in names}
+
+
+def _head(
+    manifest: PublicManifest, folder: Path, backbone: TreeModel, tokenizer: Any
+) -> PublicHead:
+    if manifest.head == "lm":
+        layers = [_lm_rows(manifest, backbone, tokenizer)]
+    else:
+        found = _read_head_tensors(folder)
+        known = HEAD_TENSORS[manifest.head]
+        names = next((n for n in known if all(f"{x}.weight" in found for x in n)), None)
+        if names is None:
+            raise ValueError(
+                f"scorer: {manifest.model!r} holds no tensor {known[0][0]}.weight, so it has no "
+                f"trained {manifest.head} head and would score at random. Check the checkpoint, or "
+                "`head` in its manifest."
+            )
+        layers = [(found[f"{name}.weight"], found.get(f"{name}.bias")) for name in names]
+    rows = len(layers[-1][0])
+    if rows not in (1, 2) or any(not w.isfinite().all() or not w.any() for w, _ in layers):
+        raise ValueError(
+            f"scorer: the head of {manifest.model!r} has {rows} rows or is all zero or not finite, "
+            "expected one or two rows of trained numbers."
+        )
+    return PublicHead(layers, 1 if manifest.head == "lm" else manifest.correct_label)
+
+
+def _lm_rows(
+    manifest: PublicManifest, backbone: TreeModel, tokenizer: Any
+) -> tuple[Tensor, Tensor | None]:
+    wrong, right = (
+        tokenizer.encode(text, add_special_tokens=False)[-1]
+        for text in (manifest.wrong, manifest.right)
+    )
+    if wrong == right:
+        raise ValueError(
+            f"scorer: {manifest.wrong!r} and {manifest.right!r} end with the same token ({right}) "
+            f"of {manifest.model!r}. Set `right` and `wrong` in its manifest."
+        )
+    bias = backbone.causal_lm.get_output_embeddings().bias
+    chosen = None if bias is None else bias[[wrong, right]]
+    return backbone.lm_head_rows([wrong, right]), chosen
+
+
+def _adapter_base(folder: Path) -> str | None:
+    """The base model of a PEFT adapter; None for a whole model."""
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file():
+        return None
+    return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def _load_language_model(manifest: PublicManifest, folder: Path, adapter: str | None) -> Any:
+    import transformers
+
+    auto: Any = transformers.AutoModel
+    if manifest.head == "lm":
+        auto = transformers.AutoModelForCausalLM
+    elif adapter is not None:  # its tensors are named after the class that it was trained in
+        auto = transformers.AutoModelForTokenClassification
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
+    try:
+        model = auto.from_pretrained(
+            adapter or str(folder),
+            dtype=getattr(torch, manifest.dtype),
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            token=hub_token(),
+        )
+        if adapter is None:
+            return model
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def _files(folder: Path) -> dict[Path, set[str]]:
+    """The weight files of a folder, each with the names of its tensors."""
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            found[file] = set(tensors.keys())
+    if not found:
+        for file in sorted(folder.glob("pytorch_model*.bin")):
+            found[file] = set(torch.load(file, weights_only=True, mmap=True))
+    return found
+
+
+def _read_head_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors whose name has ``score`` or ``v_head`` in it, named from there on."""
+    from safetensors import safe_open
+
+    found = {}
+    for file, names in _files(folder).items():
+        for name in names:
+            parts = name.split(".")
+            start = next((i for i, part in enumerate(parts) if part in ("score", "v_head")), None)
+            if start is None:
+                continue
+            if file.suffix == ".bin":
+                tensor = torch.load(file, weights_only=True, mmap=True)[name]
+            else:
+                with safe_open(file, framework="pt") as tensors:
+                    tensor = tensors.get_tensor(name)
+            found[".".join(parts[start:])] = tensor.float()
+    return found
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().float().clone(), requires_grad=False)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """One line in place of the loaders' many."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ValueError(
+            f"scorer: cannot load {name!r}: {first.strip()} Give a folder or Hub id that exists; a "
+            "gated model needs HF_TOKEN."
+        ) from error

@@ -1,0 +1,121 @@
+"""A process reward model as the reward function of reinforcement learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prm_lightning.inference.aggregate import aggregate as combine
+from prm_lightning.text import cut_chat_markup, split_steps
+from prm_lightning.types import Aggregation
+
+if TYPE_CHECKING:
+    from prm_lightning.inference.scorers import ModelScorer
+
+Text = str | Sequence[Mapping[str, Any]]  # plain, or the messages of a chat
+
+
+class PRMReward:
+    """A reward function for TRL's trainers, such as ``GRPOTrainer(reward_funcs=PRMReward(model))``.
+
+    A completion is split into steps (`text.split_steps`), and its reward is the aggregate of their
+    probabilities of being correct. Completions of one problem are scored as one token tree.
+
+    Args:
+        model: a scorer, or the name of one, see `load_scorer`.
+        aggregate: how to make one reward of a solution's steps; None takes the model's own way.
+            ``min`` and ``prod`` cannot be raised by adding steps, ``mean`` and ``last`` can.
+        problem_from: the column of the training data that holds the question. None takes the last
+            user message of the prompt; from a plain prompt chat markup is cut.
+        device: for a model given by its name.
+    """
+
+    def __init__(
+        self,
+        model: str | ModelScorer,
+        aggregate: Aggregation | None = None,
+        problem_from: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        if isinstance(model, str):
+            from prm_lightning.inference.scorers import load_scorer
+
+            model = load_scorer(model, device)
+        self.scorer = model
+        self.aggregate: Aggregation = aggregate or model.aggregation
+        self.problem_from = problem_from
+        self.__name__ = f"prm_{self.aggregate}"  # TRL's name for the metric
+
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+    ) -> list[float | None]:
+        """Rewards of some completions.
+
+        Args:
+            prompts: as text, or as messages with ``role`` and ``content``.
+            completions: one a prompt, in the same form.
+            **columns: what TRL hands over beside them, one value a prompt in each column.
+
+        Returns:
+            One reward in [0, 1] a completion; None, which TRL leaves out, for one that cannot be
+            scored because it is blank or longer than the model's context.
+
+        Raises:
+            ValueError: the column `problem_from` is missing.
+        """
+        problems = self._problems(prompts, columns)
+        rewards: list[float | None] = [None] * len(completions)
+        groups: dict[str, dict[int, list[str]]] = {}
+        for i, (problem, completion) in enumerate(zip(problems, completions, strict=True)):
+            if steps := split_steps(_text_of(completion, "assistant")):
+                groups.setdefault(problem, {})[i] = steps
+        for problem, solutions in groups.items():
+            scored = self._score(problem, list(solutions.values()))
+            for i, scores in zip(solutions, scored, strict=True):
+                rewards[i] = None if scores is None else combine(scores, self.aggregate)
+        return rewards
+
+    def _score(self, problem: str, solutions: list[list[str]]) -> list[list[float] | None]:
+        from prm_lightning.modeling.step_model import Unscorable
+
+        try:
+            return list(self.scorer.score(problem, solutions))
+        except Unscorable:
+            if len(solutions) == 1:
+                return [None]
+            return [scores for steps in solutions for scores in self._score(problem, [steps])]
+
+    def _problems(self, prompts: Sequence[Text], columns: Mapping[str, Any]) -> list[str]:
+        if self.problem_from is None:
+            return [
+                cut_chat_markup(prompt).strip()
+                if isinstance(prompt, str)
+                else _text_of(prompt[_last_user(prompt) :], "user")
+                for prompt in prompts
+            ]
+        if self.problem_from not in columns:
+            raise ValueError(
+                f"PRMReward: problem_from={self.problem_from!r} is no column of the training data, "
+                f"which has {', '.join(columns) or 'none beside the prompt'}."
+            )
+        return list(columns[self.problem_from])
+
+
+def _last_user(messages: Sequence[Mapping[str, Any]]) -> int:
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+
+
+def _text_of(messages: Text, role: str) -> str:
+    """What a role says in some messages; a message may be a list of parts, of which texts count."""
+    if isinstance(messages, str):
+        return messages
+    texts = []
+    for message in messages:
+        content = message.get("content") or ""
+        if message["role"] != role:
+            continue
+        if isinstance(content, str):
+            texts.append(content)
+        else:
+            texts += [part["text"] for part in content if part.get("type") == "text"]
+    return "\n\n".join(texts)

@@ -1,0 +1,145 @@
+"""One way to get a scorer: ours, a public one, or one behind a server."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urldefrag
+
+from prm_lightning.batching.encode import Encoder
+from prm_lightning.inference.layouts import make_encoder
+from prm_lightning.inference.manifests import (
+    SUFFIXES,
+    PublicManifest,
+    read_public_manifest,
+    recognise,
+)
+from prm_lightning.inference.public import find_model, load_public, tensor_names
+from prm_lightning.inference.server import ServerScorer
+from prm_lightning.modeling.backbone import load_tokenizer
+from prm_lightning.modeling.prm import MANIFEST, PRM, read_manifest
+from prm_lightning.types import Aggregation
+
+WHOLE = 2**26  # bytes; of larger files the size and the time stand for the content
+
+
+class ModelScorer(Protocol):
+    """A `Scorer` that also says how its scores are meant to be read."""
+
+    @property
+    def name(self) -> str:
+        """Of the model, for records."""
+        ...
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """How to make one score of a solution out of those of its steps."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """A step whose P(correct) lies below it is flagged."""
+        ...
+
+    def score(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """See `Scorer`."""
+        ...
+
+    def score_all(
+        self, items: Sequence[tuple[str, Sequence[Sequence[str]]]]
+    ) -> Iterator[list[list[float]]]:
+        """See `Scorer`."""
+        ...
+
+
+def load_scorer(model: str, device: str | None = None) -> ModelScorer:
+    """A scorer by its name.
+
+    Args:
+        model: a folder with prm.json (ours); a folder or Hub id of a public model that is known or
+            recognised; a manifest file, see `PublicManifest`; or a server's URL, behind ``#`` the
+            folder, id or manifest whose encoding it is given:
+            ``http://localhost:8000#outputs/x/best_model``.
+        device: for a local model; None takes the first GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such model, it is broken, or nothing says how it scores.
+        OSError: a server does not answer.
+    """
+    if is_url(model):
+        return _load_server(model)
+    if _is_ours(model):
+        return PRM.from_pretrained(model, device)
+    manifest, folder = _find_public(model)
+    return load_public(manifest, folder, device)
+
+
+def is_url(model: str) -> bool:
+    """Whether a model's name is a server's URL."""
+    return model.startswith(("http://", "https://"))
+
+
+def fingerprint(model: str) -> str:
+    """32 hexadecimal digits that change when a model does.
+
+    Args:
+        model: as for `load_scorer`. Of a server it is the URL and the model that it is given the
+            encoding of, since nobody can see whether the server was given other weights.
+    """
+    digest = hashlib.sha256()
+    if is_url(model):
+        url, folder = urldefrag(model)
+        digest.update(url.encode())
+        model = folder
+    if Path(model).suffix in SUFFIXES and Path(model).is_file():
+        digest.update(Path(model).read_bytes())
+    place = Path(model) if _is_ours(model) else _find_public(model)[1]
+    for file in sorted(path for path in place.iterdir() if path.is_file()):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} ".encode())
+        content = str(stat.st_mtime_ns).encode() if stat.st_size > WHOLE else file.read_bytes()
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def _is_ours(model: str) -> bool:
+    return (Path(model) / MANIFEST).is_file()
+
+
+def _find_public(model: str) -> tuple[PublicManifest, Path]:
+    """How a public model scores and where it lies."""
+    if Path(model).suffix in SUFFIXES and Path(model).is_file():
+        manifest = read_public_manifest(Path(model))
+        return manifest, find_model(manifest.model, manifest.revision)
+    folder = find_model(model)
+    return recognise(model, folder, tensor_names(folder)), folder
+
+
+def _load_server(model: str) -> ServerScorer:
+    url, folder = urldefrag(model)
+    if not folder:
+        raise ValueError(
+            f"scorer: {model!r} does not say how the model behind it reads solutions. Add its "
+            f"folder, Hub id or manifest behind a #: {url}#outputs/x/best_model."
+        )
+    if _is_ours(folder):
+        manifest = read_manifest(Path(folder))
+        encoder = Encoder(load_tokenizer(folder), manifest.template, manifest.step_end)
+        return ServerScorer(
+            url,
+            encoder,
+            name=f"{folder} at {url}",
+            aggregation=manifest.aggregation,
+            threshold=manifest.threshold,
+        )
+    public, path = _find_public(folder)
+    return ServerScorer(
+        url,
+        make_encoder(load_tokenizer(str(path)), public),
+        name=f"{public.model} at {url}",
+        correct_label=public.correct_label,
+        aggregation=public.aggregation,
+        threshold=public.threshold,
+    )

@@ -1,0 +1,191 @@
+"""What every local scorer is made of: a backbone, a head and an encoding that give step scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from prm_lightning.batching.data import EncodedSolutions, collate, encode_solutions, measure
+from prm_lightning.batching.encode import Encoded, Encoder
+from prm_lightning.batching.plan import Planner
+from prm_lightning.modeling.backbone import TreeModel
+from prm_lightning.types import Aggregation, Solution, Step, StepBatch
+
+TOKENS_PER_BATCH = 4096
+SOLUTIONS_AT_A_TIME = 128  # encoded together; longer jobs give back scores on the way
+NO_LIMIT = 2**31  # scoring never cuts
+PAD_ID = 0  # any valid id: what pads a row is seen by nothing
+
+Items = Sequence[tuple[str, Sequence[Sequence[str]]]]
+
+
+class Unscorable(ValueError):  # noqa: N818  (an outcome, counted by its callers)
+    """One solution cannot be scored, for a reason that says nothing of the others."""
+
+
+class StepEncoder(Protocol):
+    """What turns problems and steps into token ids; `Encoder` is one."""
+
+    branch: tuple[int, ...]
+
+    def encode_all(self, solutions: Sequence[tuple[str, Sequence[str]]]) -> list[Encoded]:
+        """Token ids of many solutions, each up to its last step position at least."""
+        ...
+
+
+class StepModel(nn.Module):
+    """A causal language model whose head reads P(correct) at the steps of a solution.
+
+    Args:
+        backbone: reads token trees.
+        head: ``(N, H)`` hidden states to ``(N,)`` float32 log-odds of correct.
+        encoder: makes the tokens.
+        name: of the model, for records.
+        aggregation: how to make one score of a solution out of those of its steps.
+        threshold: a step whose P(correct) lies below it is flagged.
+    """
+
+    def __init__(
+        self,
+        backbone: TreeModel,
+        head: nn.Module,
+        encoder: StepEncoder,
+        name: str,
+        aggregation: Aggregation = "min",
+        threshold: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.encoder = encoder
+        self.name = name
+        self.aggregation: Aggregation = aggregation
+        self.threshold = threshold
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Log-odds that each step is correct.
+
+        Returns:
+            ``(B, S)`` float32; what stands where a solution has no step means nothing.
+        """
+        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end)
+        at_steps = hidden.flatten(0, 1)[batch.step_nodes.clamp(min=0).flatten()]  # (B*S, H)
+        return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
+
+    def score(
+        self,
+        problem: str,
+        solutions: Sequence[Sequence[str]],
+        tokens_per_batch: int = TOKENS_PER_BATCH,
+    ) -> list[list[float]]:
+        """P(correct) of every step of some solutions of one problem.
+
+        Args:
+            problem: the question.
+            solutions: the steps of each; prefixes that they share are computed once.
+            tokens_per_batch: bound on what is computed at a time.
+
+        Returns:
+            One list a solution, one probability in [0, 1] a step.
+
+        Raises:
+            Unscorable: a solution is longer than the model's context.
+            ValueError: no steps, a blank step, or scores that are no numbers.
+        """
+        return next(self.score_all([(problem, solutions)], tokens_per_batch))
+
+    def score_all(
+        self, items: Items, tokens_per_batch: int = TOKENS_PER_BATCH
+    ) -> Iterator[list[list[float]]]:
+        """What `score` says of each problem and its solutions, in order.
+
+        Problems of similar length share a forward pass; the solutions of one problem are one
+        tree, also where it comes several times. Which problems share a pass changes scores by no
+        more than rounding.
+        """
+        start = 0
+        while start < len(items):
+            end, solutions = start, 0
+            while end < len(items) and solutions < SOLUTIONS_AT_A_TIME:
+                solutions += len(items[end][1])
+                end += 1
+            yield from self._score_window(items[start:end], tokens_per_batch)
+            start = end
+
+    def _score_window(self, items: Items, tokens_per_batch: int) -> list[list[list[float]]]:
+        pairs = [(problem, steps) for problem, solutions in items for steps in solutions]
+        scores = iter(self._score_solutions(pairs, tokens_per_batch) if pairs else ())
+        return [[next(scores) for _ in solutions] for _, solutions in items]
+
+    def _score_solutions(
+        self, pairs: Sequence[tuple[str, Sequence[str]]], tokens_per_batch: int
+    ) -> list[list[float]]:
+        numbered = [
+            Solution(problem, tuple(Step(text) for text in steps), source="score", id=str(i))
+            for i, (problem, steps) in enumerate(pairs)
+        ]
+        # `encode_solutions` asks an encoder for what `StepEncoder` promises and nothing else.
+        data = encode_solutions(numbered, cast(Encoder, self.encoder), max_tokens=NO_LIMIT)
+        self._require_fit(data, pairs)
+        scores: list[list[float]] = [[] for _ in pairs]
+        with evaluating(self):
+            for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
+                batch = collate(planned, data, pad_id=PAD_ID)
+                batch = StepBatch(*(tensor.to(self.backbone.device) for tensor in batch))
+                rows = torch.sigmoid(self(batch)).tolist()
+                for row, i, count in zip(
+                    rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
+                ):
+                    scores[i] = require_numbers(row[:count], self.name)
+        return scores
+
+    def _require_fit(
+        self, data: EncodedSolutions, pairs: Sequence[tuple[str, Sequence[str]]]
+    ) -> None:
+        for i, (problem, steps) in enumerate(pairs):
+            ids, _ = data.solution(i)
+            require_fit(self, problem, len(steps), len(ids) + len(data.branch))
+
+
+def require_fit(model: StepModel, problem: str, steps: int, tokens: int) -> None:
+    """Refuse what is longer than the model's context.
+
+    Raises:
+        Unscorable: it is.
+    """
+    if tokens > model.backbone.context:
+        raise Unscorable(
+            f"score: a solution of {steps} steps is {tokens} tokens, longer than the context of "
+            f"{model.backbone.context} tokens of {model.name!r} (problem {problem[:60]!r}). "
+            "Scoring never cuts: leave the solution out, or take a model with a longer context."
+        )
+
+
+def require_numbers(scores: list[float], name: str) -> list[float]:
+    """The same scores.
+
+    Raises:
+        ValueError: one is NaN.
+    """
+    if any(score != score for score in scores):
+        raise ValueError(
+            f"score: {name!r} gives NaN for a step. Its weights are broken or overflow in their "
+            "dtype; load it in float32 or bfloat16, or train it again."
+        )
+    return scores
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients; the module's mode comes back also after an error."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)

@@ -1,0 +1,105 @@
+"""A PRM as the reward function of TRL's trainers."""
+
+import pytest
+from test_prm import tiny_prm
+from test_scorers import Counting
+
+from prm_lightning.inference.aggregate import aggregate
+from prm_lightning.inference.reward import PRMReward
+
+QUESTION = "How many apples?"
+TEXT = "Step 1: She has 3 + 12 = 15 apples.\nStep 2: So the answer is 15."
+OTHER = "She has 3.\n\nShe buys 12.\n\nSo 15."
+
+
+@pytest.fixture(scope="module")
+def prm(tiny_model_folder):
+    return tiny_prm(tiny_model_folder("llama", max_position_embeddings=256))
+
+
+def chat(text, role="assistant"):
+    return [{"role": role, "content": text}]
+
+
+def test_a_reward_is_the_aggregate_of_the_steps_of_a_completion(prm):
+    steps = [
+        ["Step 1: She has 3 + 12 = 15 apples.", "Step 2: So the answer is 15."],
+        ["She has 3.", "She buys 12.", "So 15."],
+    ]
+    expected = [aggregate(scores, "prod") for scores in prm.score(QUESTION, steps)]
+    reward = PRMReward(prm, aggregate="prod")
+    assert reward([QUESTION] * 2, [TEXT, OTHER]) == pytest.approx(expected, abs=1e-6)
+    assert reward.__name__ == "prm_prod"
+    assert PRMReward(prm).__name__ == "prm_min"
+
+
+def test_prompts_and_completions_come_in_several_forms(prm):
+    reward = PRMReward(prm)
+    plain = reward([QUESTION], [TEXT])
+    system = chat("Be brief.", "system")
+    markup = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
+    parts = [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+    assert reward([markup], [TEXT]) == plain
+    assert reward([[*system, *chat(QUESTION, "user")]], [chat(TEXT)]) == plain
+    assert reward([parts], [chat(TEXT)], completion_ids=[[1]], trainer_state=None) == plain
+    asked_before = [*chat("Hello?", "user"), *chat("Hi."), *chat(QUESTION, "user")]
+    assert reward([asked_before], [chat(TEXT)]) == plain
+    rendered = PRMReward(prm, problem_from="question")
+    assert rendered(["Solve this:"], [TEXT], question=[QUESTION], log_extra=print) == plain
+
+
+def test_completions_of_one_problem_are_scored_together():
+    counting = Counting()
+    prompts = ["a", "b", "a", "b"]
+    completions = ["x.", "y.", "", "z."]
+    rewards = PRMReward(counting)(prompts, completions)
+    assert counting.asked == [("a", ("x.",)), ("b", ("y.",)), ("b", ("z.",))]
+    assert rewards == [0.3, 0.3, None, 0.3]
+
+
+def test_what_cannot_be_scored_is_no_zero(prm):
+    reward = PRMReward(prm)
+    assert reward([QUESTION] * 3, ["", " \n", "She has 3 apples. " * 100]) == [None] * 3
+    mixed = reward([QUESTION] * 3, [TEXT, "She has 3 apples. " * 100, OTHER])
+    assert mixed[1] is None
+    assert [mixed[0], mixed[2]] == pytest.approx(reward([QUESTION] * 2, [TEXT, OTHER]), abs=1e-6)
+    assert reward([[]], [[]]) == [None]  # no messages at all
+
+
+def test_failures_of_a_server_are_errors(prm):
+    with pytest.raises(ConnectionError):
+        PRMReward(Counting(fails_after=0))(["a"], ["x."])
+    with pytest.raises(ValueError, match="problem_from='question' is no column"):
+        PRMReward(prm, problem_from="question")(["a"], ["x."], answer=["1"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conversational", [False, True])
+def test_trl_trains_with_it(prm, tiny_model_folder, tmp_path, conversational):
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    questions = [QUESTION, "How many pears?"]
+    prompts = [chat(q, "user") for q in questions] if conversational else questions
+    folder = tmp_path / "model"
+    prm.save_pretrained(folder)
+    trainer = GRPOTrainer(
+        model=str(tiny_model_folder("llama")),
+        reward_funcs=PRMReward(str(folder), aggregate="mean", device="cpu"),
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "grpo"),
+            max_steps=2,
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=12,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+        ),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+    )
+    trainer.train()
+    logged = [r["rewards/prm_mean/mean"] for r in trainer.state.log_history if "reward" in r]
+    assert len(logged) == 2
+    assert all(0 < value < 1 for value in logged)

@@ -1,0 +1,239 @@
+"""The verb `score`: one problem in the terminal, or a file that a kill cannot harm."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import dev_data
+from test_prm import tiny_prm
+from test_scorers import STEPS, Counting
+
+from prm_lightning.inference.score import main
+from prm_lightning.inference.score_file import Reading, read_solutions, score_file
+from prm_lightning.modeling.prm import PRM
+
+SHORT = {"max_position_embeddings": 128}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("score") / "model"
+    tiny_prm(tiny_model_folder("llama", **SHORT), template="plain").save_pretrained(folder)
+    return str(folder)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+ROWS = [
+    {"id": "a", "problem": "How many?", "steps": STEPS[:2], "extra": {"deep": [1, None]}},
+    {"id": "b", "prompt": "<|im_start|>user\nHow many?<|im_end|>\n", "completions": STEPS[:2]},
+    {"id": "c", "question": "How many?", "steps": STEPS[:1], "scores": "old"},
+    {"id": "d", "problem": "How many?", "steps": STEPS * 9},
+    {"id": "e", "problem": "How many?", "steps": []},
+    {"id": "f", "problem": "How many?", "steps": ["x", " "]},
+    {"id": "g", "problem": " ", "steps": ["x"]},
+    {"id": "h", "problem": "How\u2028many?", "steps": ["\u2028x"]},
+]
+
+
+def test_a_file_is_scored_row_by_row(model, tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", ROWS)
+    with (tmp_path / "in.jsonl").open("a") as file:
+        file.write("no json\n")
+    output = tmp_path / "deep" / "out.jsonl"
+    main(["--model", model, "--input", source, "--out", str(output), "--threshold", "0.51"])
+    records = lines(output)
+    assert [r.get("id") for r in records] == [*"abcdefgh", None]
+    assert [r["outcome"] for r in records] == [
+        *["scored"] * 3,
+        "refused by the model",
+        "no steps",
+        "a step is blank or no text",
+        "no problem",
+        "scored",
+        "not a JSON object",
+    ]
+    prm = PRM.from_pretrained(model)
+    for record, row in zip(records, [*ROWS, {}], strict=True):
+        if record["outcome"] != "scored":
+            assert record["scores"] is record["score"] is record["first_error"] is None
+            assert record["message"]
+            continue
+        steps = row.get("steps") or row["completions"]
+        problem = row.get("problem", "How many?")
+        (expected,) = prm.score(problem, [steps])
+        assert record["scores"] == pytest.approx(expected, abs=1e-6)
+        assert record["score"] == min(record["scores"])
+        flagged = [score < 0.51 for score in record["scores"]]
+        assert record["first_error"] == (flagged.index(True) if any(flagged) else -1)
+        assert record | {"scores": row.get("scores", record["scores"])} == record | row
+    assert "context of 128 tokens" in records[3]["message"]
+    printed = capsys.readouterr().out
+    assert "4 of 9 rows scored" in printed
+    assert "1 no steps" in printed
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_nothing_is_overwritten_unasked(model, tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS[:1])
+    output = tmp_path / "out.jsonl"
+    output.write_text("mine")
+    arguments = ["--model", model, "--input", source, "--output", str(output)]
+    with pytest.raises(FileExistsError, match=r"out\.jsonl exists"):
+        main(arguments)
+    assert output.read_text() == "mine"
+    main([*arguments, "--aggregate", "prod", "--overwrite"])
+    (record,) = lines(output)
+    assert record["score"] == pytest.approx(record["scores"][0] * record["scores"][1])
+
+
+def test_a_cached_model_is_not_asked_again(model, tmp_path, monkeypatch):
+    source = write(tmp_path / "in.jsonl", ROWS[:3])
+    for name in ("one", "two"):
+        arguments = ["--model", model, "--input", source, "--output", str(tmp_path / name)]
+        main([*arguments, "--cache", str(tmp_path / "cache")])
+        monkeypatch.setattr(PRM, "forward", None)  # whoever asks it now fails
+    assert lines(tmp_path / "one") == lines(tmp_path / "two")
+
+
+def run(scorer, rows, output, model="model a", **settings):
+    job = score_file(scorer, model, rows, output, Reading("min", 0.5), **settings)
+    return [counts.copy() for counts in job]
+
+
+def test_a_job_goes_on_where_it_stopped(tmp_path):
+    rows = read_solutions(
+        write(
+            tmp_path / "in.jsonl",
+            [{"id": i, "problem": f"{i}?", "steps": ["x"] * bool(i % 7)} for i in range(400)],
+        )
+    )
+    run(Counting(), rows, tmp_path / "whole")
+    first = Counting(fails_after=300)
+    with pytest.raises(ConnectionError):
+        run(first, rows, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    partial = tmp_path / ".out.partial"
+    with partial.open("a") as file:
+        file.write('{"id": 256, "sc')  # cut in the middle of a line
+    second = Counting()
+    counts = run(second, rows, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert len(second.asked) == sum(bool(i % 7) for i in range(256, 400))
+    assert counts[0].total() == 256
+    assert counts[-1] == {"scored": 342, "no steps": 58}
+    assert not partial.exists()
+
+
+def test_another_job_does_not_go_on_with_it(tmp_path):
+    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:3]))
+    output = tmp_path / "out"
+    with pytest.raises(ConnectionError):
+        run(Counting(fails_after=1), rows, output)
+    with pytest.raises(ValueError, match=r"begun by another job \(its model differs"):
+        run(Counting(), rows, output, model="model b")
+    with pytest.raises(ValueError, match="its input differs"):
+        run(Counting(), rows[:2], output)
+    run(Counting(), rows[:2], output, model="model b", overwrite=True)
+    assert len(lines(output)) == 2
+
+
+def test_a_file_without_anything_to_score_is_an_error(model, tmp_path):
+    source = write(tmp_path / "in.jsonl", [{"text": "x"}, {"text": "y"}])
+    with pytest.raises(ValueError, match=r"no row of .* can be scored\. The first: .*no problem"):
+        main(["--model", model, "--input", source, "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --problem with --steps, or --input"),
+        (["--problem", "x"], "either --problem"),
+        (["--steps", "x"], "--problem goes with --steps"),
+        (["--input", "x"], "--input goes with --output"),
+        (["--problem", "x", "--steps", "x", "--threshold", "2"], "--threshold is 2"),
+        (["--problem", "x", "--steps", "x", "--aggregate", "max"], "aggregate"),
+        (["--problem", "x", "--step", "x"], "step"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(model, arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        main(["--model", model, *arguments])
+    assert "\n" not in str(caught.value)
+
+
+def test_one_problem_is_shown_with_all_its_solutions(model, capsys):
+    hostile = "[red]-1[/red] = {x}: 'y'\n\"z\" --steps"
+    steps = [["null", "2"], [hostile, "- 3", "[1, 2]"]]
+    main(["--model", model, "--problem", "1 + 1?", "--steps", *steps[0], "--steps", *steps[1]])
+    shown = capsys.readouterr().out
+    scores = PRM.from_pretrained(model).score("1 + 1?", steps)
+    for row, texts in zip(scores, steps, strict=True):
+        for score, text in zip(row, texts, strict=True):
+            assert f"{score:5.3f}" in shown
+            assert text in shown
+        assert f"min {min(row):.3f}" in shown
+
+
+def test_steps_may_also_be_given_by_equals_and_in_any_place(model, capsys):
+    main(["--steps=2", "3", "--model", model, "--steps", "4", "--problem=- 1 + 1 = ?"])
+    shown = capsys.readouterr().out
+    assert shown.count("(P(correct) < ") == 2
+    assert "- 1 + 1 = ?" in shown
+
+
+def test_help_is_quick_to_load():
+    code = (
+        "import sys; from prm_lightning.inference.score import main\n"
+        "try: main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--aggregate" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(model, tmp_path):
+    rows = [{"id": i, "problem": f"{i}?", "steps": STEPS[: 1 + i % 3]} for i in range(2000)]
+    source = write(tmp_path / "in.jsonl", rows)
+
+    def start(output):
+        arguments = ["--model", model, "--input", source, "--output", str(output)]
+        code = f"from prm_lightning.inference.score import main; main({arguments!r})"
+        return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+
+    assert start(tmp_path / "whole").wait() == 0
+    killed = start(tmp_path / "out")
+    partial = tmp_path / ".out.partial"
+    while killed.poll() is None:
+        if partial.exists() and partial.read_bytes().count(b"\n") > 200:
+            os.killpg(killed.pid, signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    killed.wait()
+    assert not (tmp_path / "out").exists(), "it was too fast to be killed"
+    assert start(tmp_path / "out").wait() == 0
+    for whole, resumed in zip(lines(tmp_path / "whole"), lines(tmp_path / "out"), strict=True):
+        assert resumed["scores"] == pytest.approx(whole["scores"], abs=1e-6)
+        assert resumed["id"] == whole["id"]
+
+
+@pytest.mark.slow
+def test_real_rows_are_read(model, tmp_path, capsys):
+    source = str(dev_data("processbench.jsonl"))
+    main(["--model", model, "--input", source, "--output", str(tmp_path / "out")])
+    records = lines(tmp_path / "out")
+    assert len(records) == 249
+    assert {r["outcome"] for r in records} <= {"scored", "refused by the model"}
+    assert all("label" in r and "generator" in r for r in records)

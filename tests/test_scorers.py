@@ -1,0 +1,196 @@
+"""Every scorer keeps the same promises; a cache changes none of them."""
+
+import random
+import sqlite3
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_prm import tiny_prm
+
+from prm_lightning.inference.cache import CachedScorer
+from prm_lightning.inference.scorers import fingerprint, load_scorer
+from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.types import Scorer
+
+STEPS = [f"She has {a} + {b} = {a + b} apples." for a in range(3) for b in range(3)]
+
+
+def attempts(rng, most=5):
+    trunk = rng.choices(STEPS, k=3)
+    return [trunk[: rng.randrange(4)] + rng.choices(STEPS, k=2) for _ in range(rng.randrange(most))]
+
+
+@pytest.fixture(scope="module")
+def prm(tiny_model_folder):
+    return tiny_prm(tiny_model_folder("qwen3"))
+
+
+@pytest.fixture
+def saved(prm, tmp_path):
+    prm.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+class Counting:
+    """A scorer whose scores can be told from its texts, and that counts what it is asked."""
+
+    name, aggregation, threshold = "counting", "min", 0.5
+
+    def __init__(self, fails_after=10_000):
+        self.asked, self.fails_after = [], fails_after
+
+    def score(self, problem, solutions):
+        return next(self.score_all([(problem, solutions)]))
+
+    def score_all(self, items):
+        for problem, solutions in items:
+            for steps in solutions:
+                if len(self.asked) >= self.fails_after:
+                    raise ConnectionError("server: down")
+                self.asked.append((problem, tuple(steps)))
+            yield [[len(problem + step) % 10 / 10 for step in steps] for steps in solutions]
+
+
+@settings(max_examples=4)
+@given(seed=st.integers(0, 2**16), budget=st.sampled_from([64, 300, 4096]))
+def test_problems_may_be_batched_in_any_way(prm, seed, budget):
+    rng = random.Random(seed)
+    items = [(f"Ann has {rng.randrange(3)} apples.", attempts(rng)) for _ in range(4)]
+    together = list(prm.score_all(items, tokens_per_batch=budget))
+    assert [[len(s) for s in scores] for scores in together] == [
+        [len(steps) for steps in solutions] for _, solutions in items
+    ]
+    for (problem, solutions), scores in zip(items, together, strict=True):
+        for steps, row in zip(solutions, scores, strict=True):
+            assert row == pytest.approx(prm.score(problem, [steps])[0], abs=1e-6)
+
+
+def test_a_long_job_gives_back_scores_on_the_way(prm):
+    items = [("How many?", [[STEPS[0]]])] * 300
+    scores = prm.score_all(items)
+    computed = []
+    hook = prm.backbone.register_forward_hook(lambda *_: computed.append(1))
+    next(scores)
+    assert len(computed) == 1  # equal solutions are one path
+    assert len(list(scores)) == 299
+    assert len(computed) == 3
+    hook.remove()
+
+
+def test_gradients_and_training_mode_are_left_alone(prm):
+    prm.train()
+    for _ in prm.score_all([("How many?", [[STEPS[0]]])] * 2):
+        assert prm.training
+        assert torch.is_grad_enabled()
+    with pytest.raises(ValueError, match="blank"):
+        prm.score("How many?", [[" "]])
+    assert prm.training
+    prm.eval()
+
+
+def test_scores_that_are_no_numbers_are_an_error(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder())
+    prm.head.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="gives NaN for a step"):
+        prm.score("How many?", [[STEPS[0]]])
+
+
+def test_our_folder_is_a_scorer_with_its_own_reading(prm, saved):
+    scorer = load_scorer(saved)
+    assert isinstance(scorer.name, str)
+    prm.record_threshold(0.25, "val")
+    assert prm.threshold == 0.25
+    assert (scorer.threshold, scorer.aggregation) == (0.5, "min")
+    typed: Scorer = scorer
+    assert scorer.name == saved
+    items = [("How many?", [STEPS[:2], STEPS[:3]]), ("And?", [])]
+    assert list(typed.score_all(items)) == [prm.score(*items[0]), []]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "'nowhere' is no folder"),
+        ("nowhere/at-all", "cannot load 'nowhere/at-all'"),
+        ("nowhere/at/all", "'nowhere/at/all' is no folder"),
+        ("nowhere.yaml", "'nowhere.yaml' is no folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(monkeypatch, name, message):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_scorer(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"neither prm\.json nor config\.json"):
+        load_scorer(str(tmp_path))
+
+
+def test_a_fingerprint_follows_the_weights(prm, saved, tmp_path):
+    before = fingerprint(saved)
+    assert before == fingerprint(saved)
+    assert before != fingerprint(f"http://127.0.0.1:9#{saved}")
+    (tmp_path / "m.yaml").write_text(f"{{model: {saved}, like: trl}}")
+    of_manifest = fingerprint(str(tmp_path / "m.yaml"))
+    head = prm.head.weight.data.clone()
+    prm.head.weight.data += 1e-3
+    prm.save_pretrained(saved, overwrite=True)
+    prm.head.weight.data.copy_(head)
+    assert fingerprint(saved) != before
+    (tmp_path / "m.yaml").write_text(f"{{model: {saved}, like: skywork}}")
+    assert fingerprint(str(tmp_path / "m.yaml")) != of_manifest
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**16))
+def test_a_cache_changes_nothing_and_asks_for_nothing_twice(tmp_path_factory, seed):
+    rng = random.Random(seed)
+    file = tmp_path_factory.mktemp("cache") / "scores.sqlite"
+    inner, distinct = Counting(), set()
+    for _ in range(3):
+        items = [(f"Problem {rng.randrange(3)}?", attempts(rng)) for _ in range(4)]
+        distinct |= {(problem, tuple(s)) for problem, solutions in items for s in solutions}
+        cached = CachedScorer(inner, file, "model a")  # a new process
+        assert list(cached.score_all(items)) == list(Counting().score_all(items))
+    assert sorted(inner.asked) == sorted(distinct)
+
+
+def test_a_cache_keeps_models_and_texts_apart(tmp_path):
+    inner = Counting()
+    for model in ("a", "b"):
+        scorer = CachedScorer(inner, tmp_path / "c", model)
+        scorer.score("P", [["x", "y"], ["x y"], ["x"], []])
+        scorer.score("P x", [["y"]])
+    assert len(inner.asked) == 2 * 5
+
+
+def test_what_was_scored_before_an_error_is_kept(tmp_path):
+    inner = Counting(fails_after=3)
+    items = [(f"{i}?", [["x"]]) for i in range(6)]
+    with pytest.raises(ConnectionError):
+        list(CachedScorer(inner, tmp_path / "c", "a").score_all(items))
+    inner.fails_after = 100
+    assert len(list(CachedScorer(inner, tmp_path / "c", "a").score_all(items))) == 6
+    assert len(inner.asked) == 6
+
+
+def test_a_cache_never_takes_a_file_that_is_something_else(tmp_path):
+    (tmp_path / "text").write_text("These are notes, long enough to be looked at." * 20)
+    other = sqlite3.connect(tmp_path / "other")
+    other.execute("CREATE TABLE scores (key BLOB PRIMARY KEY, scores TEXT)")
+    other.commit()
+    other.close()
+    for name in ("text", "other"):
+        with pytest.raises(ValueError, match="cannot be used as a score cache"):
+            CachedScorer(Counting(), tmp_path / name, "a")
+
+
+def test_what_cannot_be_scored_is_not_cached(prm, tmp_path):
+    scorer = CachedScorer(prm, tmp_path / "c", "a")
+    with pytest.raises(Unscorable):
+        scorer.score("How many?", [STEPS * 100])
+    assert scorer.score("How many?", [STEPS[:1]]) == prm.score("How many?", [STEPS[:1]])
