@@ -1,0 +1,1 @@
+"""From scores to tables, each number beside its baselines and its interval."""

@@ -1,0 +1,162 @@
+"""Models and their untrained twins: loaded one after the other, scored once on all data."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urldefrag
+
+from prm_lightning.evaluation.baselines import untrained_twin
+from prm_lightning.evaluation.scored import Journal, Scored, score_solutions
+from prm_lightning.evaluation.tables import Choice, Kind, Threshold
+from prm_lightning.types import ALL_CORRECT, Scorer, Solution
+
+MANIFEST = "prm.json"  # of a model folder of ours
+
+Baselines = Literal["all", "cheap"]
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A model with its scores, and what was chosen for it before it saw the test data.
+
+    Args:
+        name: in tables.
+        kind: ``model`` or ``untrained``.
+        test: scores of the test data.
+        validation: scores of the validation data; empty without any.
+        threshold: that the model was saved with; None where none was fitted.
+        choice: the aggregation that it was saved with.
+    """
+
+    name: str
+    kind: Kind
+    test: Sequence[Scored]
+    validation: Sequence[Scored]
+    threshold: Threshold | None
+    choice: Choice
+
+
+def score_models(
+    models: Sequence[str],
+    test: Sequence[Solution],
+    validation: Sequence[Solution],
+    journals: Path,
+    baselines: Baselines = "all",
+    seed: int = 0,
+) -> Iterator[Entrant]:
+    """Score the data with each model, and with the untrained twin of each backbone of ours.
+
+    Args:
+        models: as `load_scorer` takes them.
+        test: reported on.
+        validation: chosen on.
+        journals: what the names of the journals begin with; see `remove_journals`.
+        baselines: ``cheap`` leaves the twins out.
+        seed: of the twins' heads.
+    """
+    from prm_lightning.inference.scorers import fingerprint, load_scorer
+
+    marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
+    twins: set[str] = set()
+    for model, mark in zip(models, marks, strict=True):
+        scorer = load_scorer(model)
+        journal = _journal(journals, mark)
+        ours = _folder_of_ours(model)
+        yield Entrant(
+            model,
+            "model",
+            score_solutions(scorer, test, journal),
+            score_solutions(scorer, validation, journal),
+            _saved_threshold(ours) if ours else None,
+            _saved_choice(scorer, model if ours else ""),
+        )
+        if ours is None or ours != Path(model) or baselines == "cheap":
+            continue
+        key = _twin_key(Path(model), seed)
+        if key not in twins:
+            twins.add(key)
+            del scorer  # one backbone in memory is enough
+            twin, journal = untrained_twin(Path(model), seed), _journal(journals, key)
+            yield Entrant(
+                f"{model}, untrained head",
+                "untrained",
+                score_solutions(twin, test, journal),
+                score_solutions(twin, validation, journal),
+                None,
+                _saved_choice(twin, model),
+            )
+
+
+def remove_journals(journals: Path) -> None:
+    """Remove what `score_models` kept in case it is cut off."""
+    for path in journals.parent.glob(f"{glob.escape(journals.name)}.*.jsonl"):
+        path.unlink()
+
+
+def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
+    """The threshold with the highest ProcessBench F1 on validation data.
+
+    Args:
+        scored: of validation data, with right and with wrong solutions.
+        name: of these data, for the report.
+
+    Raises:
+        ValueError: one kind of solution is missing, so that no threshold is better than another.
+    """
+    import torch
+
+    from prm_lightning.modeling.metrics import fit_threshold
+
+    scored = [item for item in scored if not item.failure]
+    errors = [item.first_error for item in scored]
+    if ALL_CORRECT not in errors or not any(error >= 0 for error in errors):
+        kind = "wrong" if ALL_CORRECT in errors else "right"
+        raise ValueError(
+            f"evaluate: no threshold can be fitted on {name}, which has no {kind} solutions; "
+            "give --fit_on data with right and wrong ones."
+        )
+    rows = [torch.tensor(item.scores, dtype=torch.float64) for item in scored]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+    lengths = torch.tensor([len(row) for row in rows])
+    return Threshold(fit_threshold(padded, lengths, torch.tensor(errors)).threshold, name)
+
+
+def _folder_of_ours(model: str) -> Path | None:
+    """The folder of ours that is a model, or that a server's URL names behind ``#``."""
+    from prm_lightning.inference.scorers import is_url
+
+    folder = Path(urldefrag(model)[1] if is_url(model) else model)
+    return folder if (folder / MANIFEST).is_file() else None
+
+
+def _journal(journals: Path, model: str) -> Journal:
+    mark = hashlib.sha256(model.encode()).hexdigest()[:12]
+    return Journal(journals.with_name(f"{journals.name}.{mark}.jsonl"), model)
+
+
+def _saved_threshold(folder: Path) -> Threshold | None:
+    from prm_lightning.modeling.prm import read_manifest
+
+    manifest = read_manifest(folder)
+    if manifest.threshold_fitted_on is None:
+        return None
+    return Threshold(manifest.threshold, manifest.threshold_fitted_on)
+
+
+def _saved_choice(scorer: Scorer, model: str) -> Choice:
+    by = f"as {MANIFEST} of {model} says" if model else "the default for this kind of model"
+    return Choice(getattr(scorer, "aggregation", "min"), by)
+
+
+def _twin_key(folder: Path, seed: int) -> str:
+    from prm_lightning.modeling.prm import read_manifest
+
+    record = read_manifest(folder).to_json()
+    names = ("base_model", "revision", "quantize", "backbone", "head", "template", "step_end")
+    return json.dumps(["untrained", seed, *(record[name] for name in names)])

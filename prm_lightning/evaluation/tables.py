@@ -1,0 +1,158 @@
+"""Measured figures as rows for machines and as tables for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from prm_lightning.evaluation.intervals import Estimate
+from prm_lightning.evaluation.scored import Scored
+from prm_lightning.types import Aggregation
+
+Kind = Literal["model", "untrained", "baseline"]
+UNDEFINED = "–"
+
+
+class Threshold(NamedTuple):
+    """Where steps are flagged, besides 0.5.
+
+    Args:
+        value: a step is flagged if P(correct) lies below it.
+        fitted_on: names the data it was chosen on.
+    """
+
+    value: float
+    fitted_on: str
+
+
+class Choice(NamedTuple):
+    """How one score of a solution is made.
+
+    Args:
+        how: the aggregation.
+        chosen_by: who says so.
+    """
+
+    how: Aggregation
+    chosen_by: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line-up of scores: a model, its untrained twin, or a baseline.
+
+    Args:
+        name: in tables.
+        kind: what it is.
+        scored: the test data, in the order that every entry has.
+        threshold: None where none was fitted; 0.5 is always reported.
+        choice: None where no score of a solution is made.
+    """
+
+    name: str
+    kind: Kind
+    scored: Sequence[Scored]
+    threshold: Threshold | None = None
+    choice: Choice | None = None
+
+    @property
+    def thresholds(self) -> list[Threshold]:
+        """Those to report at; a constant baseline is the same at all of them."""
+        fixed = Threshold(0.5, "fixed")
+        return [fixed] + ([self.threshold] if self.threshold and self.kind != "baseline" else [])
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of one entry on one part of the data.
+
+    Args:
+        model: name of the entry.
+        kind: of the entry.
+        part: of the data, such as a subset, ``source/x``, ``position/1`` or ``n/4``.
+        metrics: with intervals.
+        about: whatever else tells this row from others, such as its threshold; plain JSON.
+    """
+
+    model: str
+    kind: Kind
+    part: str
+    metrics: Mapping[str, Estimate]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """With null for what is undefined."""
+        return {
+            "model": self.model,
+            "kind": self.kind,
+            "part": self.part,
+            **self.about,
+            "metrics": {name: estimate_to_json(e) for name, e in self.metrics.items()},
+        }
+
+
+class Table(NamedTuple):
+    """Cells of text.
+
+    Args:
+        title: what it shows.
+        header: one text a column.
+        rows: as many cells each.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Args:
+        rows: every figure.
+        tables: the figures that a person reads first.
+        notes: what has to be known of them, one sentence each.
+    """
+
+    rows: Sequence[Row]
+    tables: Sequence[Table]
+    notes: Sequence[str]
+
+
+def estimate_to_json(estimate: Estimate) -> dict[str, float | None]:
+    """``value``, ``low`` and ``high``; null where undefined, since JSON knows no NaN."""
+    return {
+        name: None if math.isnan(value) else value for name, value in estimate._asdict().items()
+    }
+
+
+def show(value: float) -> str:
+    """Three digits; a dash where undefined."""
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
+
+
+def show_interval(estimate: Estimate) -> str:
+    """Such as ``0.328 [0.291, 0.366]``; the value alone where there is no interval."""
+    if math.isnan(estimate.low):
+        return show(estimate.value)
+    return f"{show(estimate.value)} [{show(estimate.low)}, {show(estimate.high)}]"
+
+
+def render(table: Table) -> str:
+    """As Markdown whose columns stand straight in a terminal too; the first ones left, as text."""
+    lines = [[_escape(cell) for cell in row] for row in (table.header, *table.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width for width in widths]
+    body = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in (lines[0], rule, *lines[1:])
+    ]
+    return "\n".join([f"**{table.title}**", "", *body])
+
+
+def _escape(cell: str) -> str:
+    """A name must not end its cell or its line."""
+    return " ".join(cell.replace("|", "\\|").split())

@@ -1,0 +1,356 @@
+"""Best-of-n estimators against brute force over subsets, and pools as they come."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from fractions import Fraction
+from itertools import combinations
+from math import comb
+from statistics import fmean
+
+import numpy as np
+import pytest
+from conftest import dev_data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prm_lightning.evaluation.best_of_n import choose_aggregation, report_best_of_n
+from prm_lightning.evaluation.pools import count_oddities, group_answers, read_pools
+from prm_lightning.evaluation.scored import Scored
+from prm_lightning.evaluation.subsets import (
+    expect_any,
+    expect_best,
+    expect_vote,
+    make_subsets,
+    sizes_up_to,
+    takes_all,
+)
+from prm_lightning.evaluation.tables import Choice, Entry
+from prm_lightning.inference.aggregate import AGGREGATIONS, aggregate
+
+SEEDS = st.integers(0, 2**16)
+
+
+def brute_best(scores, correct, n) -> Fraction:
+    """Every subset, every sample of it that ties for the best."""
+    total = Fraction(0)
+    for chosen in combinations(range(len(scores)), n):
+        known = [i for i in chosen if scores[i] is not None]
+        best = [i for i in known if scores[i] == max(scores[j] for j in known)] or chosen
+        total += Fraction(sum(correct[i] for i in best), len(best))
+    return total / comb(len(scores), n)
+
+
+def brute_vote(answers, weights, correct, n) -> Fraction:
+    """Every subset, every answer of it that ties for the greatest weight."""
+    flags: dict[int, list[bool]] = {}
+    for answer, flag in zip(answers, correct, strict=True):
+        flags.setdefault(answer, []).append(flag)
+    right = {answer: Fraction(sum(given), len(given)) for answer, given in flags.items()}
+    total = Fraction(0)
+    for chosen in combinations(range(len(answers)), n):
+        votes: dict[int, Fraction] = {}
+        for i in chosen:
+            if answers[i] >= 0:
+                votes[answers[i]] = votes.get(answers[i], Fraction(0)) + Fraction(weights[i])
+        winners = [a for a, vote in votes.items() if vote == max(votes.values())]
+        if winners:
+            total += sum((right[a] for a in winners), Fraction(0)) / len(winners)
+    return total / comb(len(answers), n)
+
+
+@given(seed=SEEDS)
+def test_estimators_equal_brute_force_over_all_subsets(seed):
+    rng = random.Random(seed)
+    total = rng.randint(1, 7)
+    n = rng.randint(1, total)
+    answers = [rng.choice([-1, 0, 0, 1, 2]) for _ in range(total)]
+    correct = [a == 0 or (a == 2 and rng.random() < 0.5) for a in answers]  # flags may disagree
+    scores = [rng.choice([None, 0.0, 0.25, 0.5, 1.0]) for _ in range(total)]
+    weights = [[1.0] * total, [score or 0.0 for score in scores]]
+
+    assert expect_best(scores, correct, n) == pytest.approx(float(brute_best(scores, correct, n)))
+    subsets = make_subsets(total, n, seed)
+    assert takes_all(total, n)
+    voted = expect_vote(np.array(answers), np.array(weights), np.array(correct), subsets)
+    for value, row in zip(voted, weights, strict=True):
+        assert value == pytest.approx(float(brute_vote(answers, row, correct, n)))
+    any_correct = fmean(any(c) for c in combinations(correct, n))
+    assert expect_any(correct, n) == pytest.approx(any_correct)
+
+
+def test_a_vote_worked_out_by_hand():
+    # Subsets of 2 of (a, a, b), a correct: {a, a} gives a, {a, b} twice ties.
+    answers, correct = np.array([0, 0, 1]), np.array([True, True, False])
+    subsets = make_subsets(3, 2, 0)
+    voted = expect_vote(answers, np.array([[1.0, 1, 1], [0.2, 0.2, 0.9]]), correct, subsets)
+    assert voted[0] == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert voted[1] == pytest.approx(1 / 3)  # b outweighs one a
+
+
+def test_sums_in_another_order_still_tie():
+    # 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in their last digit.
+    answers, correct = np.array([0, 0, 0, 1, 1, 1]), np.array([True] * 3 + [False] * 3)
+    weights = np.array([[0.1, 0.2, 0.3, 0.3, 0.2, 0.1]])
+    assert expect_vote(answers, weights, correct, make_subsets(6, 6, 0))[0] == 0.5
+
+
+def test_drawn_subsets_come_close_to_all_of_them():
+    rng = np.random.default_rng(0)
+    answers = rng.integers(0, 4, 40)
+    correct, weights = answers == 0, rng.random((2, 40))
+    drawn = make_subsets(40, 9, seed=1)
+    assert not takes_all(40, 9)
+    assert set(drawn.sum(axis=1)) == {9}
+    again = make_subsets(40, 9, seed=2)
+    one, other = (expect_vote(answers, weights, correct, s) for s in (drawn, again))
+    assert one == pytest.approx(other, abs=0.05)
+    assert not np.array_equal(one, other)
+    # Each sample is in as many subsets as it should be.
+    assert drawn.mean(axis=0) == pytest.approx(np.full(40, 9 / 40), abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("total", "sizes"), [(1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12]), (3, [1, 2, 3])]
+)
+def test_sizes_are_powers_of_2_and_all(total, sizes):
+    assert sizes_up_to(total) == sizes
+
+
+def test_answers_are_grouped_by_value():
+    groups = group_answers(["18", "$18.00", None, "19", r"\boxed{18}", "19.0", ""]).tolist()
+    assert groups[0] == groups[1] == groups[4]
+    assert groups[3] == groups[5] != groups[0]
+    assert groups[2] == -1
+
+
+def write_pool(tmp_path, rows, name="pool.jsonl"):
+    file = tmp_path / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def sample(answer, correct=None, steps=("One.", "Two."), **more) -> dict:
+    flag = {} if correct is None else {"is_correct": correct}
+    return {"generator": "g", "steps": list(steps), "final_answer": answer, **flag, **more}
+
+
+def test_what_is_odd_about_a_pool_is_counted(tmp_path):
+    rows = [
+        {"id": "a", "question": "1 + 1?", "answer": "2", "samples": [
+            sample("2", True), sample(None, False), sample("3", True), sample("2", False, steps=[]),
+            sample("2.0", None, steps=[" ", "It is 2.", ""]),
+        ]},
+        {"id": "b", "question": "1 + 2?", "answer": "3", "samples": []},
+        {"id": "c", "question": " ", "answer": "3", "samples": [sample("3", True)]},
+        {"id": "d", "question": "1 + 3?", "samples": [sample("4")]},
+        {"id": "e", "question": "1 + 3?", "samples": [{"steps": "text", "is_correct": True}]},
+    ]  # fmt: skip
+    pools, counts = read_pools(write_pool(tmp_path, rows))
+    assert [pool.id for pool in pools] == ["a"]
+    assert counts == {
+        "problem without samples": 1,
+        "problem without a question": 1,
+        "sample that cannot be read": 2,
+    }
+    assert count_oddities(pools) == {
+        "sample without steps": 1,
+        "sample without an answer": 1,
+        "sample whose flag and answer disagree": 2,
+    }
+    assert [s.correct for s in pools[0].samples] == [True, False, True, False, True]
+    assert pools[0].samples[4].steps == ("It is 2.",)
+    assert [s.id for s in pools[0].solutions()] == ["a#0", "a#1", "a#2", "a#4"]
+
+
+def test_a_missing_answer_is_looked_for_in_the_last_step(tmp_path):
+    row = {"id": "a", "question": "?", "answer": "15", "samples": [
+        {"steps": ["3 + 12 = <<3+12=15>>15", "#### 15"]}, {"steps": ["No idea"]}, {"steps": None},
+    ]}  # fmt: skip
+    pools, _ = read_pools(write_pool(tmp_path, [row]))
+    assert [s.answer for s in pools[0].samples] == ["15", None, None]
+    assert [s.correct for s in pools[0].samples] == [True, False, False]
+    assert pools[0].samples[0].steps == ("3 + 12 = 15", "#### 15")
+
+
+def test_an_empty_pool_is_one_clear_line(tmp_path):
+    for rows in ([], [{"id": "b", "question": "?", "answer": "3", "samples": []}]):
+        with pytest.raises(ValueError, match=r"pool\.jsonl") as caught:
+            read_pools(write_pool(tmp_path, rows))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_problem_that_stands_twice_is_refused(tmp_path):
+    row = {"id": "a", "question": "?", "samples": [sample("1", True)]}
+    with pytest.raises(ValueError, match="'a' stands twice"):
+        read_pools(write_pool(tmp_path, [row, row]))
+
+
+def make_pools(tmp_path, seed, sizes=(4, 4, 4, 4, 4, 4), name="pool.jsonl"):
+    rng = random.Random(seed)
+    rows = []
+    for number, size in enumerate(sizes):
+        samples = []
+        for _ in range(size):
+            answer = rng.choice(["1", "1", "2", None])
+            steps = [f"{rng.random()}" for _ in range(rng.choice([0, 1, 3]))]
+            samples.append(sample(answer, answer == "1", steps=steps))
+        rows.append(
+            {"id": f"q{number}", "question": f"Q{number}?", "answer": "1", "samples": samples}
+        )
+    return read_pools(write_pool(tmp_path, rows, name))[0]
+
+
+def score_at_random(pools, seed) -> list[Scored]:
+    rng = random.Random(seed)
+    return [
+        Scored(solution, tuple(rng.choice([0.1, 0.5, 0.9]) for _ in solution.steps))
+        for pool in pools
+        for solution in pool.solutions()
+    ]
+
+
+def brute_force(method, pool, scores, n) -> float:
+    correct, answers = [s.correct for s in pool.samples], pool.groups.tolist()
+    if method == "pass@1":
+        return fmean(correct)
+    if method == "oracle":
+        return fmean(any(c) for c in combinations(correct, n))
+    if method == "best":
+        return float(brute_best(scores, correct, n))
+    weights = [1.0 if method == "majority" else score or 0.0 for score in scores]
+    return float(brute_vote(answers, weights, correct, n))
+
+
+@given(seed=st.integers(0, 200))
+@settings(max_examples=40)
+def test_the_report_is_the_mean_over_problems_of_brute_force(tmp_path_factory, seed):
+    pools = make_pools(tmp_path_factory.mktemp("pools"), seed, sizes=(4, 3, 4))
+    scored = score_at_random(pools, seed)
+    rows = report_best_of_n([Entry("m", "model", scored)], pools, 0).rows
+    by_id = {item.solution.id: item.scores for item in scored}
+    for row in rows:
+        n, how = row.about["n"], row.about["aggregation"]
+        values = []
+        for pool in pools:
+            if len(pool.samples) >= n:
+                ids = [f"{pool.id}#{i}" for i in range(len(pool.samples))]
+                scores = [aggregate(by_id[i], how) if how and i in by_id else None for i in ids]
+                values.append(brute_force(row.about["method"], pool, scores, n))
+        assert row.about["problems"] == len(values)
+        assert row.metrics["accuracy"].value == pytest.approx(fmean(values))
+
+
+def test_every_aggregation_is_measured_by_itself(tmp_path):
+    # Two samples; only the right aggregation prefers the correct one. A harness that always
+    # takes the last score, whatever it was told, fails here.
+    cases = {
+        "min": [(0.5, 0.5), (0.4, 0.9)],
+        "last": [(0.1, 0.8), (0.9, 0.7)],
+        "mean": [(0.9, 0.3), (0.5, 0.5)],
+        "prod": [(0.9, 0.5), (0.6, 0.6)],
+        "geomean": [(0.9, 0.5, 0.9, 0.9), (0.7,)],
+    }
+    for right, (good, bad) in cases.items():
+        rows = [{"id": "a", "question": "?", "samples": [
+            sample("1", True, steps=["s"] * len(good)), sample("2", False, steps=["s"] * len(bad)),
+        ]}]  # fmt: skip
+        pools, _ = read_pools(write_pool(tmp_path, rows, f"{right}.jsonl"))
+        scored = [
+            Scored(solution, scores)
+            for solution, scores in zip(pools[0].solutions(), (good, bad), strict=True)
+        ]
+        report = report_best_of_n([Entry("m", "model", scored)], pools, 0)
+        best = {
+            row.about["aggregation"]: row.metrics["accuracy"].value
+            for row in report.rows
+            if row.about["method"] == "best" and row.about["n"] == 2
+        }
+        assert best == {
+            how: float(aggregate(good, how) > aggregate(bad, how)) for how in AGGREGATIONS
+        }
+        assert best[right] == 1.0
+        assert len(set(best.values())) == 2
+
+
+def test_pass_at_1_majority_and_oracle_need_no_model(tmp_path):
+    report = report_best_of_n([], make_pools(tmp_path, 0), 50)
+    assert {row.about["method"] for row in report.rows} == {"pass@1", "majority", "oracle"}
+    assert all(row.kind == "baseline" for row in report.rows)
+
+
+def test_the_aggregation_is_chosen_on_validation_pools(tmp_path):
+    rows = [{"id": "a", "question": "?", "samples": [
+        sample("1", True, steps=["s", "t"]), sample("2", False, steps=["s", "t"]),
+    ]}]  # fmt: skip
+    pools, _ = read_pools(write_pool(tmp_path, rows))
+    pairs = zip(pools[0].solutions(), [(0.1, 0.8), (0.9, 0.7)], strict=True)
+    assert choose_aggregation(pools, [Scored(*pair) for pair in pairs]) == "last"
+
+
+def test_the_chosen_aggregation_is_marked_and_the_notes_say_by_whom(tmp_path):
+    pools = make_pools(tmp_path, 1)
+    entry = Entry(
+        "m", "model", score_at_random(pools, 0), None, Choice("mean", "chosen on v.jsonl")
+    )
+    report = report_best_of_n([entry], pools, 20)
+    assert {r.about["aggregation"] for r in report.rows if r.about["chosen"]} == {"mean"}
+    assert any("m: mean, chosen on v.jsonl" in note for note in report.notes)
+
+
+def test_problems_with_fewer_samples_are_not_stretched(tmp_path):
+    pools = make_pools(tmp_path, 3, sizes=(4, 2, 4))
+    report = report_best_of_n([], pools, 20)
+    assert {(r.about["n"], r.about["problems"]) for r in report.rows} == {(1, 3), (2, 3), (4, 2)}
+    assert any("not comparable" in note for note in report.notes)
+
+
+def test_pools_of_two_files_are_not_mixed(tmp_path):
+    pools = make_pools(tmp_path, 1, name="a.jsonl") + make_pools(
+        tmp_path, 2, (2, 2), name="b.jsonl"
+    )
+    rows = report_best_of_n([], pools, 0).rows
+    assert {(r.about["source"], r.about["n"], r.about["problems"]) for r in rows} == {
+        ("a", 1, 6), ("a", 2, 6), ("a", 4, 6), ("b", 1, 2), ("b", 2, 2),
+    }  # fmt: skip
+
+
+def test_the_difference_to_majority_is_paired(tmp_path):
+    # The model's picks are those of the majority, so that they differ in no resample.
+    rows = [
+        {"id": f"q{i}", "question": f"Q{i}?", "samples": [sample(a, a == "1") for a in answers]}
+        for i, answers in enumerate((["1", "1", "2"], ["2", "2", "1"], ["1", "1", "1"]))
+    ]
+    pools, _ = read_pools(write_pool(tmp_path, rows))
+    picked = [0.9, 0.9, 0.1, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9]
+    solutions = [solution for pool in pools for solution in pool.solutions()]
+    scored = [Scored(s, (p, p)) for s, p in zip(solutions, picked, strict=True)]
+    report = report_best_of_n([Entry("m", "model", scored)], pools, 200)
+    (row,) = (
+        r for r in report.rows
+        if r.about["n"] == 3 and r.about["method"] == "best" and r.about["aggregation"] == "min"
+    )  # fmt: skip
+    assert row.metrics["minus_majority"] == (0.0, 0.0, 0.0)
+    assert row.metrics["accuracy"].low < row.metrics["accuracy"].value
+
+
+@pytest.mark.parametrize(
+    ("name", "problems", "samples"),
+    [
+        pytest.param("best_of_n_mixed.jsonl", 176, 12, marks=pytest.mark.slow),  # asks math-verify
+        ("best_of_n_qwen8.jsonl", 104, 8),
+    ],
+)
+def test_the_development_pools_are_read_whole(name, problems, samples):
+    pools, counts = read_pools(str(dev_data(name)))
+    assert len(pools) == problems
+    assert {len(pool.samples) for pool in pools} == {samples}
+    assert not any(name.startswith("problem") for name in counts)
+    mixed = sum(len({s.correct for s in pool.samples}) == 2 for pool in pools)
+    assert mixed == {"best_of_n_mixed.jsonl": 146, "best_of_n_qwen8.jsonl": 64}[name]
+    rows = report_best_of_n([], pools, 0).rows
+    accuracy = {(r.about["method"], r.about["n"]): r.metrics["accuracy"].value for r in rows}
+    assert accuracy["oracle", samples] >= accuracy["majority", samples] > accuracy["pass@1", 1]
+    assert not any(math.isnan(value) for value in accuracy.values())
