@@ -12,6 +12,12 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from prm_lightning.training.validation import (
+    VALIDATION_SCORES,
+    ReadText,
+    read_texts,
+    write_validation_scores,
+)
 from prm_lightning.types import StepBatch
 
 FALLBACK = "auroc"
@@ -20,6 +26,8 @@ HEAT_MAP_SOLUTIONS = 8
 
 class KeepModels(Callback):
     """Writes best_model/ whenever validation improves, and final_model/ at the end.
+
+    Beside best_model/ lies val_scores.jsonl, the validation data as that model scores them.
 
     Best is the highest `monitor`, ties by AUROC. Where the validation data do not define
     `monitor` (ProcessBench F1 needs wrong and right solutions), AUROC decides, with a warning.
@@ -34,6 +42,7 @@ class KeepModels(Callback):
         self.folder = folder
         self.monitor = monitor
         self.best: list[float] = []
+        self._texts: list[ReadText] = []  # of the validation data, read once
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -43,6 +52,7 @@ class KeepModels(Callback):
             self.best = rank
             pl_module.best_metrics = dict(pl_module.last_metrics)
             self._save(trainer, pl_module, "best_model")
+            self._save_scores(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._save(trainer, pl_module, "final_model")
@@ -78,6 +88,13 @@ class KeepModels(Callback):
         if trainer.is_global_zero:
             pl_module.model.save_pretrained(self.folder / name, overwrite=True)
         trainer.strategy.barrier(name)
+
+    def _save_scores(self, trainer: Trainer, pl_module: Any) -> None:
+        scores = pl_module.eval_metrics.scores()  # every rank takes part
+        if trainer.is_global_zero:
+            data = pl_module.datamodule.sides["validate"].data
+            self._texts = self._texts or read_texts(data, pl_module.encoder)
+            write_validation_scores(self.folder / VALIDATION_SCORES, scores, data, self._texts)
 
 
 class DataReport(Callback):

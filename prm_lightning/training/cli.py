@@ -28,11 +28,13 @@ from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
 from prm_lightning.training.finite import RECORD, FiniteSteps
 from prm_lightning.training.loggers import CutBackMetrics, run_loggers
 from prm_lightning.training.module import PRMModule
+from prm_lightning.training.validation import VALIDATION_SCORES
 
 CONFIG = "config.yaml"
 WRITTEN = (
     CONFIG, "data.json", "untrained.json", "checkpoints", "best_model", "final_model",
     "metrics.csv", "events.*", "hparams.yaml", RECORD, "report.html", "test.json",
+    VALIDATION_SCORES,
 )  # fmt: skip
 PER_CALL = (
     "config",
@@ -233,10 +235,14 @@ def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, A
     return flat
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run one of Lightning's verbs."""
+def main(args: list[str] | None = None) -> Path | None:
+    """Run one of Lightning's verbs.
+
+    Returns:
+        The folder of a run that `fit` has ended, in the one process that writes it; else None.
+    """
     quieten_libraries()
-    PRMCLI(
+    cli = PRMCLI(
         PRMModule,
         PRMDataModule,
         save_config_callback=None,
@@ -249,3 +255,4 @@ def main(args: list[str] | None = None) -> None:
         load_from_checkpoint_support=False,
         args=args,
     )
+    return cli.folder if cli.subcommand == "fit" and cli.trainer.is_global_zero else None

@@ -1,0 +1,382 @@
+"""The page says what the files say, and shows text of models without ever obeying it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import prm_lightning.evaluation.report as report
+from prm_lightning.evaluation.report import embed, hash_script, main, pack_solutions, write_report
+from prm_lightning.evaluation.report_inputs import read_folder
+from prm_lightning.evaluation.tables import Table, render
+
+HOSTILE = [
+    "</script><script>document.title = 'pwned'</script>",
+    "<img src=x onerror=\"document.title='pwned'\"><svg onload=alert(1)>",
+    "<!-- <script> ]]> &lt; &amp; \u2028 \u2029 \x00 \x1b[31m",
+    "$\\foo$ {{ 7 * 7 }} {% include 'x' %} `\" ' onclick=1 x='",
+    "a \u202e reversed \u2066 isolated \u202a and never closed",
+    "\ud800 alone",
+]
+LONG = "".join(f"{n} + 1 = {n + 1}. " for n in range(700))[:10_000]
+
+
+def row(steps, labels, scores, **more) -> dict:
+    return {
+        "id": "a", "source": "shop", "problem": "How many?", "steps": steps, "labels": labels,
+        "scores": scores, "first_error": -2, **more,
+    }  # fmt: skip
+
+
+ROWS = [
+    row(["right, high", "wrong, high"], [1.0, 0.0], [0.9, 0.8], id="missed", first_error=1),
+    row(["right, low"], [1.0], [0.2], id="alarm", first_error=-1, source="ages"),
+    row(["wrong, low", "behind"], [0.0, None], [0.1, 0.7], id="found", first_error=0),
+    row(["right, high"], [1.0], [0.95], id="passed", first_error=-1),
+]
+
+
+UNLABELLED = [{**each, "labels": None} for each in ROWS]  # of which no chart is drawn
+
+
+def write_lines(path: Path, rows) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_data(folder: Path, rows=UNLABELLED) -> Path:
+    """A run that left nothing to draw."""
+    folder.mkdir()
+    (folder / "data.json").write_text(json.dumps({"sources": {"shop": {"read": 4}}}))
+    write_lines(folder / "val_scores.jsonl", rows)
+    return folder
+
+
+def write_run(folder: Path, rows=ROWS, **data) -> Path:
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "seed_everything: 17\nmonitor: processbench_f1\n"
+        "model: {backbone: {name: tiny/model}, head: token, loss: focal}\n"
+    )
+    counts = {"read": 5, "kept": 4, "solutions": 4, "problems": 1, "wrong_share": 0.4}
+    dropped = {"not JSON": {"count": 7, "first": ["rows.jsonl:3: <b>bold</b> is not JSON"]}}
+    sources = {"shop": {**counts, "dropped": dropped}}
+    (folder / "data.json").write_text(json.dumps({"sources": sources, **data}))
+    (folder / "metrics.csv").write_text(
+        "step,train/loss,val/loss,val/auroc,val/processbench_f1\n"
+        "0,0.9,,,\n1,,0.8,0.5,0.25\n2,0.6,,,\n3,,0.7,0.75,0.125\n4,nan,,,\n"
+    )
+    (folder / "untrained.json").write_text(json.dumps({"auroc": 0.4375, "loss": 0.75}))
+    (folder / "best_model").mkdir()
+    manifest = {"threshold": 0.375, "threshold_fitted_on": "validation data", "step_end": "\n\n"}
+    (folder / "best_model" / "prm.json").write_text(json.dumps(manifest))
+    write_lines(folder / "val_scores.jsonl", rows)
+    return folder
+
+
+def best_of_n_rows() -> list[dict]:
+    def figure(method, n, value, **more):
+        accuracy = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        kind = "model" if more else "baseline"
+        about = {"model": more.get("model", method), "kind": kind, "part": f"n/{n}"}
+        return {**about, "n": n, "method": method, "metrics": {"accuracy": accuracy}, **more}
+
+    fixed = [figure(m, n, 0.4) for m in ("pass@1", "majority", "oracle") for n in (1, 2, 4)]
+    ours = [
+        figure("best", n, 0.5, model="outputs/<b>&co", aggregation=how, chosen=how == "min")
+        for n in (1, 2, 4)
+        for how in ("min", "prod")
+    ]
+    return fixed + ours
+
+
+def write_evaluation(folder: Path, rows=ROWS, **more) -> Path:
+    folder.mkdir()
+    models = [{"name": "m", "threshold": 0.5, "threshold_from": "val.jsonl"}]
+    record = {"benchmark": "best-of-n", "models": models, "notes": ["Ties <i>count</i>."], **more}
+    (folder / "results.json").write_text(json.dumps(record))
+    table = Table("Of a | b", ["", "n = 1 | 2"], [["x|y", "0.5"], ["<b>z</b>", "0.25"]])
+    (folder / "table.md").write_text(render(table) + "\n\n- a note\n", encoding="utf-8")
+    write_lines(folder / "scores.jsonl", [{"model": "m", **each} for each in rows])
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser's parser sees of a page, without running anything."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
+        self.cells: list[list[str]] = []
+        self.in_cell = False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.in_cell = True
+            self.cells[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.in_cell &= tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script" and self.scripts[-1] == "":
+            self.scripts[-1] = data
+        elif self.in_cell:
+            self.cells[-1][-1] += data
+        self.texts.append(data)
+
+    def row(self, *beginning: str) -> list[str]:
+        """The other cells of the first row that begins so."""
+        rows = (cells for cells in self.cells if cells[: len(beginning)] == list(beginning))
+        return next(rows)[len(beginning) :]
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.texts))
+
+    @property
+    def sets(self) -> list[dict]:
+        return json.loads(self.scripts[0])
+
+
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory) -> Page:
+    folder = write_run(tmp_path_factory.mktemp("report") / "run")
+    return Page(write_report([str(folder)]))
+
+
+def test_metrics_stand_beside_their_baselines(run_page):
+    assert run_page.row("AUROC of steps") == ["0.833", "0.750", "0.438", "0.500"]
+    assert run_page.row("accuracy of steps, at 0.5") == ["0.600", "–", "–", "0.600"]
+    # At 0.375: the second error is found, the first is missed; one right solution passes of two.
+    assert run_page.row("ProcessBench F1, fitted threshold")[0] == "0.500"
+    assert run_page.row("· errors found")[0] == "0.500"
+    assert run_page.row("· right solutions passed")[0] == "0.500"
+
+
+def test_the_confusion_is_counted_at_the_threshold_of_the_model(run_page):
+    assert "Flagged if P(correct) < 0.375, fitted on validation data" in run_page.text
+    assert run_page.row("wrong") == ["1", "1 missed"]
+    assert run_page.row("right") == ["1 false alarms", "2"]
+
+
+def test_configuration_data_and_drops_are_told(run_page):
+    for part in ("tiny/model", "focal", "token", "not JSON", "7 ×", "<b>bold</b> is not JSON"):
+        assert part in run_page.text
+    assert run_page.row("shop", "5") == ["4", "4", "1", "0.400"]
+
+
+def test_curves_name_what_they_show_and_mark_the_best_validation(run_page):
+    labels = [attrs.get("aria-label") or "" for tag, attrs in run_page.tags if tag == "svg"]
+    (loss,) = [label for label in labels if label.startswith("training")]
+    assert (
+        loss == "training: 0.9 at 0 to 0.6 at 2; validation: 0.8 at 1 to 0.7 at 3, untrained 0.75"
+    )
+    assert any("AUROC: 0.5 at 1 to 0.75 at 3, untrained 0.438" in label for label in labels)
+    assert "best_model was chosen by val/processbench_f1 at step 2." in run_page.text
+    assert all(attrs.get("role") == "img" for tag, attrs in run_page.tags if tag == "svg")
+    assert "learning rate" not in " ".join(labels)  # nothing was logged of it
+
+
+def test_accuracy_is_told_by_position_and_by_source(run_page):
+    assert run_page.row("1")[0] == "4"
+    assert run_page.row("2")[0] == "1"
+    assert run_page.row("ages")[0] == "1"
+
+
+def test_evaluations_show_their_tables_curves_and_solutions(tmp_path):
+    folder = write_evaluation(tmp_path / "bon", UNLABELLED)
+    record = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**record, "rows": best_of_n_rows()}))
+    page = Page(write_report([str(folder)]))
+    assert page.row("x|y") == ["0.5"]
+    assert page.row("<b>z</b>") == ["0.25"]
+    assert "Of a | b" in page.text and "Ties <i>count</i>." in page.text
+    (chart,) = [a["aria-label"] for tag, a in page.tags if tag == "svg" and "oracle" in str(a)]
+    assert "outputs/<b>&co (best, min): 0.5 at 1 to 0.5 at 4" in chart
+    assert "majority: 0.4 at 1" in chart and "prod" not in chart
+    assert page.sets[0]["name"] == "bon: m"
+
+
+def test_several_folders_share_a_page(tmp_path):
+    folders = [write_data(tmp_path / "a"), write_evaluation(tmp_path / "b", UNLABELLED)]
+    main([*map(str, folders), "--output", str(tmp_path / "both.html")])
+    page = Page(tmp_path / "both.html")
+    assert [packed["name"] for packed in page.sets] == ["a: best_model", "b: m"]
+    assert [len(packed["solutions"]) for packed in page.sets] == [4, 4]
+
+
+def test_text_of_models_is_never_markup(tmp_path):
+    texts = [*HOSTILE, LONG]
+    hostile = [
+        row([text, text], [1.0, 0.0], [0.5, 0.25], id=text, source=text, problem=text)
+        for text in texts
+    ]
+    dropped = {text: {"count": 1, "first": [text]} for text in texts}
+    folder = write_run(tmp_path / "run", hostile, val_sources={HOSTILE[0]: {"dropped": dropped}})
+    page = Page(write_report([str(folder)]))
+    assert [tag for tag, _ in page.tags].count("script") == len(page.scripts) == 2
+    assert not {"img", "iframe", "object", "embed", "link", "base"} & {t for t, _ in page.tags}
+    for tag, attrs in page.tags:
+        assert not any(name.startswith("on") for name in attrs), (tag, attrs)
+        assert all((attrs.get(name) or "#").startswith("#") for name in ("href", "src", "action"))
+    assert HOSTILE[3] in page.text
+    (packed,) = page.sets
+    kept = sorted(packed["solutions"], key=lambda solution: texts.index(solution["id"]))
+    assert [solution["steps"] for solution in kept] == [[text, text] for text in texts]
+    assert packed["problems"] == packed["sources"] == texts
+
+
+def test_only_the_pages_own_script_may_run_and_nothing_is_fetched(run_page):
+    (policy,) = [a["content"] for _, a in run_page.tags if "http-equiv" in a]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["script-src"] == f"'{hash_script(run_page.scripts[1])}'"
+    assert set(rules) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
+    source = (Path(report.__file__).parent / "report.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b", source)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
+
+
+@given(text=ANY_TEXT)
+def test_embedded_json_is_the_same_and_cannot_end_its_script(text):
+    embedded = embed({"text": text})
+    assert json.loads(embedded) == {"text": text}
+    assert embedded.isascii() and not set("<>&") & set(embedded)
+
+
+def test_lines_that_cannot_be_used_are_counted(tmp_path):
+    broken = [
+        row(["a", "b"], [1.0, 0.0], [0.5]),
+        row(["a"], [1.0], [1.5]),
+        row(["a"], [1.0], [float("nan")]),
+        row([], [], []),
+        row(["a"], [1.0], None, failure="too long"),
+    ]
+    folder = write_data(tmp_path / "run", [*UNLABELLED, *broken])
+    with (folder / "val_scores.jsonl").open("a") as file:
+        file.write("{cut off\n")
+    text = Page(write_report([str(folder)])).text
+    for reason in (
+        "1 × left out: steps, labels and scores differ in number.",
+        "2 × left out: scores or labels outside [0, 1].",
+        "1 × left out: steps are no list of texts.",
+        "1 × left out: could not be scored.",
+    ):
+        assert reason in text
+    assert read_folder(folder).scored.solutions[0].id == "missed"
+
+
+def test_of_too_many_solutions_those_with_the_largest_errors_are_kept(tmp_path):
+    scored = read_folder(write_data(tmp_path / "run", ROWS)).scored
+    packed = pack_solutions("run", scored, most=2)
+    assert [solution["id"] for solution in packed["solutions"]] == ["missed", "alarm"]
+    assert packed["total"] == 4
+    assert pack_solutions("run", scored, most=4)["solutions"][3]["id"] == "passed"
+
+
+@pytest.mark.parametrize("left", ["config.yaml", "metrics.csv", "data.json"])
+def test_a_run_that_left_little_still_has_a_page(tmp_path, left):
+    folder = write_run(tmp_path / "run")
+    for path in folder.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = Page(write_report([str(folder)]))
+    assert "nothing to browse" in page.text
+    assert page.sets == []
+
+
+def test_bad_input_is_named(tmp_path):
+    folder = write_data(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        main([str(tmp_path / "nowhere")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds neither a run"):
+        main([str(tmp_path / "empty")])
+    with pytest.raises(ValueError, match="got 2 folders"):
+        main([str(folder), str(tmp_path / "empty")])
+    with pytest.raises(ValueError, match="--solutions is 0"):
+        main([str(folder), "--solutions", "0"])
+    main([str(folder)])
+    with pytest.raises(FileExistsError, match=r"report\.html exists"):
+        main([str(folder)])
+    (folder / "data.json").write_text("{")
+    with pytest.raises(ValueError, match=r"data\.json cannot be read"):
+        main([str(folder), "--overwrite"])
+    assert (folder / "report.html").stat().st_size > 10_000  # the old page is still whole
+    assert not list(folder.glob(".*"))
+
+
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path, capsys):
+    from prm_lightning.__main__ import report_run
+
+    folder = write_data(tmp_path / "run")
+    (folder / "data.json").write_text("{")
+    report_run(folder)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("warning: no report was written (ValueError: report: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\nfrom prm_lightning.evaluation.report import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'matplotlib', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--solutions" in done.stdout
+
+
+def luminance(colour: list[float]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """As WCAG 2.2 defines it; 4.5 is enough for text, 3 for lines and marks."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_can_be_told_apart(scheme):
+    css = (Path(report.__file__).parent / "report.css").read_text()
+    block = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)[scheme]
+    colours = {
+        name: [int(value[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        for name, value in re.findall(r"--(\w+): #(\w{6})", block)
+    }
+    for ground in ("page", "panel", "good", "bad"):
+        assert contrast(colours["ink"], colours[ground]) >= 7
+    for ink in ("soft", "blue", "red"):
+        assert contrast(colours[ink], colours["panel"]) >= 4.5
+        assert contrast(colours[ink], colours["page"]) >= 4.5
+    for line in ("green", "violet", "orange", "grey", "focus"):
+        assert contrast(colours[line], colours["panel"]) >= 3
+    for tint in ("red", "blue"):  # a step that is scored 0 or 1
+        deepest = [
+            0.35 * a + 0.65 * b for a, b in zip(colours[tint], colours["panel"], strict=True)
+        ]
+        assert contrast(colours["ink"], deepest) >= 4.5

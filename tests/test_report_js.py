@@ -1,0 +1,141 @@
+"""The report in a browser: it shows and filters solutions, and obeys none of their text."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from test_report import HOSTILE, LONG, row, write_run
+
+from prm_lightning.evaluation.report import write_report
+
+
+class Browser:
+    """Headless Chromium.
+
+    Args:
+        program: its path.
+        profile: a folder for what it keeps.
+    """
+
+    def __init__(self, program: str, profile: Path) -> None:
+        self.command = [
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+            "--virtual-time-budget=5000", f"--user-data-dir={profile}", "--dump-dom",
+        ]  # fmt: skip
+
+    def open(self, page: Path, /, **hash: object) -> tuple[str, list[str]]:
+        """The page's document as HTML once its script ran, and what the console says."""
+        url = page.as_uri() + (f"#{urlencode(hash)}" if hash else "")
+        done = subprocess.run([*self.command, url], capture_output=True, text=True, timeout=120)
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Browser:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("there is no chromium; on Debian: apt-get install chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("chromium"))
+    page = tmp_path_factory.mktemp("page") / "page.html"
+    page.write_text("<title>a</title><script>document.title = 'b'; throw 1</script>")
+    html, console = browser.open(page)
+    if "<title>b</title>" not in html or not console:
+        pytest.skip(f"{program} starts, but runs no page here")
+    return browser
+
+
+def shown(html: str) -> list[str]:
+    """Ids of the solutions that a document shows."""
+    return re.findall(r'<article class="solution"><h3[^>]*>(.*?)</h3>', html)
+
+
+def status(html: str) -> str:
+    return re.search(r'<p id="status"[^>]*>(.*?)</p>', html)[1]
+
+
+@pytest.mark.slow
+def test_the_browser_shows_and_filters_solutions(browser, tmp_path):
+    page = write_report([str(write_run(tmp_path / "run"))])
+    html, console = browser.open(page)
+    assert console == []
+    assert shown(html) == ["missed", "alarm", "found", "passed"]
+    assert status(html) == "4 of 4 solutions; flagged below 0.375"
+    assert "✗ labelled wrong" in html and "no label" in html and ">false alarm<" in html
+    for hash, expected in (
+        ({"filter": "misses"}, ["missed"]),
+        ({"filter": "alarms"}, ["alarm"]),
+        ({"filter": "wrong", "search": "BEHIND"}, ["found"]),
+        ({"source": "shop", "search": "high", "filter": "right"}, ["passed"]),
+        ({"filter": "nonsense", "page": "x", "set": 9}, ["missed", "alarm", "found", "passed"]),
+    ):
+        html, console = browser.open(page, **hash)
+        assert (shown(html), console) == (expected, []), hash
+
+
+@pytest.mark.slow
+def test_the_boxes_write_the_address(browser, tmp_path):
+    page = write_report([str(write_run(tmp_path / "run"))])
+    drive = (
+        "<script>const box = document.getElementById('filter'); box.value = 'misses';"
+        "box.dispatchEvent(new Event('change', {bubbles: true}));"
+        "addEventListener('hashchange', () => { document.title = location.hash })</script></body>"
+    )
+    html = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text()).replace("</body>", drive)
+    page.write_text(html)
+    html, console = browser.open(page)
+    assert (shown(html), console) == (["missed"], [])
+    assert "<title>#filter=misses</title>" in html
+
+
+@pytest.mark.slow
+def test_hostile_text_does_nothing_in_a_browser(browser, tmp_path):
+    hits = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            hits.append(self.path)
+            self.send_error(404)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    texts = [*HOSTILE, LONG, f"<img src='{url}'><link rel=stylesheet href='{url}'>"]
+    rows = [row([t], [0.0], [0.9], id=t, source=t, problem=t, first_error=0) for t in texts]
+    page = write_report([str(write_run(tmp_path / "run", rows))])
+    try:
+        html, console = browser.open(page, filter="misses")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert console == [] and hits == []
+    assert "<title>run · prm_lightning report</title>" in html
+    assert len(shown(html)) == len(texts)
+    assert html.count("<script") == 2 and "<img" not in html
+    for mark in ("U+202E", "U+2066", "U+D800", "U+0000"):  # shown, and not obeyed
+        assert f'<span class="mark">{mark}</span>' in html
+    assert re.findall(r'<div class="text [^"]*"([^>]*)>', html) == [' dir="auto"'] * 2 * len(texts)
+    # Folded and all there, as problem and as step.
+    assert (
+        len(re.findall(rf'<div class="text[^"]* folded"[^>]*>{re.escape(LONG)}</div>', html)) == 2
+    )
+    assert html.count("Show all 10,000 characters</button>") == 2
+
+
+@pytest.mark.slow
+def test_thousands_of_solutions_are_shown_a_page_at_a_time(browser, tmp_path):
+    rows = [row([f"step {i}"], [i % 2], [0.5], id=f"n{i}") for i in range(3000)]
+    rows.append(row([f"s{k}" for k in range(200)], [1.0] * 200, [0.5] * 200, id="many steps"))
+    page = write_report([str(write_run(tmp_path / "run", rows))])
+    html, console = browser.open(page, page=2)
+    assert shown(html) == [f"n{i}" for i in range(20, 40)] and console == []
+    assert "page 2 of 151" in html
+    html, _ = browser.open(page, page=999)
+    assert shown(html) == ["many steps"]
+    assert "Show the other 140 steps" in html
