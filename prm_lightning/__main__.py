@@ -29,6 +29,8 @@ VERBS = {
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
         "evaluation.evaluate",
     ),
+    "export": Verb("write a model for transformers, vLLM, SGLang or PEFT", "inference.export"),
+    "import": Verb("turn a public model into a folder of ours", "inference.importing"),
     "report": Verb("show runs and evaluations on one HTML page", "evaluation.report"),
 }
 

@@ -1,0 +1,199 @@
+"""Write an exported folder, and let it pass only if it scores as the model does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prm_lightning.inference.card_code import Encoding, read_encoding, scoring_code
+from prm_lightning.inference.export_formats import (
+    Format,
+    Labels,
+    label_rows,
+    require_layout,
+    write_adapter,
+    write_causal_lm,
+    write_classifier,
+    write_qwen_prm,
+)
+from prm_lightning.inference.manifests import MANIFEST_FILE
+from prm_lightning.inference.merging import (
+    ExportDtype,
+    MergeInto,
+    compute_in_float32,
+    is_exact,
+    merge,
+)
+from prm_lightning.inference.model_card import write_card
+from prm_lightning.inference.parity import (
+    PROBES,
+    Parity,
+    compare,
+    require_parity,
+    score_in_fresh_process,
+)
+from prm_lightning.modeling.heads import verdict_ids
+from prm_lightning.modeling.prm import PRM
+
+EXPORT_RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to export.
+
+    Args:
+        format: the layout.
+        dtype: of the tensors.
+        labels: names of the labels 0 and 1.
+        merge_into: what adapters of a quantized model are added to.
+        tolerance: largest difference in P(correct) that is let pass; None for the usual ones.
+    """
+
+    format: Format
+    dtype: ExportDtype
+    labels: Labels = "INCORRECT/CORRECT"
+    merge_into: MergeInto = "dequantized"
+    tolerance: float | None = None
+
+
+def write_checked(prm: PRM, place: Path, folder: Path, target: Path, choice: Choice) -> Parity:
+    """Write an export into a folder, score with it in a fresh process and compare.
+
+    Args:
+        prm: loaded from `place`; it cannot score any more afterwards.
+        place: the model's folder; what its run recorded lies beside it.
+        folder: exists and is empty.
+        target: the name that `folder` gets.
+        choice: what to export.
+
+    Raises:
+        ValueError: the format cannot hold the model, or the export does not score as it does.
+        OSError: the disk is full.
+    """
+    require_layout(prm, choice.format)
+    verdicts = None
+    if choice.format == "causal-lm":
+        verdicts = verdict_ids(prm.encoder.tokenizer, prm.manifest.template)
+    encoding = read_encoding(prm, verdicts)
+    exact = is_exact(prm, choice.dtype)
+    if exact:
+        compute_in_float32(prm)
+    _say(f"scoring {len(PROBES)} probes with {place}")
+    ours = [prm.score(problem, [steps])[0] for problem, steps in PROBES]
+    device = prm.backbone.device.type
+    _say(f"writing {choice.format} in {choice.dtype}")
+    with _full_disk_explained(target):
+        _write_weights(prm, place, folder, encoding, choice)
+        prm.encoder.tokenizer.save_pretrained(folder)
+    _say("scoring them with what was written, in a fresh process")
+    code = scoring_code(str(folder), choice.format, prm, encoding, choice.dtype)
+    theirs = score_in_fresh_process(code, device, choice.format != "adapter", PROBES)
+    parity = compare(ours, theirs, prm.threshold)
+    require_parity(parity, exact, choice.tolerance, "export")
+    code = scoring_code(str(target), choice.format, prm, encoding, choice.dtype)
+    run = place.parent
+    card = write_card(prm, run, str(target), choice.format, encoding, code, parity)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    _write_json(folder / MANIFEST_FILE, _scorer_manifest(prm, encoding, choice))
+    _write_json(folder / EXPORT_RECORD, _record(prm, encoding, choice, parity))
+    return parity
+
+
+def _write_weights(prm: PRM, place: Path, folder: Path, encoding: Encoding, choice: Choice) -> None:
+    rows = label_rows(prm.head)
+    config = prm.manifest.backbone
+    if choice.format == "adapter":
+        write_adapter(place, rows, folder, config.name, config.revision)
+        return
+    record = _encoding_record(prm, encoding)
+    lm = merge(prm, place, choice.merge_into, choice.dtype)
+    if choice.format == "qwen-prm":
+        write_qwen_prm(lm, rows, folder, choice.labels, record)
+    elif encoding.verdicts is not None:
+        write_causal_lm(lm, prm.head, encoding.verdicts, folder, record)
+    else:
+        write_classifier(lm, rows, folder, choice.format, choice.labels, record)
+
+
+def _encoding_record(prm: PRM, encoding: Encoding) -> dict[str, Any]:
+    """How text becomes ids, and how scores are meant, for config.json and export.json."""
+    return {
+        "template": prm.manifest.template,
+        **asdict(encoding),
+        "aggregation": prm.manifest.aggregation,
+        "threshold": prm.manifest.threshold,
+    }
+
+
+def _record(prm: PRM, encoding: Encoding, choice: Choice, parity: Parity) -> dict[str, Any]:
+    config = prm.manifest.backbone
+    return {
+        "format": choice.format,
+        "dtype": choice.dtype,
+        "labels": choice.labels.split("/"),
+        "base_model": config.name,
+        "revision": config.revision,
+        "trained_with": {"quantize": config.quantize, "dtype": config.dtype},
+        "merged_into": None if choice.format == "adapter" else choice.merge_into,
+        "prm": _encoding_record(prm, encoding),
+        "data_fingerprint": prm.manifest.data_fingerprint,
+        "parity": asdict(parity),
+        "tolerance": choice.tolerance,
+        "versions": {
+            name: version(name) for name in ("prm_lightning", "torch", "transformers", "peft")
+        },
+    }
+
+
+def _scorer_manifest(prm: PRM, encoding: Encoding, choice: Choice) -> dict[str, Any] | None:
+    """What lets `load_scorer` read the folder; None where it would load another base model."""
+    if choice.format == "adapter" and prm.manifest.backbone.quantize != "none":
+        return None
+    manifest = {
+        "model": ".",
+        "layout": f"prm-{prm.manifest.template}",
+        "head": {"qwen-prm": "two_layer", "causal-lm": "lm"}.get(choice.format, "linear"),
+        "step_end": prm.manifest.step_end,
+        "dtype": {"bf16": "bfloat16", "fp32": "float32"}[choice.dtype],
+        "aggregation": prm.manifest.aggregation,
+        "threshold": prm.manifest.threshold,
+    }
+    if encoding.verdicts is not None:
+        tokenizer = prm.encoder.tokenizer
+        texts = [tokenizer.decode([token]) for token in encoding.verdicts]
+        ends = [tokenizer.encode(text, add_special_tokens=False)[-1] for text in texts]
+        if ends != list(encoding.verdicts):
+            return None
+        manifest |= {"wrong": texts[0], "right": texts[1]}
+    return manifest
+
+
+def _write_json(path: Path, record: dict[str, Any] | None) -> None:
+    if record is not None:
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _full_disk_explained(target: Path) -> Iterator[None]:
+    """safetensors has an error of its own for what the disk refuses."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise OSError(
+            f"export: cannot write {target}: {error}. Free some space, or give another --output."
+        ) from error
+
+
+def _say(what: str) -> None:
+    if sys.stderr.isatty():
+        print(f"export: {what}", file=sys.stderr)

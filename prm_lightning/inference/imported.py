@@ -1,0 +1,301 @@
+"""Public process reward models in the words of this project: head, encoding, weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from prm_lightning.batching.encode import Encoded, Encoder, Template
+from prm_lightning.folders import written_folder
+from prm_lightning.inference.card_code import shared_beginning
+from prm_lightning.inference.manifests import (
+    SUFFIXES,
+    Dtype,
+    PublicManifest,
+    read_public_manifest,
+    recognise,
+)
+from prm_lightning.inference.parity import PROBES, Parity, compare, require_parity
+from prm_lightning.inference.public import PublicHead, find_model, load_public, tensor_names
+from prm_lightning.modeling.backbone import Backbone, TreeModel
+from prm_lightning.modeling.heads import HeadKind, StepHead
+from prm_lightning.modeling.prm import MANIFEST, PRM, Manifest
+from prm_lightning.modeling.step_model import StepModel, Unscorable
+from prm_lightning.text import fold_newlines
+
+IMPORT_RECORD = "import.json"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How to import.
+
+    Args:
+        target: folder to write.
+        dtype: of the computation.
+        encoding: whether the nearest encoding will do.
+        bias: whether that of the head may be dropped.
+        tolerance: largest difference in P(correct); None for the usual ones.
+    """
+
+    target: Path
+    dtype: Dtype
+    encoding: Literal["exact", "nearest"] = "exact"
+    bias: Literal["refuse", "drop"] = "refuse"
+    tolerance: float | None = None
+
+
+def read_public(model: str) -> tuple[PublicManifest, Path]:
+    """How a public model scores, and where it lies.
+
+    Raises:
+        ValueError: it cannot be found, nothing says how it scores, or it is one of ours.
+    """
+    if Path(model).suffix in SUFFIXES and Path(model).is_file():
+        manifest = read_public_manifest(Path(model))
+        return manifest, find_model(manifest.model, manifest.revision)
+    folder = find_model(model)
+    if (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"import: {model} is a model of prm_lightning already. Use it as it is, or make it "
+            "ready for others with `export`."
+        )
+    return recognise(model, folder, tensor_names(folder)), folder
+
+
+def import_public(
+    manifest: PublicManifest, folder: Path, wish: Wish, *, overwrite: bool = False
+) -> Iterator[str]:
+    """Write a model folder that scores as a public model does.
+
+    Args:
+        manifest: how it scores.
+        folder: where it lies.
+        wish: see `Wish`.
+        overwrite: replace what is there.
+
+    Returns:
+        Lines for the user.
+
+    Raises:
+        ValueError: our heads or our encoding cannot express it, or the result scores otherwise.
+    """
+    scorer = load_public(replace(manifest, dtype=wish.dtype), folder, "cpu")
+    head, bias = linear_head(cast(PublicHead, scorer.head), manifest)
+    encoder, different = _our_encoder(scorer, manifest)
+    _require_consent(manifest.model, different, bias, wish)
+    without_bias(cast(PublicHead, scorer.head))
+    threshold = moved_threshold(manifest.threshold, bias)
+    prm = _assemble(scorer, head, encoder, replace(manifest, threshold=threshold), wish)
+    with written_folder(wish.target, overwrite=overwrite) as place:
+        prm.save_pretrained(place, overwrite=True)
+        parity = _compare(scorer, place, PROBES if different else plain_probes(encoder))
+        if not different:
+            require_parity(parity, wish.dtype == "float32", wish.tolerance, "import")
+        record = {
+            "source": asdict(manifest),
+            "encoding": f"nearest: {different}" if different else "exact",
+            "dropped_bias": bias,
+            "parity": asdict(parity),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        (place / IMPORT_RECORD).write_text(text + "\n", encoding="utf-8")
+    yield (
+        f"{wish.target}: {head.kind} head, template {encoder.template}, step end "
+        f"{encoder.step_end!r}\n  against {manifest.model}: {parity}"
+    )
+    if different:
+        yield f"  NEAREST ENCODING: {different}; scores differ as measured above"
+    else:
+        yield "  here blank lines inside a text are folded and step ends in it become spaces"
+    if bias:
+        yield (
+            f"  BIAS of {bias:+.4g} log-odds dropped: P(correct) moves by up to "
+            f"{shift_of(bias):.2g}, the threshold from {manifest.threshold:.4g} to {threshold:.4g}"
+        )
+    yield (
+        f"  go on training: model: {{backbone: {{name: {wish.target}, lora: null}}, "
+        f"init_from: {wish.target}, head: {head.kind}, template: {encoder.template}, "
+        f"step_end: {json.dumps(encoder.step_end)}}}"
+    )
+
+
+def _require_consent(model: str, different: str, bias: float, wish: Wish) -> None:
+    """Refuse what would change scores and was not asked for."""
+    if different and wish.encoding == "exact":
+        raise ValueError(
+            f"import: {model!r} builds its tokens as this project does not: {different}. Use it "
+            "as it is (score --model), or take the nearest encoding with --encoding nearest."
+        )
+    if bias and wish.bias == "refuse":
+        raise ValueError(
+            f"import: the head of {model!r} has a bias of {bias:+.4g} log-odds, and ours have "
+            f"none. --bias drop takes it off, which moves P(correct) by up to "
+            f"{shift_of(bias):.2g} and the threshold as far."
+        )
+
+
+def linear_head(head: PublicHead, manifest: PublicManifest) -> tuple[StepHead, float]:
+    """One of our heads, and the bias that it lacks, in log-odds of correct.
+
+    Raises:
+        ValueError: the head has two layers that do not come to a linear one.
+    """
+    weight, bias = head.weights[-1].detach(), head.biases[-1].detach()
+    if len(head.weights) == 2:
+        hidden = (head.weights[0].detach(), head.biases[0].detach())
+        weight, bias = _collapse(hidden, (weight, bias), head.correct_label, manifest.model)
+    kind: HeadKind = "scalar"
+    if len(weight) == 2:
+        order = [1 - head.correct_label, head.correct_label]
+        weight, bias = weight[order], bias[order]
+        kind = "classes"
+        if manifest.head == "lm":
+            weight, bias, kind = weight[1:] - weight[:1], bias[1:] - bias[:1], "token"
+    ours = StepHead(kind, weight.shape[1])
+    ours.weight.data.copy_(weight)
+    return ours, float(bias[-1] - bias[0]) if len(bias) == 2 else float(bias[0])
+
+
+def moved_threshold(threshold: float, bias: float) -> float:
+    """The threshold that flags the same steps once a bias is taken off their log-odds."""
+    if not 0 < threshold < 1:
+        return threshold
+    return 1 / (1 + math.exp(-(math.log(threshold / (1 - threshold)) - bias)))
+
+
+def shift_of(bias: float) -> float:
+    """The most that P(correct) can move when a bias in log-odds is taken off."""
+    return math.tanh(abs(bias) / 4)
+
+
+def without_bias(head: PublicHead) -> None:
+    """Take off what our heads do not have, so that the rest can be compared."""
+    if len(head.weights) == 1:
+        head.biases[0].data.zero_()
+
+
+def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:
+    """The probes that every encoding leaves as they are: no blank lines and no step ends inside."""
+    return [
+        (problem, steps)
+        for problem, steps in PROBES
+        if all(
+            fold_newlines(text) == text.strip() and encoder.step_end not in text
+            for text in (problem, *steps)
+        )
+    ]
+
+
+def _collapse(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], correct: int, model: str
+) -> tuple[Tensor, Tensor]:
+    """A linear head that is written as c * (relu(x) - relu(-x)), as `export` does."""
+    out = second[0][correct] - second[0][1 - correct]
+    used = out.nonzero()[:, 0].tolist()
+    if len(used) == 2:
+        i, j = used
+        mirrored = torch.equal(first[0][i], -first[0][j]) and first[1][i] == -first[1][j]
+        if mirrored and out[i] == -out[j]:
+            offset = second[1][correct] - second[1][1 - correct]
+            return out[i] * first[0][i][None], (out[i] * first[1][i] + offset)[None]
+    raise ValueError(
+        f"import: the head of {model!r} has two layers, which no linear head can express. Use it "
+        f"as it is: python -m prm_lightning score --model {model}"
+    )
+
+
+def _our_encoder(scorer: StepModel, manifest: PublicManifest) -> tuple[Encoder, str]:
+    """The encoder nearest to a public one, and in words how they differ; empty if they do not."""
+    public = scorer.encoder
+    tokenizer = copy.deepcopy(public.tokenizer)  # type: ignore[attr-defined]
+    template: Template = "chat"
+    if manifest.layout.startswith("prm-"):
+        template = cast(Template, manifest.layout.removeprefix("prm-"))
+    else:
+        before, after = _around(public, tokenizer, manifest)
+        tokenizer.chat_template = raw_template(before, after)
+    ours = Encoder(tokenizer, template, manifest.step_end)
+    probes = plain_probes(ours)
+    for problem, steps in probes:
+        if _path(ours, problem, steps) != _path(public, problem, steps):
+            return ours, (
+                f"layout {manifest.layout}, whose tokens of {problem[:30]!r} are not problem, "
+                "steps and step ends tokenized apart"
+            )
+    return ours, ""
+
+
+def raw_template(before: str, after: str) -> str:
+    """A chat template that puts two texts around the user's message."""
+    texts = [f"{{{{ {json.dumps(text)} }}}}" if text else "" for text in (before, after)]
+    return texts[0] + "{% for message in messages %}{{ message['content'] }}{% endfor %}" + texts[1]
+
+
+def _around(public: Any, tokenizer: Any, manifest: PublicManifest) -> tuple[str, str]:
+    """Texts that a public encoder puts before and behind a problem."""
+    a, b = (list(public.encode_all([(letter, ["x"])])[0].input_ids) for letter in "ab")
+    before = tokenizer.decode(shared_beginning(a, b))
+    (step,) = tokenizer(["x"], add_special_tokens=False)["input_ids"]
+    behind = [*step, *tokenizer.encode(manifest.step_end, add_special_tokens=False)]
+    if a[-len(behind) :] != behind:  # tokenized as a whole: what is meant is in the manifest
+        return before, manifest.prompt.partition("{problem}")[2]
+    after = shared_beginning(a[: -len(behind)][::-1], b[: -len(behind)][::-1])[::-1]
+    return before, tokenizer.decode(after)
+
+
+def _path(encoder: Any, problem: str, steps: Sequence[str]) -> Encoded | str:
+    """Ids up to the last score, and where scores are read."""
+    try:
+        (encoded,) = encoder.encode_all([(problem, steps)])
+    except Unscorable as error:
+        return str(error)
+    end = encoded.step_positions[-1] + 1
+    return Encoded(encoded.input_ids[:end], encoded.step_positions)
+
+
+def _assemble(
+    scorer: StepModel, head: StepHead, encoder: Encoder, manifest: PublicManifest, wish: Wish
+) -> PRM:
+    """Head, encoder and all weights of a public model, the latter in a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    lm = scorer.backbone.causal_lm
+    inner = lm.base_model
+    if lm.get_output_embeddings() is None:
+        config = copy.deepcopy(inner.config)
+        config.tie_word_embeddings = True  # there is no LM head to keep
+        cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        with torch.device("meta"):
+            lm = cls(config)
+        setattr(lm, lm.base_model_prefix, inner)
+        lm.tie_weights()
+    backbone = Backbone(str(wish.target), dtype=wish.dtype, lora=None)
+    ours = Manifest(
+        backbone,
+        head.kind,
+        encoder.template,
+        encoder.step_end,
+        encoder.step_end_id,
+        aggregation=manifest.aggregation,
+        threshold=manifest.threshold,
+    )
+    return PRM(TreeModel(lm, backbone), head, encoder, ours)
+
+
+def _compare(scorer: StepModel, place: Path, probes: list[tuple[str, list[str]]]) -> Parity:
+    """A public model against the folder that was made of it."""
+    written = PRM.from_pretrained(place, "cpu")
+    theirs, ours = (
+        [model.score(problem, [steps])[0] for problem, steps in probes]
+        for model in (scorer, written)
+    )
+    return compare(theirs, ours, written.threshold)

@@ -1,0 +1,173 @@
+"""Do two ways to score say the same? Measured on solutions that are hard to encode."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+EXACT = 1e-5  # largest difference in probability where only the order of additions differs
+ROUNDED_MEAN, ROUNDED_LARGEST = 0.01, 0.1  # where weights were rounded to bfloat16
+
+PROBES: list[tuple[str, list[str]]] = [
+    (
+        "Ann has 3 apples and buys 12 more apples. How many apples does she have now?",
+        ["She has 3 + 12 = 15 apples.", "So the answer is 15."],
+    ),
+    (
+        "Ann has 3 apples and buys 12 more apples. How many apples does she have now?",
+        ["She has 3 * 12 = 36 apples.", "So the answer is 36."],
+    ),
+    (
+        "A train runs 60 miles in 2 hours.\n\nWhat is its speed?",
+        ["Speed is distance / time:\n60 / 2 = 30", "miles an hour.\n \n\nThat is 30."],
+    ),
+    ("What is 7 * 8 - 6?", ["7 * 8 = 54", "54 - 6 = 48", "#### 48"]),
+    (
+        "Solve $x^2 = 9$ for $x > 0$.",
+        ["Take the root:\n$$x = \\pm 3$$", "Since x > 0, x = 3 \u2713", "\\boxed{3}"],
+    ),
+    (
+        "  Ignore this: <|im_end|> </s> <|endoftext|> [INST]  ",
+        [
+            "Step 1: \u4e8c\u52a0\u4e8c\u7b49\u4e8e\u56db\u3002",
+            "+",
+            "- 5 < 6 > 4 && so\ttabs\r\nand lines",
+        ],
+    ),
+    (
+        "A shop sells 40 pens at $1.25 each and 10 books at $12 each. What does it take?",
+        [
+            "Pens: 40 * 1.25 = $50.",
+            "Books: 10 * 12 = $120.",
+            "Altogether 50 + 120 = $180.",
+            "The shop takes $180.",
+        ],
+    ),
+    ("2+2?", ["4"]),
+]
+
+Scores = Sequence[Sequence[float]]
+
+DRIVER = """
+
+import json
+import sys
+
+with open(sys.argv[1], encoding="utf-8") as file:
+    probes = json.load(file)
+if sys.argv[2] != "cpu" and not getattr(model, "is_quantized", False):
+    model.to(sys.argv[2])
+scores = [score(problem, steps) for problem, steps in probes]
+foreign = sorted(name for name in sys.modules if name.partition(".")[0] == "prm_lightning")
+with open(sys.argv[3], "w", encoding="utf-8") as file:
+    json.dump({"scores": scores, "foreign": foreign}, file)
+"""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two ways to score lie apart, in P(correct).
+
+    Args:
+        steps: how many were compared.
+        mean: difference.
+        largest: difference.
+        flips: steps on different sides of `threshold`.
+        threshold: a step is flagged if it is below.
+    """
+
+    steps: int
+    mean: float
+    largest: float
+    flips: int
+    threshold: float
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference {self.largest:.2g}, mean {self.mean:.2g}, over {self.steps} "
+            f"steps; {self.flips} on the other side of {self.threshold:.3g}"
+        )
+
+
+def compare(ours: Scores, theirs: Scores, threshold: float) -> Parity:
+    """Compare P(correct) step by step.
+
+    Raises:
+        ValueError: they are not the scores of the same steps.
+    """
+    if [len(row) for row in ours] != [len(row) for row in theirs]:
+        raise ValueError("parity: the exported model gives another number of scores.")
+    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
+    differences = [abs(a - b) for a, b in pairs]
+    return Parity(
+        steps=len(pairs),
+        mean=sum(differences) / len(pairs),
+        largest=max(differences, key=lambda d: (d != d, d)),  # NaN is the largest of all
+        flips=sum((a < threshold) != (b < threshold) for a, b in pairs),
+        threshold=threshold,
+    )
+
+
+def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: str) -> None:
+    """Refuse too large a difference.
+
+    Args:
+        parity: measured.
+        exact: whether nothing was rounded: `EXACT` applies, else `ROUNDED_MEAN` and
+            `ROUNDED_LARGEST`.
+        tolerance: largest difference allowed in place of these.
+        verb: for the message.
+
+    Raises:
+        ValueError: it is too large, or not a number.
+    """
+    if tolerance is not None:
+        fine, limit = parity.largest <= tolerance, f"{tolerance:g} (--tolerance)"
+    elif exact:
+        fine, limit = parity.largest <= EXACT, f"{EXACT:g}"
+    else:
+        fine = parity.largest <= ROUNDED_LARGEST and parity.mean <= ROUNDED_MEAN
+        limit = f"{ROUNDED_LARGEST:g}, mean {ROUNDED_MEAN:g}"
+    if not fine:
+        raise ValueError(
+            f"{verb}: the result does not score as the model does: {parity}; allowed {limit}. "
+            "Nothing was written. Take float32 (--dtype fp32), or allow more with --tolerance."
+        )
+
+
+def score_in_fresh_process(
+    code: str, device: str, offline: bool, probes: Sequence[tuple[str, Sequence[str]]]
+) -> list[list[float]]:
+    """Score with the code of a model card, in a Python that has loaded nothing else.
+
+    Args:
+        code: see `scoring_code`.
+        device: for its model.
+        offline: allow it no look at the Hub.
+        probes: problems with their steps.
+
+    Raises:
+        ValueError: the code fails, or needs this project.
+    """
+    env = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
+    env |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    with tempfile.TemporaryDirectory() as folder:
+        script, asked, answered = (Path(folder) / n for n in ("score.py", "in.json", "out.json"))
+        script.write_text(code + "\n" + DRIVER, encoding="utf-8")
+        asked.write_text(json.dumps(probes), encoding="utf-8")
+        command = [sys.executable, str(script), str(asked), device, str(answered)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise ValueError(f"export: plain transformers cannot score the result: {last}")
+        answer = json.loads(answered.read_text(encoding="utf-8"))
+    if answer["foreign"]:
+        raise ValueError(f"export: the result needs {answer['foreign'][0]} to be loaded.")
+    return list(answer["scores"])

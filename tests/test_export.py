@@ -1,0 +1,369 @@
+"""Exported folders score as the model does, read by plain transformers, or are not there."""
+
+import json
+import re
+import resource
+import shutil
+
+import pytest
+import torch
+from conftest import tiny_config
+from safetensors.torch import load_file
+from test_prm import HEADS, TEMPLATES, tiny_prm
+from transformers import AutoConfig
+
+from prm_lightning.inference import export_formats as formats
+from prm_lightning.inference.card_code import read_encoding, scoring_code
+from prm_lightning.inference.export import main
+from prm_lightning.inference.importing import main as import_main
+from prm_lightning.inference.merging import merge
+from prm_lightning.inference.model_card import write_card
+from prm_lightning.inference.parity import PROBES, compare, require_parity
+from prm_lightning.inference.scorers import load_scorer
+from prm_lightning.modeling.backbone import Lora
+from prm_lightning.modeling.heads import verdict_ids
+from prm_lightning.modeling.prm import PRM
+
+WIDE = {"hidden_size": 64, "intermediate_size": 128}  # what 4 bits need
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def trained(folder, path, head="scalar", template="chat", **backbone):
+    """A model folder of which every trained weight says something."""
+    prm = tiny_prm(folder, head, template, **backbone)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        prm.head.weight.normal_(std=0.3)
+        for name, parameter in prm.named_parameters():
+            if "trainable_tokens" in name and parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter))
+    prm.save_pretrained(path)
+    return path
+
+
+def probe(prm):
+    return [prm.score(problem, [steps])[0] for problem, steps in PROBES]
+
+
+def run_card(code):
+    """What the lines of a model card say of the probes."""
+    names = {}
+    exec(code, names)
+    return [names["score"](problem, steps) for problem, steps in PROBES]
+
+
+def write(place, folder, format="token-classification", dtype="fp32", into="dequantized"):
+    """An export without the fresh process, and the lines that score with it."""
+    prm = PRM.from_pretrained(place, "cpu")
+    verdicts = None
+    if format == "causal-lm":
+        verdicts = verdict_ids(prm.encoder.tokenizer, prm.manifest.template)
+    encoding = read_encoding(prm, verdicts)
+    record = {"step_end_id": encoding.step_end_id, "branch": encoding.branch}
+    rows = formats.label_rows(prm.head)
+    folder.mkdir()
+    probe(prm)  # in eval mode, after which some processors dequantize garbage
+    lm = merge(prm, place, into, dtype)
+    if format == "causal-lm":
+        formats.write_causal_lm(lm, prm.head, verdicts, folder, record)
+    elif format == "qwen-prm":
+        formats.write_qwen_prm(lm, rows, folder, "INCORRECT/CORRECT", record)
+    else:
+        formats.write_classifier(lm, rows, folder, format, "INCORRECT/CORRECT", record)
+    prm.encoder.tokenizer.save_pretrained(folder)
+    return scoring_code(str(folder), format, prm, encoding, dtype)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("kind", "template"), [("llama", t) for t in TEMPLATES] + [("qwen3", "chat")]
+)
+def test_plain_transformers_score_alike(tiny_model_folder, tmp_path, kind, head, template):
+    place = trained(tiny_model_folder(kind), tmp_path / "best_model", head, template)
+    ours = probe(PRM.from_pretrained(place))
+    flat = [score for row in ours for score in row]
+    assert max(flat) - min(flat) > 0.1  # else anything would be close
+    theirs = run_card(write(place, tmp_path / "out"))
+    assert compare(ours, theirs, 0.5).largest < 1e-5
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    name = {"llama": "Llama", "qwen3": "Qwen3"}[kind]
+    assert config["architectures"] == [f"{name}ForTokenClassification"]
+    assert config["id2label"] == {"0": "INCORRECT", "1": "CORRECT"}
+    assert "quantization_config" not in config
+
+
+@pytest.mark.parametrize(
+    ("format", "kind"),
+    [
+        ("sequence-classification", "llama"),
+        ("sequence-classification", "qwen3"),
+        ("causal-lm", "llama"),
+    ],
+)
+@pytest.mark.parametrize("template", ["chat", "guide"])
+def test_other_layouts_score_alike(tiny_model_folder, tmp_path, format, kind, template):
+    place = trained(tiny_model_folder(kind), tmp_path / "best_model", "token", template)
+    ours = probe(PRM.from_pretrained(place))
+    theirs = run_card(write(place, tmp_path / "out", format))
+    assert compare(ours, theirs, 0.5).largest < 1e-5
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    if format == "causal-lm":  # two rows of a head of its own, whose others are the embeddings
+        differ = (tensors["lm_head.weight"] != tensors["model.embed_tokens.weight"]).any(dim=1)
+        assert differ.sum() == 2
+        assert not AutoConfig.from_pretrained(tmp_path / "out").tie_word_embeddings
+    else:  # SGLang fills a missing bias of its Qwen classes at random
+        assert ("score.bias" in tensors) == (kind == "qwen3")
+        assert not tensors.get("score.bias", torch.zeros(2)).any()
+
+
+def qwen2_folder(tokenizer, folder):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    same = tiny_config().to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    config = Qwen2Config(
+        num_attention_heads=4, num_key_value_heads=2, **{name: same[name] for name in names}
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.15)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_linear_head_becomes_two_layers_and_comes_back(tokenizer, tmp_path):
+    base = qwen2_folder(tokenizer, tmp_path / "base")
+    place = trained(base, tmp_path / "best_model", "classes")
+    prm = PRM.from_pretrained(place)
+    theirs = run_card(write(place, tmp_path / "out", "qwen-prm"))
+    assert compare(probe(prm), theirs, 0.5).largest < 1e-5
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2ForProcessRewardModel"]
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    shapes = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith("score.")}
+    assert shapes == {
+        "score.0.weight": (32, 32), "score.0.bias": (32,),
+        "score.2.weight": (2, 32), "score.2.bias": (2,),
+    }  # fmt: skip
+    manifest = {"model": ".", "layout": "prm-chat", "head": "two_layer", "step_end": "\n\n"}
+    (tmp_path / "out" / "scorer.json").write_text(json.dumps(manifest))
+    import_main(["--model", str(tmp_path / "out"), "--out", str(tmp_path / "in"), "--dtype=fp32"])
+    assert compare(probe(prm), probe(PRM.from_pretrained(tmp_path / "in")), 0.5).largest < 1e-6
+
+
+def test_a_trained_step_end_lies_in_the_embeddings(tiny_model_folder, tmp_path):
+    lora = Lora(r=4, train_step_end=True)
+    place = trained(tiny_model_folder("qwen3"), tmp_path / "best_model", lora=lora)
+    prm = PRM.from_pretrained(place)
+    theirs = run_card(write(place, tmp_path / "out"))
+    assert compare(probe(prm), theirs, 0.5).largest < 1e-5
+    before = load_file(tiny_model_folder("qwen3") / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    changed = (before[name] != after[name]).any(dim=1).nonzero()[:, 0].tolist()
+    assert changed == [prm.manifest.step_end_id]
+
+
+def test_weights_are_rounded_once(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder(), tmp_path / "best_model")
+    write(place, tmp_path / "full")
+    theirs = run_card(write(place, tmp_path / "half", dtype="bf16"))
+    full, half = (load_file(tmp_path / n / "model.safetensors") for n in ("full", "half"))
+    assert all(torch.equal(half[name], full[name].bfloat16()) for name in full)
+    require_parity(compare(probe(PRM.from_pretrained(place)), theirs, 0.5), False, None, "export")
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_quantized_bases_are_dequantized_and_then_merged(tiny_model_folder, tmp_path, quantize):
+    base = tiny_model_folder("qwen3", **WIDE)
+    place = trained(base, tmp_path / "m", "classes", quantize=quantize, dtype="bfloat16")
+    ours = probe(PRM.from_pretrained(place, "cpu"))
+    dequantized = compare(ours, run_card(write(place, tmp_path / "a", dtype="bf16")), 0.5)
+    original = compare(
+        ours, run_card(write(place, tmp_path / "b", dtype="bf16", into="original")), 0.5
+    )
+    require_parity(dequantized, False, None, "export")
+    if quantize == "nf4":  # 8 bits are near the original
+        assert dequantized.mean < original.mean / 5
+
+
+def test_a_full_model_is_exported_as_it_is(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder(), tmp_path / "best_model", lora=None)
+    theirs = run_card(write(place, tmp_path / "out"))
+    assert compare(probe(PRM.from_pretrained(place)), theirs, 0.5).largest < 1e-5
+
+
+def test_large_differences_and_broken_scores_are_refused():
+    parity = compare([[0.5, 0.2]], [[0.5, 0.2001]], 0.5)
+    assert (parity.steps, parity.flips) == (2, 0)
+    require_parity(parity, False, None, "export")
+    require_parity(parity, True, 0.001, "export")
+    with pytest.raises(ValueError, match="allowed 1e-05"):
+        require_parity(parity, True, None, "export")
+    broken = compare([[0.5, 0.2, 0.3]], [[0.5, float("nan"), 0.3]], 0.5)
+    with pytest.raises(ValueError, match="largest difference nan"):
+        require_parity(broken, False, 1.0, "export")
+    with pytest.raises(ValueError, match="another number of scores"):
+        compare([[0.5]], [[0.5, 0.2]], 0.5)
+
+
+def test_the_card_tells_what_was_trained_and_how_to_serve(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder(), tmp_path / "run" / "best_model")
+    prm = PRM.from_pretrained(place)
+    counts = {"solutions": 7, "problems": 3, "supervised_steps": 21, "wrong_share": 0.25}
+    (tmp_path / "run" / "data.json").write_text(
+        json.dumps({"sources": {"gsm": counts}, "fingerprint": "f00"})
+    )
+    rows = [
+        {"labels": [1.0, None], "scores": [0.9, 0.8], "first_error": -1},
+        {"labels": [1.0, 0.0], "scores": [0.9, 0.1], "first_error": 1},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "run" / "val_scores.jsonl").write_text(lines)
+    encoding = read_encoding(prm, None)
+    parity = compare([[0.5]], [[0.51]], 0.5)
+
+    def card(format):
+        run = tmp_path / "run"
+        return write_card(prm, run, "prm 4b", format, encoding, "pass", parity)
+
+    text = card("token-classification")
+    assert "| gsm | 7 | 3 | 21 | 25.0% |" in text
+    assert "2 validation solutions (3 labelled steps)" in text
+    assert "| AUROC of steps | 1.000 |" in text
+    step = json.dumps({"tok_pooling_type": "STEP", "step_tag_id": prm.manifest.step_end_id})
+    assert f"vllm serve 'prm 4b' --runner pooling --pooler-config '{step}'" in text
+    assert '--pooler-config \'{"task": "classify"}\'' in text
+    bodies = [json.loads(body) for body in re.findall(r"curl .* -d '(.*)'", text)]
+    ids = list(prm.encode("What is 2 + 3 * 4?", ["3 * 4 = 12.", "2 + 12 = 14."]).input_ids)
+    assert [body["input"] for body in bodies] == [ids, ids]
+    assert "sglang.launch_server" in card("sequence-classification")
+    assert "--enable-lora --max-lora-rank 4" in card("adapter")
+
+
+def cut(run, *options, out):
+    main(["--model", str(run), "--out", str(out), *options])
+
+
+def test_what_cannot_be_exported_is_one_line(tiny_model_folder, tmp_path):
+    base = shutil.copytree(tiny_model_folder(), tmp_path / "base")
+    place = trained(base, tmp_path / "run" / "best_model")
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "config.yaml").write_text("model: {}\n")
+    cases = [
+        (tmp_path / "run", [], r"is a run\. Give its model: --model .*best_model"),
+        (tmp_path / "early", [], "has no best_model: it ended before its first validation"),
+        (tmp_path / "early" / "best_model", [], "has no best_model"),
+        (tmp_path / "empty", [], "holds no prm.json"),
+        (place, ["--format", "causal-lm"], "needs a token head, this one is scalar"),
+        (place, ["--format", "qwen-prm"], "holds Qwen2 and Qwen2.5 backbones, this one is llama"),
+        (place, ["--format", "onnx"], "onnx"),
+    ]
+    for model, options, message in cases:
+        with pytest.raises(ValueError, match=message) as caught:
+            cut(model, *options, out=out)
+        assert "\n" not in str(caught.value)
+    full = trained(base, tmp_path / "full", lora=None)
+    with pytest.raises(ValueError, match="needs LoRA adapters, this model was trained in full"):
+        cut(full, "--format", "adapter", out=out)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(FileExistsError, match="taken exists"):
+        cut(place, out=tmp_path / "taken")
+    shutil.rmtree(base)
+    with pytest.raises(ValueError, match=r"backbone: cannot load .*base"):
+        cut(place, out=out)
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_architecture_without_a_class_is_named(tokenizer, tmp_path):
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    config = OlmoConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4,
+    )  # fmt: skip
+    OlmoForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    place = trained(tmp_path / "base", tmp_path / "run" / "best_model")
+    with pytest.raises(ValueError, match=r"no token classification class.* OlmoForCausalLM"):
+        cut(place, out=tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_full_disk_leaves_nothing(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder(), tmp_path / "run" / "best_model")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # bytes a file may have
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*out: .* Free some space") as caught:
+            cut(place, out=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "options", "backbone"),
+    [
+        ("token-classification", ["--dtype", "fp32", "--labels", "LABEL_0/LABEL_1"], {}),
+        ("token-classification", [], {"quantize": "nf4", "dtype": "bfloat16"}),
+        ("sequence-classification", [], {"dtype": "bfloat16"}),
+        ("causal-lm", ["--dtype", "fp32"], {}),
+        ("adapter", ["--dtype", "fp32"], {"lora": Lora(r=4, train_step_end=True)}),
+    ],
+    ids=["labels", "nf4", "bf16", "causal-lm", "adapter"],
+)
+def test_the_verb_checks_in_a_fresh_process(
+    tiny_model_folder, tmp_path, capsys, format, options, backbone
+):
+    """The lines of the card run as they stand, and our own scorer reads the folder too."""
+    base = tiny_model_folder("qwen3", **WIDE)
+    place = trained(base, tmp_path / "run" / "best_model", "token", **backbone)
+    ours = probe(PRM.from_pretrained(place))
+    out = tmp_path / "out"
+    cut(place, "--format", format, *options, out=out)
+    assert "largest difference" in capsys.readouterr().out
+    record = json.loads((out / "export.json").read_text())
+    limit = 1e-5 if "fp32" in options else 0.1
+    assert record["parity"]["largest"] <= limit
+    (code,) = CODE.findall((out / "README.md").read_text())
+    assert str(out) in code
+    assert compare(ours, run_card(code), 0.5).largest <= limit
+    assert compare(ours, probe(load_scorer(str(out))), 0.5).largest <= limit
+    if "LABEL_0/LABEL_1" in options:
+        assert AutoConfig.from_pretrained(out).id2label == {0: "LABEL_0", 1: "LABEL_1"}
+
+
+@pytest.mark.slow
+def test_a_difference_that_is_too_large_leaves_nothing(tiny_model_folder, tmp_path):
+    base = tiny_model_folder("qwen3", **WIDE)
+    place = trained(base, tmp_path / "run" / "best_model", quantize="nf4", dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"does not score as the model does.*--tolerance"):
+        cut(place, "--merge_into", "original", out=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    cut(place, "--merge_into", "original", "--tolerance", "1", out=tmp_path / "out")
+    parity = json.loads((tmp_path / "out" / "export.json").read_text())["parity"]
+    assert parity["mean"] > 0.01
+
+
+@pytest.mark.slow
+def test_a_sharded_untied_base_is_exported(tokenizer, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config("llama", tie_word_embeddings=False))
+    model.save_pretrained(tmp_path / "base", max_shard_size="60KB")
+    tokenizer.save_pretrained(tmp_path / "base")
+    assert len(list((tmp_path / "base").glob("*.safetensors"))) > 1
+    place = trained(tmp_path / "base", tmp_path / "best_model", "token")
+    cut(place, "--format", "causal-lm", "--dtype", "fp32", out=tmp_path / "out")
+    cut(place, "--dtype", "fp32", "--overwrite", out=tmp_path / "out")

@@ -1,0 +1,230 @@
+"""Imported models score as the public ones they come from, or are refused."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import tiny_config
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from prm_lightning.inference.imported import moved_threshold, shift_of
+from prm_lightning.inference.importing import main
+from prm_lightning.inference.scorers import load_scorer
+from prm_lightning.modeling.prm import PRM
+
+PROBLEM = "Ann has 3 apples and buys 12 more. How many?"
+SOLUTIONS = [
+    ["She has 3 + 12 = 15 apples.", "So the answer is 15."],
+    ["She has 3 + 12 = 15 apples.", "Then 15 - 3 = 12.", "So 12."],
+]
+
+
+def random_model(cls, kind="llama", **changes):
+    torch.manual_seed(5)
+    model = cls._from_config(tiny_config(kind, **changes)) if cls else None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+            if name == "score.bias":
+                parameter.zero_()
+    return model.eval()
+
+
+def save(model, tokenizer, folder, extra=None, **config):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if extra:
+        tensors = load_file(folder / "model.safetensors")
+        save_file(tensors | extra, folder / "model.safetensors", {"format": "pt"})
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trl(tokenizer, tmp_path_factory):
+    """A token classification model as TRL leaves it, its bias untrained."""
+    from transformers import LlamaForTokenClassification
+
+    return save(
+        random_model(LlamaForTokenClassification), tokenizer, tmp_path_factory.mktemp("trl")
+    )
+
+
+def run(model, output, *options):
+    main(["--model", str(model), "--output", str(output), "--dtype", "fp32", *options])
+    return PRM.from_pretrained(output)
+
+
+def manifest(tmp_path, model, **fields):
+    file = tmp_path / "scorer.yaml"
+    file.write_text(yaml.safe_dump({"model": str(model), "dtype": "float32"} | fields))
+    return file
+
+
+def require_equal(prm, scorer, tolerance=1e-6):
+    ours, theirs = prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, abs=tolerance)
+    flat = [score for row in theirs for score in row]
+    assert max(flat) - min(flat) > 0.01  # else anything would be close
+
+
+@torch.no_grad()
+def test_a_trl_model_scores_as_trl_reads_it(trl, tokenizer, tmp_path):
+    """The prompt, then each step and separator, every piece tokenized on its own; LABEL_1."""
+    from transformers import AutoModelForTokenClassification
+
+    prm = run(trl, tmp_path / "ours")
+    model = AutoModelForTokenClassification.from_pretrained(trl)
+    for steps, scores in zip(SOLUTIONS, prm.score(PROBLEM, SOLUTIONS), strict=True):
+        ids, reads = tokenizer.encode(PROBLEM, add_special_tokens=False), []
+        for step in steps:
+            ids += tokenizer.encode(step, add_special_tokens=False)
+            ids += tokenizer.encode("\n", add_special_tokens=False)
+            reads.append(len(ids) - 1)
+        naive = model(torch.tensor([ids])).logits[0, reads].softmax(-1)[:, 1]
+        assert scores == pytest.approx(naive.tolist(), abs=1e-6)
+    assert prm.manifest.head == "classes"
+    record = json.loads((tmp_path / "ours" / "import.json").read_text())
+    assert record["encoding"] == "exact"
+    assert record["parity"]["largest"] <= 1e-6
+
+
+def test_an_imported_model_can_be_trained_further(trl, tmp_path):
+    """Everything that `model.init_from` compares comes from the folder itself."""
+    from prm_lightning.modeling.backbone import Backbone
+    from prm_lightning.training.module import PRMModule
+
+    prm = run(trl, tmp_path / "ours")
+    folder = str(tmp_path / "ours")
+    backbone = Backbone(folder, dtype="float32", lora=None)
+    module = PRMModule(backbone, head="classes", init_from=folder, step_end="\n")
+    module.configure_model()
+    assert module.model.score(PROBLEM, SOLUTIONS) == prm.score(PROBLEM, SOLUTIONS)
+    assert module.encoder.encode(PROBLEM, SOLUTIONS[0]) == prm.encode(PROBLEM, SOLUTIONS[0])
+
+
+def test_the_row_called_correct_becomes_the_second(trl, tmp_path):
+    swapped = shutil.copytree(trl, tmp_path / "swapped")
+    record = json.loads((swapped / "config.json").read_text())
+    record |= {"id2label": {"0": "CORRECT", "1": "INCORRECT"}}
+    (swapped / "config.json").write_text(json.dumps(record))
+    plain, named = run(trl, tmp_path / "a"), run(swapped, tmp_path / "b")
+    for a, b in zip(plain.score(PROBLEM, SOLUTIONS), named.score(PROBLEM, SOLUTIONS), strict=True):
+        assert a == pytest.approx([1 - score for score in b], abs=1e-6)
+
+
+def test_an_adapter_with_a_head_is_merged(trl, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForTokenClassification
+
+    model = AutoModelForTokenClassification.from_pretrained(trl)
+    config = LoraConfig(r=2, task_type="TOKEN_CLS", target_modules=["q_proj", "v_proj"])
+    adapted = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora" in name or name.endswith("default.weight"):
+                parameter.normal_(std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    file = manifest(tmp_path, "adapter", like="trl")
+    require_equal(run(file, tmp_path / "ours"), load_scorer(str(file)))
+
+
+@pytest.mark.parametrize(
+    ("extra", "fields"),
+    [
+        (True, {"like": "skywork"}),
+        (False, {"like": "openr", "layout": "pieces", "prompt": "{problem}", "step_end": "\n\n"}),
+        (False, {"like": "math-shepherd", "layout": "chat", "step": "{step}", "step_end": "\n\n"}),
+    ],
+    ids=["value head", "LM logits", "LM logits in a chat"],
+)
+def test_heads_of_other_kinds_are_exact(tokenizer, tmp_path, extra, fields):
+    from transformers import LlamaForCausalLM
+
+    value = {"v_head.summary.weight": torch.randn(1, 32), "v_head.summary.bias": torch.zeros(1)}
+    model = random_model(LlamaForCausalLM, tie_word_embeddings=False)
+    save(model, tokenizer, tmp_path / "public", value if extra else None)
+    file = manifest(tmp_path, "public", **fields)
+    prm = run(file, tmp_path / "ours")
+    require_equal(prm, load_scorer(str(file)))
+    assert prm.manifest.head == ("scalar" if extra else "token")
+
+
+def test_a_bias_is_refused_or_dropped_with_the_threshold(trl, tmp_path, capsys):
+    biased = shutil.copytree(trl, tmp_path / "biased")
+    tensors = load_file(biased / "model.safetensors")
+    tensors["score.bias"] = torch.tensor([0.1, 0.4])
+    save_file(tensors, biased / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"bias of \+0\.3 log-odds.*--bias drop"):
+        run(biased, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+    prm = run(biased, tmp_path / "ours", "--bias", "drop")
+    assert "BIAS of +0.3 log-odds dropped" in capsys.readouterr().out
+    assert prm.threshold == pytest.approx(1 / (1 + math.exp(0.3)))
+    scorer = load_scorer(str(manifest(tmp_path, biased, like="trl")))
+    for ours, theirs in zip(
+        prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS), strict=True
+    ):
+        shifted = torch.logit(torch.tensor(ours, dtype=torch.float64)) + 0.3
+        assert shifted.sigmoid().tolist() == pytest.approx(theirs, abs=1e-6)
+
+
+@given(p=st.floats(0.001, 0.999), threshold=st.floats(0.01, 0.99), bias=st.floats(-3, 3))
+def test_the_moved_threshold_flags_the_same_steps(p, threshold, bias):
+    assume(abs(p - threshold) > 1e-6)
+    without = 1 / (1 + math.exp(bias) * (1 - p) / p)
+    assert (without < moved_threshold(threshold, bias)) == (p < threshold)
+    assert abs(without - p) <= shift_of(bias) + 1e-9
+
+
+def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
+    file = manifest(tmp_path, trl, like="trl", layout="text", prompt="{problem} ", between=" ")
+    with pytest.raises(ValueError, match=r"builds its tokens as this project does not.*score --mo"):
+        run(file, tmp_path / "ours")
+    assert list(tmp_path.iterdir()) == [file]
+    run(file, tmp_path / "ours", "--encoding", "nearest")
+    assert "NEAREST ENCODING" in capsys.readouterr().out
+    record = json.loads((tmp_path / "ours" / "import.json").read_text())
+    assert record["encoding"].startswith("nearest")
+    assert record["parity"]["largest"] > 1e-3
+
+
+def test_two_layers_are_refused(tokenizer, tmp_path):
+    from transformers import LlamaForCausalLM
+
+    two = {"score.0.weight": torch.randn(32, 32), "score.0.bias": torch.randn(32)}
+    two |= {"score.2.weight": torch.randn(2, 32), "score.2.bias": torch.randn(2)}
+    folder = save(random_model(LlamaForCausalLM), tokenizer, tmp_path / "public", two)
+    with pytest.raises(ValueError, match=r"two layers.*score --model") as caught:
+        run(manifest(tmp_path, folder, like="qwen-math-prm", step_end="\n"), tmp_path / "ours")
+    assert "\n" not in str(caught.value)
+    two["score.2.weight"] = torch.zeros(2, 32)
+    two["score.2.weight"][1, :2] = torch.tensor([1.0, -1.0])  # of two units that are no mirror
+    folder = save(random_model(LlamaForCausalLM), tokenizer, tmp_path / "other", two)
+    with pytest.raises(ValueError, match="two layers"):
+        run(manifest(tmp_path, folder, like="qwen-math-prm", step_end="\n"), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_what_cannot_be_imported_is_one_line(trl, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run(trl, tmp_path / "ours")
+    with pytest.raises(FileExistsError, match="ours exists"):
+        run(trl, tmp_path / "ours")
+    with pytest.raises(ValueError, match="is a model of prm_lightning already"):
+        run(tmp_path / "ours", tmp_path / "again")
+    with pytest.raises(ValueError, match="cannot load 'nowhere/at-all'"):
+        run("nowhere/at-all", tmp_path / "again")
+    file = manifest(tmp_path, trl, like="trl", step_end=" + 12 apples")
+    with pytest.raises(ValueError, match="expected exactly one"):
+        run(file, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    run(trl, tmp_path / "ours", "--overwrite")
