@@ -4,16 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prm_lightning.inference.search import best_of_n
     from prm_lightning.modeling.prm import PRM
     from prm_lightning.sources.formatting import format_stepwise
     from prm_lightning.types import Solution, Step
 
-__all__ = ["PRM", "Solution", "Step", "format_stepwise"]
+__all__ = ["PRM", "Solution", "Step", "best_of_n", "format_stepwise"]
 
 _MODULES = {
     "PRM": "modeling.prm",
     "Solution": "types",
     "Step": "types",
+    "best_of_n": "inference.search",
     "format_stepwise": "sources.formatting",
 }
 

@@ -25,6 +25,9 @@ VERBS = {
     "format": Verb("write any source as training rows", "sources.formatting"),
     "label": Verb("turn problems into solutions with judged steps", "labelling.pipeline"),
     "score": Verb("score the steps of solutions", "inference.score"),
+    "search": Verb(
+        "find answers with a generator and a process reward model", "inference.search_verb"
+    ),
     "evaluate": Verb(
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
         "evaluation.evaluate",

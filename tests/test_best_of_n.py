@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_lightning.evaluation.best_of_n import choose_aggregation, report_best_of_n
-from prm_lightning.evaluation.pools import count_oddities, group_answers, read_pools
+from prm_lightning.evaluation.pools import count_oddities, read_pools
 from prm_lightning.evaluation.scored import Scored
 from prm_lightning.evaluation.subsets import (
     expect_any,
@@ -29,6 +29,7 @@ from prm_lightning.evaluation.subsets import (
 )
 from prm_lightning.evaluation.tables import Choice, Entry
 from prm_lightning.inference.aggregate import AGGREGATIONS, aggregate
+from prm_lightning.inference.voting import group_answers
 
 SEEDS = st.integers(0, 2**16)
 
@@ -120,7 +121,7 @@ def test_sizes_are_powers_of_2_and_all(total, sizes):
 
 
 def test_answers_are_grouped_by_value():
-    groups = group_answers(["18", "$18.00", None, "19", r"\boxed{18}", "19.0", ""]).tolist()
+    groups = group_answers(["18", "$18.00", None, "19", r"\boxed{18}", "19.0", ""])
     assert groups[0] == groups[1] == groups[4]
     assert groups[3] == groups[5] != groups[0]
     assert groups[2] == -1

@@ -12,6 +12,7 @@ import numpy as np
 
 from prm_lightning.answers import extract_answer, same_answer
 from prm_lightning.evaluation.intervals import Indices
+from prm_lightning.inference.voting import group_answers
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.text import fold_newlines, normalise_problem, remove_calculator_marks
 from prm_lightning.types import Dropped, Solution, Step
@@ -112,21 +113,6 @@ def count_oddities(pools: Sequence[Pool]) -> Counter[str]:
     return Counter(oddity for pool in pools for oddity in _oddities(pool))
 
 
-def group_answers(answers: Sequence[str | None]) -> Indices:
-    """Number answers so that the same one has the same number: ``(N,)`` int64, -1 for None."""
-    known: dict[str, int] = {}
-    numbers = []
-    for answer in answers:
-        if answer is None:
-            numbers.append(-1)
-            continue
-        if answer not in known:
-            same = (n for other, n in known.items() if same_answer(answer, other))
-            known[answer] = next(same, len(set(known.values())))
-        numbers.append(known[answer])
-    return np.array(numbers, np.int64)
-
-
 def _to_pool(row: Row, path: str, index: int) -> Pool | Dropped:
     values = row.values
     problem = values.get("question", values.get("problem"))
@@ -148,7 +134,7 @@ def _to_pool(row: Row, path: str, index: int) -> Pool | Dropped:
         problem=problem.strip(),
         answer=answer,
         samples=read,
-        groups=group_answers([sample.answer for sample in read]),
+        groups=np.array(group_answers([sample.answer for sample in read]), np.int64),
     )
 
 

