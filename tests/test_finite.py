@@ -49,6 +49,7 @@ def test_a_skipped_step_changes_nothing(fit, broken):  # noqa: F811
     assert len((output / "nonfinite.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_skips_have_a_limit(fit, broken):  # noqa: F811
     with (
         pytest.warns(UserWarning, match="is skipped"),

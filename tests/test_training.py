@@ -139,6 +139,7 @@ def test_checkpoints_hold_what_is_trained_and_nothing_else(fit):
     assert_close(checkpoint["state_dict"]["prm.head.weight"], final["weight"], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_training_finds_the_wrong_steps(fit):
     output = fit(**{"trainer.max_epochs": 25, "data.balance": "weights"})
     best = max(float(row["val/auroc"]) for row in metrics(output) if "val/auroc" in row)
@@ -149,7 +150,10 @@ class KilledError(Exception):
     """Stands for a process that dies."""
 
 
-@pytest.mark.parametrize("dies_at", [3, 5, 7])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("dies_at", [3, pytest.param(5, marks=SLOW), pytest.param(7, marks=SLOW)])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(fit, monkeypatch, dies_at):
     whole = fit("whole")
     take_step = PRMModule.training_step
@@ -199,6 +203,7 @@ def test_two_processes_take_the_same_steps_as_one(tiny_model_folder, tmp_path):
         assert float(last[1][name]) == pytest.approx(float(last[0][name]), abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_another_runs_model(fit, tiny_model_folder):
     first = fit("first")
     second = fit("second", **{"model.init_from": first / "best_model", "model.lr": 0.0})
@@ -222,6 +227,7 @@ def test_a_checkpoint_without_its_head_is_refused(fit):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(fit, caplog):
     whole = fit("whole")
     part = fit("part", **{"keep": 3})

@@ -17,11 +17,11 @@ from prm_lightning.modeling.backbone import (
     Backbone,
     Dtype,
     Quantize,
-    _bnb,
-    _explained,
-    _locate,
+    bnb_config,
+    explained,
     hub_token,
     load_tokenizer,
+    locate,
     use_plain_nf4_layout,
 )
 from prm_lightning.types import Completion, Prompt, Sampling
@@ -295,15 +295,15 @@ def _load(settings: Backbone, device: str) -> tuple[Any, Any]:
         settings.revision if own_tokenizer else revision,
         settings.trust_remote_code,
     )
-    with _explained(settings.name):
+    with explained(settings.name):
         dtype = getattr(torch, settings.dtype)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            _locate(base, dtype),
+            locate(base, dtype),
             revision=revision,
             dtype=dtype,
             trust_remote_code=settings.trust_remote_code,
             token=hub_token(),
-            quantization_config=_bnb(settings),
+            quantization_config=bnb_config(settings),
         )
         use_plain_nf4_layout(model)
         if adapter is not None:

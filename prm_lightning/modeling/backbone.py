@@ -184,8 +184,8 @@ def load_backbone(
         ValueError: the model cannot be found or read, or the settings do not go together.
     """
     full = saved is not None and config.lora is None
-    with _explained(config.name):
-        path = str(saved) if full else _locate(config.name, _weight_dtype(config))
+    with explained(config.name):
+        path = str(saved) if full else locate(config.name, _weight_dtype(config))
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(
@@ -195,7 +195,7 @@ def load_backbone(
             attn_implementation={"sdpa": "sdpa", "flex": "flex_attention"}[config.attention],
             trust_remote_code=config.trust_remote_code,
             token=hub_token(),
-            quantization_config=_bnb(config),
+            quantization_config=bnb_config(config),
         )
     use_plain_nf4_layout(model)
     if config.gradient_checkpointing:
@@ -214,11 +214,11 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     Raises:
         ValueError: it cannot be found or read.
     """
-    with _explained(name):
+    with explained(name):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(
-            _locate(name),
+            locate(name),
             revision=revision,
             trust_remote_code=trust_remote_code,
             token=hub_token(),
@@ -246,7 +246,7 @@ def hub_token(env_file: Path = Path(".env")) -> str | None:
     return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
 
 
-def _locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
+def locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
     """Folder or Hub id for `from_pretrained`; a GGUF file is converted to a folder."""
     if name.startswith(PACKAGE_PREFIX):
         name = str(_package_file(name))
@@ -269,7 +269,8 @@ def _package_file(name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / file
 
 
-def _bnb(config: Backbone) -> Any:
+def bnb_config(config: Backbone) -> Any:
+    """The quantization settings that `from_pretrained` takes; None without quantization."""
     if config.quantize == "none":
         return None
     from transformers import BitsAndBytesConfig
@@ -311,7 +312,7 @@ def _add_lora(model: Any, lora: Lora | None, trained_tokens: list[int] | None) -
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """One line in place of the loaders' many, naming what the user can change."""
     try:
         yield
@@ -322,7 +323,7 @@ def _explained(name: str) -> Iterator[None]:
         if any(code in text for code in ("401", "403", "gated")):
             hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
         else:
-            hint = "Give model.backbone.name as a Hub id, a folder or a .gguf file that exists."
+            hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."
         first = next(line for line in str(error).splitlines() if line.strip())
         raise ValueError(f"backbone: cannot load {name!r}: {first.strip()} {hint}") from error
 
