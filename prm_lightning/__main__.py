@@ -65,6 +65,9 @@ def main() -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on where it can", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
     return 0
 
 

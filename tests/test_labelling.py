@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_claude import FakeClaude, clumsy, payload_of, verdict_of
+from test_server_generator import chat, serving
 
+from prm_lightning.__main__ import main as door
+from prm_lightning.generation.claude import Claude
 from prm_lightning.labelling.candidates import Candidate, settle
 from prm_lightning.labelling.options import Options
 from prm_lightning.labelling.pipeline import main
@@ -249,6 +255,73 @@ def test_a_model_of_ones_own_mines_and_writes(fake, tiny_model_folder):
     assert len(fake.headers) == asked
     with pytest.raises(ValueError, match=r"no question .*too hard"):
         label(*line, "--mine_samples", 2, "--max_fail", 0.5, "--journal", "j", "--out", "o", *PAY)
+
+
+@pytest.mark.parametrize(("said", "paid"), [("yes\n", 4), ("n\n", 0), ("\n", 0)])
+def test_a_person_is_asked_before_anything_is_spent(fake, monkeypatch, said, paid):
+    terminal = io.StringIO(said)
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    line = ["--solutions", write(solution(i) for i in range(4)), "--budget", "5"]
+    if paid:
+        label(*line)
+    else:
+        with pytest.raises(ValueError, match="nothing was asked"):
+            label(*line)
+    assert len(fake.usages) == paid
+
+
+def test_after_ctrl_c_nothing_is_asked_for_twice(fake, monkeypatch, capsys):
+    line = ["--solutions", write(solution(i) for i in range(6)), *PAY]
+    monkeypatch.setattr("sys.argv", ["prm_lightning", "label", *line])
+    answer, calls = Claude.ask, itertools.count(1)
+
+    def interrupted(self, params, key, timeout):
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGINT)  # the main thread gets it, wherever this runs
+        return answer(self, params, key, timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claude, "ask", interrupted)
+        assert door() == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: label: interrupted")
+    received = len(fake.usages)
+    assert door() == 0
+    assert len(fake.usages) == 6 >= received >= 3
+
+
+def test_a_server_writes(fake):
+    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3))
+
+    def behave(path, body, number):
+        question = json.dumps(body)
+        i = next(i for i in range(3) if f"What is {i} + 1" in question)
+        return 200, {}, chat(f"We add {i} + 1 = {i + 1}, try {number}.\n\nThe answer is {i + 1}.")
+
+    with serving(behave) as (loopback, url):
+        line = ["--problems", problems, "--num_rollouts", 2, "--mine_samples", 0]
+        label("--server", url, "--server_model", "m", *line, *PAY)
+    found = rows("data/prm_dataset_method1_SE")
+    assert len(found) == len(loopback.requests) == len(fake.usages) == 6
+    assert all(row["is_correct"] and len(row["steps"]) == 2 for row in found)
+
+
+def test_only_what_a_prm_is_least_sure_of_is_judged(fake, tiny_model_folder):
+    from prm_lightning.modeling.backbone import Backbone
+    from prm_lightning.modeling.prm import PRM
+
+    PRM.create(Backbone(str(tiny_model_folder("llama")), dtype="float32")).save_pretrained("prm")
+    file = write(solution(i) for i in range(8))
+    label("--solutions", file, "--select", "uncertain", "--prm", "prm", "--fraction", 0.25, *PAY)
+    assert len(fake.usages) == 2
+    assert record("data/prm_dataset_method1_SE")["counts"]["outcomes"]["not selected"] == 6
+    prm, doubts = PRM.from_pretrained("prm"), {}
+    for i in range(8):
+        row = solution(i)
+        (scores,) = prm.score(row["question"], [row["steps"]])
+        doubts[row["question"]] = uncertainty(scores)
+    chosen = {row["question"] for row in rows("data/prm_dataset_method1_SE")}
+    assert chosen == set(sorted(doubts, key=doubts.__getitem__, reverse=True)[:2])
 
 
 @pytest.mark.slow

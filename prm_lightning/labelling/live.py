@@ -9,10 +9,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
 from prm_lightning.generation.claude import Failure
 from prm_lightning.labelling.asking import Asker, UnfinishedError
@@ -52,18 +55,25 @@ class _Live:
         self.stopped: UnfinishedError | None = None
 
     def run(self) -> None:
-        with ThreadPoolExecutor(self.asker.concurrency) as pool:
+        with ThreadPoolExecutor(self.asker.concurrency) as pool, _gentle_interrupt(self.stop):
             try:
                 while not self.stopped:
                     self.fill(pool)
                     if self.stopped or not (self.flying or self.waiting):
                         break
                     self.collect(self.until_due())
-            finally:  # also on Ctrl-C: what is under way is paid for, so wait for it
+            finally:  # whatever it was, what is under way is paid for, so wait for it
                 while self.flying:
                     self.collect(None)
         if self.stopped:
             raise self.stopped
+
+    def stop(self) -> None:
+        """Ask nothing more, and end when what is under way has come."""
+        log.warning("interrupted: waiting for %d answers that are on their way", len(self.flying))
+        self.stopped = UnfinishedError(
+            "label: interrupted. Everything received is kept; run again to go on."
+        )
 
     def until_due(self) -> float | None:
         """Seconds until a free place can be used; None if only an answer changes anything."""
@@ -171,6 +181,28 @@ class _Live:
                 f"label: {self.in_a_row} requests in a row failed, the last with: {note}. "
                 "Everything received is kept; run again to go on."
             )
+
+
+@contextmanager
+def _gentle_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `stop`, in place of an exception between an answer and its record.
+
+    The second one is as usual. In another thread than the main one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, usual)
+        stop()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _result(future: Future[bytes | Failure]) -> bytes | Failure:
