@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -83,7 +84,7 @@ def _spell_out(args: Sequence[str], flags: set[str], lists: Mapping[str, bool]) 
     spelt: list[str] = []
     values: list[str] | None = None  # of the list option being read
     of_text = False
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         option, equals, value = arg.partition("=")
         if not _OPTION.fullmatch(option):
             (spelt if values is None else values).append(arg)

@@ -155,7 +155,7 @@ def test_no_log_record_shows_a_key_in_message_argument_or_traceback():
     before = logging.getLogRecordFactory()
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    logger = logging.getLogger("some.library")
+    logger = logging.getLogger("another.package")
     logger.addHandler(handler)
     try:
         scrub_logs()

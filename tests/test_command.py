@@ -54,6 +54,7 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path):
         ("in --output o --model a --max_steps seven", "max_steps"),
         ("in --output o", "model"),
         ("--output o --model=[a]", "folder"),
+        ("", "folder|output"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(line, expected):

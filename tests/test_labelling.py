@@ -187,6 +187,7 @@ def test_an_estimate_bounds_what_is_paid(fake, capsys):
         (["--skip_generation"], "no complete labelled data"),
         (["--solutions", "s.jsonl", "--output_dir", "taken"], "taken exists"),
         (["--solutions", "s.jsonl", "--then_fit", "no.yaml"], "no.yaml"),
+        (["--problems", "no.jsonl", "--dry_run"], "no.jsonl"),
         (["--select", "uncertain"], "--prm"),
         (["--min_fail", "0.9"], "min_fail 0.9"),
     ],

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from prm_lightning.labelling.asking import Mode
 from prm_lightning.labelling.dataset import Reward
+from prm_lightning.sources.rows import DATA_SUFFIXES
 
 RolloutLabels = Literal["hard", "soft"]
 RolloutSearch = Literal["every", "binary"]
@@ -186,6 +187,9 @@ class Options:
             raise FileNotFoundError(f"label: --then_fit {self.then_fit}: there is no such file.")
         if self.skip_generation:
             return
+        for name, path in (("problems", self.problems), ("solutions", self.solutions)):
+            if path and path.endswith(DATA_SUFFIXES) and not Path(path).is_file():
+                raise FileNotFoundError(f"label: --{name} {path}: there is no such file.")
         self._check_writers()
         if self.folder.exists() and not (self.overwrite or self.dry_run):
             raise FileExistsError(
