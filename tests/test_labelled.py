@@ -68,6 +68,20 @@ def test_other_rewards_are_made_from_the_stored_verdicts(tmp_path):
     assert (labels(wrong), labels(right)) == ([1.0, 0.0, None], [1.0, 1.0])
 
 
+def test_soft_labels_of_a_judge_are_labels(tmp_path):
+    row = {**WRONG, "labels": [0.75, 0.0, None]}
+    folder = write_folder(tmp_path / "set", row, {**row, "labels": [0.5]}, RIGHT)
+    source = Labelled(folder, rewards="labels")
+    wrong, short, without = source.read()
+    assert labels(wrong) == [0.75, 0.0, None]
+    settled = supervise(wrong, "weight", "mask")
+    assert [(s.label, s.weight) for s in settled.steps] == [(0.75, 1.0), (0.0, 1.0), (None, 0.0)]
+    assert short.reason == "steps and labels differ in number"
+    assert without.reason == "missing column"
+    (view,) = [list(Labelled(write_folder(tmp_path / "one", row), "labels").rows())]
+    assert view[0]["step_rewards"] == [0.5, -1.0, None]
+
+
 def test_rows_and_training_view_are_those_of_the_guide(tmp_path):
     source = Labelled(write_folder(tmp_path / "f", WRONG, RIGHT), "SE")
     keys = ["question", "solution", "steps", "step_rewards", "is_correct", "ground_truth_answer"]

@@ -14,6 +14,7 @@ from prm_lightning.sources.fields import (
     answer_in,
     claim_id,
     is_text,
+    labels_in,
     list_in,
     parse_rows,
     problem_in,
@@ -38,11 +39,13 @@ class _Row(NamedTuple):
         id: of the solution.
         guide: the columns that `Labelled.rows` gives.
         verdicts: one a step; all None where the line has none.
+        labels: one a step, with ``rewards="labels"`` alone.
     """
 
     id: str
     guide: dict[str, Any]
     verdicts: list[Verdict | None]
+    labels: list[float | None]
 
 
 class Labelled:
@@ -52,12 +55,16 @@ class Labelled:
         folder: holds ``solutions.jsonl`` and ``dataset.json``.
         rewards: None takes the rewards that stand in the folder; ``HE`` and ``SE`` make them anew
             from the verdicts, which are stored beside them, so that one paid set serves both;
-            ``verdicts`` leaves rewards out: a correct step has label 1, an incorrect one 0.
+            ``verdicts`` leaves rewards out: a correct step has label 1, an incorrect one 0;
+            ``labels`` takes the soft labels that a judge measured, such as shares of rollouts.
         name: what to report the solutions under; empty means the folder's name.
     """
 
     def __init__(
-        self, folder: str, rewards: Literal["HE", "SE", "verdicts"] | None = None, name: str = ""
+        self,
+        folder: str,
+        rewards: Literal["HE", "SE", "verdicts", "labels"] | None = None,
+        name: str = "",
     ) -> None:
         self.folder = folder
         self.rewards = rewards
@@ -79,7 +86,7 @@ class Labelled:
         """Yield what each solution is as ``question, solution, steps, step_rewards, is_correct,
         ground_truth_answer``; ``step_rewards`` are in [-1, 1], None where nothing is known.
 
-        With ``rewards="verdicts"`` they are 1 and -1.
+        With ``rewards="verdicts"`` they are 1 and -1, with ``labels`` twice the label less 1.
 
         Raises:
             ValueError: as for `read`; also a row that cannot be used.
@@ -115,26 +122,35 @@ class Labelled:
             if self.rewards is not None or "verdicts" in values:
                 require_columns(values, ["verdicts"])
                 verdicts = _verdicts_in(values["verdicts"], count)
-                made = _make_rewards(self.rewards or own_kind, verdicts, guide["is_correct"])
+                kind = "verdicts" if self.rewards == "labels" else self.rewards or own_kind
+                made = _make_rewards(kind, verdicts, guide["is_correct"])
             else:
                 verdicts, made = [None] * count, None
             if self.rewards is None:
                 require_columns(values, ["step_rewards"])
                 made = _own_rewards(values["step_rewards"], count, made)
+            labels: list[float | None] = [None] * count
+            if self.rewards == "labels":
+                require_columns(values, ["labels"])
+                labels = labels_in(values["labels"], "labels")
+                _require_count(labels, count, "labels")
+                made = [None if label is None else 2 * label - 1 for label in labels]
             key = values.get("key")
             id = claim_id(key if key and is_text(key) else id, taken)
-            return [_Row(id, guide | {"step_rewards": made}, verdicts)]
+            return [_Row(id, guide | {"step_rewards": made}, verdicts, labels)]
 
         rows = read_rows(str(Path(self.folder, "solutions.jsonl")))
         return parse_rows(rows, parse, self.name, *LAYOUTS)
 
     def _to_solution(self, row: _Row) -> Solution:
         guide, steps = row.guide, []
-        for text, verdict, reward in zip(
-            guide["steps"], row.verdicts, guide["step_rewards"], strict=True
+        for text, verdict, reward, label in zip(
+            guide["steps"], row.verdicts, guide["step_rewards"], row.labels, strict=True
         ):
             step = Step(fold_newlines(text), verdict=verdict)
-            if self.rewards == "verdicts":
+            if self.rewards == "labels":
+                steps.append(replace(step, label=label))
+            elif self.rewards == "verdicts":
                 steps.append(replace(step, label=LABELS.get(verdict)))
             else:
                 steps.append(replace(step, reward=reward, weight=float(reward is not None)))
