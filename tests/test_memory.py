@@ -147,7 +147,7 @@ def check(backbone, rows, row_tokens, tolerance=0.1):
         quantize=backbone.quantize,
         lora_rank=backbone.lora and backbone.lora.r,
         gradient_checkpointing=backbone.gradient_checkpointing,
-        dtype=backbone.dtype,
+        dtype=backbone.settled().dtype,
     )
     kept, peak = measure_saved(prm, batch), measure_peak(prm, batch)
     # What the graph keeps of masks are the additive ones of all layers, never the boolean one.
@@ -161,7 +161,9 @@ def check(backbone, rows, row_tokens, tolerance=0.1):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("dtype", "quantize"), [("float32", "none"), ("bfloat16", "nf4")])
+@pytest.mark.parametrize(
+    ("dtype", "quantize"), [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "nf4")]
+)
 def test_the_formula_agrees_with_the_allocation(
     tiny_model_folder, kind, checkpointing, dtype, quantize
 ):

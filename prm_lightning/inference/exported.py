@@ -133,7 +133,7 @@ def _encoding_record(prm: PRM, encoding: Encoding) -> dict[str, Any]:
 
 
 def _record(prm: PRM, encoding: Encoding, choice: Choice, parity: Parity) -> dict[str, Any]:
-    config = prm.manifest.backbone
+    config = prm.backbone.config
     return {
         "format": choice.format,
         "dtype": choice.dtype,

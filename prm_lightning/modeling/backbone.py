@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from prm_lightning.modeling.gguf import converted
 
 Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
+AnyDtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["sdpa", "flex"]
 
 PACKAGE_PREFIX = "package://"
@@ -54,7 +55,8 @@ class Backbone:
             inside an installed Python package. It names the tokenizer too.
         revision: branch, tag or commit on the Hub.
         quantize: `nf4` and `int8` through bitsandbytes; `none`. A GGUF file is dequantized first.
-        dtype: of the frozen weights and of the computation. Trained weights are float32.
+        dtype: of the frozen weights and of the computation; `auto` is `native_dtype`. Trained
+            weights are float32.
         lora: null trains all weights.
         attention: `sdpa` with a dense mask; `flex` with FlexAttention's block mask, on CUDA.
         gradient_checkpointing: recompute activations in the backward pass: less memory, a third
@@ -65,11 +67,15 @@ class Backbone:
     name: str
     revision: str | None = None
     quantize: Quantize = "none"
-    dtype: Dtype = "bfloat16"
+    dtype: AnyDtype = "auto"
     lora: Lora | None = field(default_factory=Lora)
     attention: Attention = "sdpa"
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+
+    def settled(self) -> Backbone:
+        """The same, with the dtype that `auto` means on this computer."""
+        return replace(self, dtype=native_dtype()) if self.dtype == "auto" else self
 
 
 class TreeModel(nn.Module):
@@ -77,7 +83,7 @@ class TreeModel(nn.Module):
 
     Args:
         model: a `transformers` causal language model, with or without PEFT adapters.
-        config: how it was made.
+        config: how it was made, settled.
     """
 
     def __init__(self, model: Any, config: Backbone) -> None:
@@ -183,12 +189,13 @@ def load_backbone(
     Raises:
         ValueError: the model cannot be found or read, or the settings do not go together.
     """
+    config = config.settled()
     full = saved is not None and config.lora is None
     with explained(config.name):
         path = str(saved) if full else locate(config.name, _weight_dtype(config))
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.revision,
             dtype=_weight_dtype(config),
@@ -199,12 +206,32 @@ def load_backbone(
         )
     use_plain_nf4_layout(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None and saved is not None:
         from peft import PeftModel
 
-        return TreeModel(PeftModel.from_pretrained(model, saved, is_trainable=True), config)
-    return TreeModel(_add_lora(model, config.lora, trained_tokens), config)
+        model = PeftModel.from_pretrained(model, saved, is_trainable=True)
+    else:
+        model = _add_lora(model, config.lora, trained_tokens)
+    if config.lora is not None:
+        from prm_lightning.modeling.lora import fuse_adapters
+
+        fuse_adapters(model)
+    return TreeModel(model, config)
+
+
+@lru_cache
+def native_dtype() -> Dtype:
+    """The dtype to compute in: bfloat16 where the GPU, or else the processor, multiplies in it.
+
+    Elsewhere it is emulated, which takes several times as long as float32.
+    """
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bfloat16" if native else "float32"
 
 
 @lru_cache(maxsize=4)

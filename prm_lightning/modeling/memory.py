@@ -129,12 +129,12 @@ def estimate_memory(
     - its MLP: gate, activated gate and up, ``3 M e``;
     - attention: queries, repeated keys and values, outputs, ``4 A e``, and ``4 h``;
     - inputs of its norms in float32, ``8 H``, and ``4 (A + K)`` for norms of queries and keys;
-    - inputs of its linear layers: in bf16 a copy for each adapter, ``(5 H + A + M) e``, in
-      float32 one for all that share it, ``(2 H + M) e``;
-    - the adapters' inner values, ``7 r e``.
+    - inputs of its linear layers, one for all that share it, ``(2 H + M) e``;
+    - with NF4, where `modeling.lora` does not run, the adapters' inner values, ``7 r e``, and in
+      bf16 a copy of the input for each adapter, ``(3 H + A) e`` more.
 
-    Full fine-tuning keeps normalised hidden states too, and no adapters' values. bf16 adds
-    bf16 copies of the trained weights. There are no logits over the vocabulary.
+    Full fine-tuning keeps normalised hidden states too, and in bf16 such copies. There and with
+    NF4, bf16 adds bf16 copies of the trained weights. There are no logits over the vocabulary.
 
     Args:
         config: a `transformers` configuration.
@@ -159,8 +159,10 @@ def estimate_memory(
     shape = _read_shape(config)
     size = 2 if dtype == "bfloat16" else 4
     adapters = shape.layers * sum(i + o for i, o in shape.linears) * (lora_rank or 0)
-    kept = tokens_per_batch * _layer_bytes(shape, size, lora_rank)
-    casts = (adapters or shape.linear_parameters) * (2 if dtype == "bfloat16" else 0)
+    fused = lora_rank is not None and quantize == "none"
+    kept = tokens_per_batch * _layer_bytes(shape, size, lora_rank, fused=fused)
+    copies = dtype == "bfloat16" and not fused
+    casts = (adapters or shape.linear_parameters) * (2 if copies else 0)
     # Behind the last layer: the input of the last norm and, if its weight is trained, its output.
     last = tokens_per_batch * shape.hidden * (8 if lora_rank is None else 4)
     if gradient_checkpointing:
@@ -173,9 +175,9 @@ def estimate_memory(
         layers_at_once = shape.layers
         activations, recomputed = shape.layers * kept + casts + last, 0
     mask = tokens_per_batch * (row_tokens or tokens_per_batch) * (1 + size * layers_at_once)
-    # An adapter's input becomes float32 on its way to bf16; full fine-tuning has no adapters.
-    wide = 2 * size if lora_rank is None else size + 4
-    temporary = tokens_per_batch * (wide * shape.mlp + 8 * shape.hidden)
+    # PEFT makes an adapter's input float32 on its way to bf16.
+    wide = 2 * size if lora_rank is None or fused else size + 4
+    temporary = tokens_per_batch * (wide * shape.mlp + (0 if fused else 8 * shape.hidden))
     if quantize == "nf4":
         temporary += size * max(i * o for i, o in shape.linears)  # dequantized while it is used
     return MemoryEstimate(
@@ -264,16 +266,19 @@ def _linear_bytes(inputs: int, outputs: int, quantize: Literal["none", "nf4"], s
     return -(-count // 2) + scales + 4 * -(-scales // NF4_SCALES) + NF4_TABLES
 
 
-def _layer_bytes(shape: _Shape, size: int, lora_rank: int | None) -> int:
+def _layer_bytes(shape: _Shape, size: int, lora_rank: int | None, *, fused: bool) -> int:
     """What a layer keeps of a token, see `estimate_memory`."""
     h, a, m = shape.hidden, shape.queries, shape.mlp
     attention = 4 * a * size + 4 * shape.heads
     norms = 4 * (2 * h + shape.normed)
-    inputs = ((5 * h if size == 2 else 2 * h) + m) * size
+    copied = size == 2 and not fused
+    inputs = ((5 * h if copied else 2 * h) + m) * size
     if lora_rank is None:
         return 3 * m * size + attention + norms + 8 * h + shape.normed * size + inputs
-    copied = a * size if size == 2 else 0  # of attention's output, for the adapter behind it
-    return 3 * m * size + attention + norms + inputs + copied + 7 * lora_rank * size
+    if fused:
+        return 3 * m * size + attention + norms + inputs
+    behind_attention = a * size if copied else 0
+    return 3 * m * size + attention + norms + inputs + behind_attention + 7 * lora_rank * size
 
 
 if __name__ == "__main__":
