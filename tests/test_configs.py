@@ -99,7 +99,7 @@ def test_every_model_of_the_memory_table_has_a_configuration():
 def test_it_fits_the_card_that_it_names(config, capsys):
     settings = parse(config, capsys)
     backbone = settings["model"]["backbone"]
-    assert (backbone["quantize"], backbone["dtype"]) == ("nf4", "bfloat16")
+    assert (backbone["quantize"], backbone["dtype"]) == ("nf4", "auto")
     assert backbone["gradient_checkpointing"]
     assert (backbone["lora"]["r"], backbone["lora"]["alpha"]) == (16, 32)
     card = int(re.search(r"for a GPU of (\d+) GB", config.read_text()).group(1))
