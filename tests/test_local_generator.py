@@ -1,5 +1,8 @@
 """A local model writes as a plain loop over one row would, whatever else is in the batch."""
 
+import gc
+import random
+import weakref
 from importlib.util import find_spec
 
 import pytest
@@ -9,7 +12,9 @@ from hypothesis import strategies as st
 
 from prm_lightning.answers import extract_answer
 from prm_lightning.generation.local import LocalGenerator, draw
+from prm_lightning.generation.prefixes import Prefixes
 from prm_lightning.generation.prompts import INSTRUCTION, PromptEncoder, user_message
+from prm_lightning.inference.budget import BudgetedWriter
 from prm_lightning.text import split_steps
 from prm_lightning.types import Prompt, Sampling
 
@@ -220,6 +225,117 @@ def naive_top_p(chances, top_p):
         kept[i] = chances[i]
         total += chances[i]
     return [chance / sum(kept) for chance in kept]
+
+
+# -- what was read is not read again ----------------------------------------------------------
+
+
+def grow(writer, rounds=4, beams=4, seed=0, problem="How many apples does Ann have now?"):
+    """Rounds of a beam search that keeps beams at random; every round's completions."""
+    rng = random.Random(seed)
+    begun, found = [""] * beams, []
+    for number in range(rounds):
+        sampling = Sampling(max_tokens=6, temperature=1, stop=("e",), seed=number)
+        prompts = [Prompt(problem, text) for text in begun]
+        found.append([c for (c,) in writer.generate(prompts, sampling)])
+        grown = [text + c.text + "e" for text, c in zip(begun, found[-1], strict=True)]
+        begun = rng.choices(grown, k=beams)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("tokens_per_batch", [150, 16384])
+def test_a_search_writes_the_same_with_and_without_reading_again(
+    tiny_model_folder, kind, tokens_per_batch
+):
+    folder = str(tiny_model_folder(kind))
+    generator = LocalGenerator(folder, tokens_per_batch=tokens_per_batch)
+    for seed in range(3):
+        assert grow(generator.remembering(), seed=seed) == grow(generator, seed=seed)
+    greedy = generator.remembering()
+    for begun in ("", "She has", "She has 3 apples and", "She has 4", ""):
+        ((completion,),) = greedy.generate([Prompt("How many?", begun)], GREEDY)
+        ids = naive_greedy(generator, Prompt("How many?", begun), 12)
+        assert completion.text == generator.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_what_was_read_or_written_is_not_read_again(generator):
+    read = []
+    hook = generator.model.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    writer, sampling = generator.remembering(), Sampling(max_tokens=5, temperature=0)
+    problem = "How many apples does Ann have now?"
+    ((first,),) = writer.generate([Prompt(problem)], sampling)
+    assert read[0] == (1, len(generator.encoder.ids(Prompt(problem))))
+    read.clear()
+    writer.generate([Prompt(problem, first.text)] * 3, sampling)
+    hook.remove()
+    asked, again = (generator.encoder.ids(Prompt(problem, begun)) for begun in ("", first.text))
+    held = asked + naive_greedy(generator, Prompt(problem), 5)[:4]
+    known = next(n for n in range(len(again)) if again[: n + 1] != held[: n + 1])
+    assert known >= len(asked)  # what was written may be other tokens when it is read
+    assert read[0] == (1, len(again) - min(known, len(again) - 1))
+
+
+def test_what_is_held_is_bounded_and_freed(tiny_model_folder):
+    generator = LocalGenerator(str(tiny_model_folder("qwen3")), tokens_per_batch=120)
+    prefixes = Prefixes(generator.model.config, limit=120)
+    prompts = [Prompt("How many?", begun) for begun in ("", "She", "She has", "Ann")]
+    for wanted in (prompts, prompts[1:], prompts[:1], [Prompt("And Bob?")]):
+        generator.generate(wanted, GREEDY, prefixes)
+        assert 0 < len(prefixes) <= 120
+    prefixes.keep([generator.encoder.ids(prompts[0])])
+    held = len(prefixes)
+    assert held == len(set_of_shared(generator, [Prompt("And Bob?")], prompts[:1]))
+    writer = BudgetedWriter(generator, "How many?", GREEDY, None)
+    writer.write([""])
+    alive = weakref.ref(writer._generator)
+    assert alive() is not None
+    del writer
+    gc.collect()
+    assert alive() is None
+
+
+def set_of_shared(generator, known, wanted):
+    """Prefixes of some prompts that are prefixes of others too."""
+    one, other = (
+        {
+            tuple(ids[:n])
+            for ids in map(generator.encoder.ids, prompts)
+            for n in range(1, len(ids) + 1)
+        }
+        for prompts in (known, wanted)
+    )
+    return one & other
+
+
+def test_a_model_with_sliding_windows_reads_again(tiny_model_folder):
+    folder = tiny_model_folder(
+        "qwen3", sliding_window=8, use_sliding_window=True, max_window_layers=0
+    )
+    generator = LocalGenerator(str(folder))
+    prefixes = Prefixes(generator.model.config, limit=1000)
+    assert grow(generator.remembering()) == grow(generator)
+    generator.generate(PROMPTS, GREEDY, prefixes)
+    assert len(prefixes) == 0
+
+
+def test_an_error_on_the_way_harms_nothing(tiny_model_folder):
+    generator = LocalGenerator(str(tiny_model_folder("qwen3")))
+    writer = generator.remembering()
+    writer.generate(PROMPTS[1:2], GREEDY)
+    turns = iter(range(3))
+
+    def fail_at_the_third(*_):
+        if next(turns) == 2:
+            raise KeyboardInterrupt
+
+    hook = generator.model.model.layers[1].register_forward_pre_hook(fail_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        writer.generate(PROMPTS[1:2], LONG)
+    hook.remove()
+    assert writer.generate(PROMPTS[1:2], LONG) == generator.generate(PROMPTS[1:2], LONG)
 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])

@@ -16,7 +16,9 @@ import yaml
 from test_prm import tiny_prm
 from test_server_generator import answer, chat, serving
 
+from prm_lightning.generation.local import LocalGenerator
 from prm_lightning.inference.resumable import ResumableRows
+from prm_lightning.inference.search import METHODS, SearchSettings
 from prm_lightning.inference.search_figures import Figures, record_of
 from prm_lightning.inference.search_result import Candidate, SearchResult
 from prm_lightning.inference.search_run import GuardedGenerator, UnanswerableError
@@ -216,6 +218,37 @@ def test_a_generator_that_fails_is_no_outcome():
     with pytest.raises(ValueError, match="no") as failed:
         GuardedGenerator(Refusing(None)).generate(prompts, Sampling())
     assert not isinstance(failed.value, UnanswerableError)
+
+
+class Forgetting:
+    """A generator that cannot remember what it has read."""
+
+    name = "forgetting"
+
+    def __init__(self, generator):
+        self.generate = generator.generate
+
+
+@pytest.mark.parametrize("method", ["beam", "dvts"])
+def test_a_search_reads_nothing_twice_and_finds_the_same(tiny_model_folder, method):
+    prm, generator = (
+        tiny_prm(tiny_model_folder("llama")),
+        LocalGenerator(str(tiny_model_folder("qwen3"))),
+    )
+    computed = []
+    generator.model.register_forward_pre_hook(
+        lambda _, __, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    asked = SearchSettings(
+        n=4, width=2, steps=4, sampling=Sampling(max_tokens=6), separator=" ", token_budget=80
+    )
+    results, tokens = [], []
+    for way in (GuardedGenerator(generator), Forgetting(generator)):
+        computed.clear()
+        results.append(METHODS[method](ROWS[0]["question"], way, prm, asked))
+        tokens.append(sum(computed))
+    assert results[0] == results[1]
+    assert tokens[0] < tokens[1] * 0.6
 
 
 @pytest.mark.parametrize(

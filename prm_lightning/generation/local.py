@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prm_lightning.generation.prefixes import Prefixes, Written
 from prm_lightning.generation.prompts import INSTRUCTION, PromptEncoder
 from prm_lightning.generation.sampling import check_sampling, cut_at_stop, seed_of
 from prm_lightning.modeling.backbone import (
@@ -108,11 +109,19 @@ class LocalGenerator:
         """As given."""
         return self._name
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, prefixes: Prefixes | None = None
+    ) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt, in the order of the prompts.
 
         Prompts that occur twice get different samples. At temperature 0 all samples of a prompt
         are one. A completion ends at the model's context if that comes before `max_tokens`.
+
+        Args:
+            prompts: any number.
+            sampling: how.
+            prefixes: what these prompts begin with is taken from here, and what is computed is put
+                here; what they do not begin with is dropped. See `remembering`.
 
         Raises:
             ValueError: a blank problem, a prompt that fills the model's context, or a setting out
@@ -121,11 +130,23 @@ class LocalGenerator:
         check_sampling(sampling)
         rows = sorted(self._rows(prompts, sampling), key=lambda row: (-len(row.prompt), row.prompt))
         results: dict[tuple[int, int], Completion] = {}
+        if prefixes is None:
+            prefixes = Prefixes(self.model.config, limit=0)
+        prefixes.keep([row.prompt for row in rows])
         for batch in self._batches(rows):
-            self._complete(batch, sampling)
+            prefixes.remember(self._complete(batch, sampling, prefixes))
             for row in batch:
                 results |= dict.fromkeys(row.targets, self._completion(row, sampling.stop))
         return [[results[i, k] for k in range(sampling.n)] for i in range(len(prompts))]
+
+    def remembering(self) -> Remembering:
+        """This generator, for as long as one problem's solutions grow.
+
+        What it has read and written is not read again in the next call. Up to rounding it writes
+        the same. Beside what a call needs it holds up to `tokens_per_batch` tokens, those of the
+        last call; all are freed with it.
+        """
+        return Remembering(self)
 
     def _rows(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[_Row]:
         targets: dict[Prompt, list[tuple[int, int]]] = {prompt: [] for prompt in prompts}
@@ -160,34 +181,51 @@ class LocalGenerator:
             yield batch
 
     @torch.inference_mode()
-    def _complete(self, rows: list[_Row], sampling: Sampling) -> None:
-        """Generate the tokens of some rows, each until it ends."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
+    def _complete(
+        self, rows: list[_Row], sampling: Sampling, prefixes: Prefixes
+    ) -> Sequence[Written]:
+        """Generate the tokens of some rows, each until it ends; what there is to remember."""
         prompts = list(dict.fromkeys(row.prompt for row in rows))
-        width = max(map(len, prompts))
-        ids = self._tensor([[0] * (width - len(p)) + list(p) for p in prompts])  # (P, width)
-        mask = self._tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        logits = self._forward(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)  # (P, V)
-        order = self._tensor([prompts.index(row.prompt) for row in rows])
-        cache.reorder_cache(order)  # type: ignore[arg-type]  # a prompt's samples part here
+        cache, known = prefixes.recall(prompts)
+        ids, mask = self._left_padded(prompts, known)  # (P, T), (P, width)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits = self._forward(ids, mask, positions, cache)  # (P, V)
+        parent = [prompts.index(row.prompt) for row in rows]
+        read = [len(prompts[i]) - known[i] for i in parent]  # tokens in the cache that are new
+        order = self._tensor(parent)
+        cache.reorder_cache(order)  # a prompt's samples part here
         logits, mask = logits[order], mask[order]  # (R, V), (R, width)
+        written: list[Written] = []
         while True:
             noise = torch.stack([row.noise[len(row.ids)] for row in rows]).to(logits.device)
             tokens = draw(logits, noise, sampling.temperature, sampling.top_p)  # (R,)
-            for row, token in zip(rows, tokens.tolist(), strict=True):
+            for i, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
                 self._append(row, token, sampling.stop)
+                if row.ended and prefixes.limit:
+                    written.append(_written(row, cache, i, read[i] + len(row.ids) - 1))
             going_on = [i for i, row in enumerate(rows) if row.ended is None]
             if not going_on:
-                return
+                return written
             if len(going_on) < len(rows):
                 order = self._tensor(going_on)
-                cache.reorder_cache(order)  # type: ignore[arg-type]
+                cache.reorder_cache(order)
                 tokens, mask = tokens[order], mask[order]
-                rows = [rows[i] for i in going_on]
+                rows, read = [rows[i] for i in going_on], [read[i] for i in going_on]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(tokens[:, None], mask, mask.sum(1, keepdim=True) - 1, cache)
+
+    def _left_padded(
+        self, prompts: Sequence[Sequence[int]], known: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """What is left to read of each prompt, and the mask of what is known and what is left."""
+        before = max(known)
+        width = max(len(ids) - k for ids, k in zip(prompts, known, strict=True))
+        tokens, mask = [], []
+        for ids, k in zip(prompts, known, strict=True):
+            padding = width - (len(ids) - k)
+            tokens.append([0] * padding + list(ids[k:]))
+            mask.append([0] * (before - k) + [1] * k + [0] * padding + [1] * (len(ids) - k))
+        return self._tensor(tokens), self._tensor(mask)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """Logits behind the last token of each row, ``(R, V)`` float32."""
@@ -244,6 +282,23 @@ class LocalGenerator:
         return torch.tensor(values, device=self.model.device)
 
 
+class Remembering:
+    """A local generator that does not read again what it has read or written: `remembering`."""
+
+    def __init__(self, generator: LocalGenerator) -> None:
+        self._generator = generator
+        self._prefixes = Prefixes(generator.model.config, generator.tokens_per_batch)
+
+    @property
+    def name(self) -> str:
+        """Of the generator."""
+        return self._generator.name
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """See `LocalGenerator`."""
+        return self._generator.generate(prompts, sampling, self._prefixes)
+
+
 def draw(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Tensor:
     """Draw one token of each row, by inverting the distribution function at a given number.
 
@@ -272,6 +327,22 @@ def draw(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Ten
 def _noise(seed: int, prompt: Prompt, number: int, length: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed_of(seed, prompt, number))
     return torch.rand(length, dtype=torch.float64, generator=generator)
+
+
+def _written(row: _Row, cache: Any, place: int, count: int) -> Written:
+    """What a row that ended has computed: all its tokens but the last have keys and values.
+
+    Args:
+        row: which.
+        cache: of its batch.
+        place: of the row in the batch.
+        count: tokens of the row that were computed in this call, the last ones in the cache.
+    """
+    layers = [
+        (layer.keys[place, :, -count:].clone(), layer.values[place, :, -count:].clone())
+        for layer in cache.layers
+    ]
+    return Written((*row.prompt, *row.ids[:-1]), layers)
 
 
 def _load(settings: Backbone, device: str) -> tuple[Any, Any]:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from prm_lightning.generation.sampling import seed_of
 from prm_lightning.types import Generator, Prompt, Sampling
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A generator that can keep what it has read while a problem is worked on: `LocalGenerator`."""
+
+    def remembering(self) -> Generator:
+        """The same generator, which holds what it reads and writes until it is dropped."""
+        ...
 
 
 class Piece(NamedTuple):
@@ -33,7 +42,8 @@ class BudgetedWriter:
     the last tokens of it are used. Each call has a seed of its own.
 
     Args:
-        generator: gives equal prompts of one call different samples.
+        generator: gives equal prompts of one call different samples. One that `Remembers` reads
+            each solution once as it grows; what it holds is freed with this writer.
         problem: the question.
         sampling: how; its `n` and `stop` are replaced.
         budget: tokens that may be generated in all; None for any number.
@@ -42,7 +52,7 @@ class BudgetedWriter:
     def __init__(
         self, generator: Generator, problem: str, sampling: Sampling, budget: int | None
     ) -> None:
-        self._generator = generator
+        self._generator = generator.remembering() if isinstance(generator, Remembers) else generator
         self._problem = problem
         self._sampling = sampling
         self._left = sys.maxsize if budget is None else budget

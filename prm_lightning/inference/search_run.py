@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
 from prm_lightning.generation.sampling import check_sampling
+from prm_lightning.inference.budget import Remembers
 from prm_lightning.inference.resumable import ResumableRows
 from prm_lightning.inference.search import METHODS, SearchSettings, require_division
 from prm_lightning.inference.search_figures import Figures, record_of, refused
@@ -46,6 +47,11 @@ class GuardedGenerator:
     def name(self) -> str:
         """Of the generator."""
         return self._generator.name
+
+    def remembering(self) -> GuardedGenerator:
+        """See `Remembers`; of a generator that cannot, itself."""
+        inner = self._generator
+        return GuardedGenerator(inner.remembering()) if isinstance(inner, Remembers) else self
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """See `Generator`."""
