@@ -98,6 +98,15 @@ def test_evaluation_sees_every_solution_once(data, world):
     assert Counter(i for s in shares for i in solutions_of(s)) == Counter(range(len(data)))
 
 
+@given(data=encoded())
+def test_evaluation_rows_are_nearly_full(data):
+    for (batch,) in Planner(measure(data), 512, 16).evaluation_steps():
+        for row in batch.rows:
+            trees = [build_tree([data.solution(i) for i in tree]) for tree in row]
+            filled = sum(len(tree.input_ids) for tree in trees)
+            assert batch.row_tokens >= filled >= 7 / 8 * batch.row_tokens - 16
+
+
 def example(n=40):
     lengths = np.random.default_rng(0).integers(5, 60, n)
     return EncodedSolutions(

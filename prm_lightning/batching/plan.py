@@ -14,6 +14,7 @@ Indices = NDArray[np.int64]
 TreeMembers = tuple[int, ...]  # indices of solutions, in the order of `TreeSizes.order`
 
 WINDOW = 16  # steps or batches whose trees are sorted by length together
+LEAST_FILL = 7 / 8  # of the tokens of a row in evaluation that one tree must fill to begin it
 
 _Item = TypeVar("_Item", list[int], TreeMembers)
 
@@ -110,9 +111,12 @@ class Planner:
         return [self._weigh(step) for step in steps]
 
     def evaluation_steps(self, world: int = 1) -> list[list[PlannedBatch]]:
-        """Every solution once, similar lengths together; a step is one batch of each rank."""
+        """Every solution once, similar lengths together; a step is one batch of each rank.
+
+        Order is free here, so a batch rather ends early than with rows that are half empty.
+        """
         trees = self._whole_problems(range(len(self.sizes.order)))
-        steps = _chunks(self._fill(sorted(trees, key=self._size)), world)
+        steps = _chunks(self._fill(sorted(trees, key=self._size), LEAST_FILL), world)
         return [self._weigh(step) for step in steps]
 
     def _draw(self, random: np.random.Generator) -> list[list[int]]:
@@ -217,8 +221,13 @@ class Planner:
     def _largest_row(self) -> int:
         return self.tokens_per_batch // self.bucket * self.bucket
 
-    def _fill(self, trees: Sequence[TreeMembers]) -> list[PlannedBatch]:
-        """Batches of trees that come sorted by size; each row takes what fits, first fit."""
+    def _fill(self, trees: Sequence[TreeMembers], least_fill: float = 0.0) -> list[PlannedBatch]:
+        """Batches of trees that come sorted by size; each row takes what fits, first fit.
+
+        Args:
+            trees: the smallest first.
+            least_fill: share of a row that its first tree must fill.
+        """
         batches = []
         waiting = list(trees)
         while waiting:
@@ -230,7 +239,7 @@ class Planner:
                 size = self._size(waiting[-1])
                 row = next((i for i, free in enumerate(room) if free >= size), None)
                 if row is None:
-                    if len(rows) == most_rows:
+                    if len(rows) == most_rows or size < least_fill * row_tokens - self.bucket:
                         break
                     row = len(rows)
                     rows.append([])
