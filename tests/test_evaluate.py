@@ -115,6 +115,7 @@ def test_several_models_make_one_table_with_baselines_beside(tmp_path, tiny_prms
     assert kinds == {
         tiny_prms[0]: "model",
         f"{tiny_prms[0]}, untrained head": "untrained",  # one for both: they share the backbone
+        f"{tiny_prms[0]}, surprisal": "untrained",
         tiny_prms[1]: "model",
         "majority class": "baseline",
         "always step 1": "baseline",
@@ -132,7 +133,7 @@ def test_several_models_make_one_table_with_baselines_beside(tmp_path, tiny_prms
     assert fitted[0]["threshold"] == pytest.approx(fit_on(validation, "").value, abs=1e-6)
     row = next(r for r in results["rows"] if r["part"] == "gsm8k" and r["kind"] == "model")
     assert row["metrics"]["f1"]["low"] <= row["metrics"]["f1"]["value"]
-    assert len(scores) == 3 * 20
+    assert len(scores) == 4 * 20
     assert scores[0] | {"scores": None} == {
         "model": tiny_prms[0], "id": "math-1", "source": "math", "problem": PROBLEMS[0],
         "steps": ["0 + 0 is what we need.", "That is 0."], "labels": [1.0, 1.0], "scores": None,
@@ -150,7 +151,7 @@ def test_the_saved_threshold_is_named_and_no_other_is_made_up(tmp_path, tiny_prm
         "--baselines", "cheap",
     )  # fmt: skip
     thresholds = {m["name"]: (m["threshold"], m["threshold_from"]) for m in results["models"]}
-    assert thresholds == {tiny_prms[0]: (0.4, "val.jsonl"), tiny_prms[1]: (None, None)}
+    assert thresholds == {tiny_prms[0]: (0.4, "val.jsonl"), tiny_prms[1]: (None, None)}  # no more
 
 
 def test_scores_do_not_depend_on_what_else_is_evaluated(tmp_path, tiny_prms):
@@ -206,7 +207,7 @@ def test_best_of_n_with_an_aggregation_from_validation(tmp_path, tiny_prms):
         tmp_path / "out", "--benchmark", "best-of-n", "--data", data, "--model", tiny_prms[0],
         "--fit_on", fit,
     )  # fmt: skip
-    assert len(scores) == 2 * 30  # a sample without steps is not scored
+    assert len(scores) == 3 * 30  # a sample without steps is not scored
     assert results["data"]["counts"] == {"sample without steps": 10, "sample without an answer": 10}
     model = results["models"][0]
     prm, pools = PRM.from_pretrained(tiny_prms[0]), read_pools(str(fit))[0][:1]

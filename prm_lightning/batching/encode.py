@@ -103,6 +103,11 @@ class Encoder:
             self._join(ids[problem], [ids[step] for step in steps]) for problem, steps in folded
         ]
 
+    def prompt_tokens(self, problem: str) -> int:
+        """How many ids stand before the first step."""
+        (ids,) = self._tokenize([fold_newlines(problem)])
+        return len(self._before) + len(ids) + len(self._after)
+
     def last_path(self, encoded: Encoded) -> Encoded:
         """What the model reads up to the score of the last step, branch included."""
         if not self.branch:

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prm_lightning.evaluation.scored import Scored
 from prm_lightning.evaluation.tables import Entry
-from prm_lightning.types import Scorer
+
+if TYPE_CHECKING:
+    from prm_lightning.modeling.prm import PRM
 
 MAJORITY = "majority class"
 
@@ -46,7 +49,7 @@ def constant_index(scored: Sequence[Scored]) -> Entry:
     return Entry(f"always step {index + 1}", "baseline", flagged)
 
 
-def untrained_twin(folder: Path, seed: int) -> Scorer:
+def untrained_twin(folder: Path, seed: int) -> PRM:
     """The language model of a model folder of ours, with fresh adapters and a fresh head.
 
     Args:

@@ -17,6 +17,7 @@ from prm_lightning.evaluation.tables import Choice, Kind, Threshold
 from prm_lightning.types import ALL_CORRECT, Scorer, Solution
 
 MANIFEST = "prm.json"  # of a model folder of ours
+UNTRAINED, SURPRISAL = "untrained head", "surprisal"
 
 Baselines = Literal["all", "cheap"]
 
@@ -52,18 +53,20 @@ def score_models(
 ) -> Iterator[Entrant]:
     """Score the data with each model, and with the untrained twin of each backbone of ours.
 
+    Behind a twin comes the surprisal of its language model, see `Surprisal`.
+
     Args:
         models: as `load_scorer` takes them.
         test: reported on.
         validation: chosen on.
         journals: what the names of the journals begin with; see `remove_journals`.
-        baselines: ``cheap`` leaves the twins out.
+        baselines: ``cheap`` leaves the twins and their surprisal out.
         seed: of the twins' heads.
     """
     from prm_lightning.inference.scorers import fingerprint, load_scorer
 
     marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
-    twins: set[str] = set()
+    known: set[str] = set()
     for model, mark in zip(models, marks, strict=True):
         scorer = load_scorer(model)
         journal = _journal(journals, mark)
@@ -78,19 +81,30 @@ def score_models(
         )
         if ours is None or ours != Path(model) or baselines == "cheap":
             continue
-        key = _twin_key(Path(model), seed)
-        if key not in twins:
-            twins.add(key)
-            del scorer  # one backbone in memory is enough
-            twin, journal = untrained_twin(Path(model), seed), _journal(journals, key)
+        del scorer  # one backbone in memory is enough
+        for name, key, baseline in _untrained(ours, seed, known):
+            journal = _journal(journals, key)
             yield Entrant(
-                f"{model}, untrained head",
+                f"{model}, {name}",
                 "untrained",
-                score_solutions(twin, test, journal),
-                score_solutions(twin, validation, journal),
+                score_solutions(baseline, test, journal),
+                score_solutions(baseline, validation, journal),
                 None,
-                _saved_choice(twin, model),
+                _saved_choice(baseline, "" if name == SURPRISAL else model),
             )
+
+
+def _untrained(folder: Path, seed: int, known: set[str]) -> Iterator[tuple[str, str, Scorer]]:
+    """Baselines of a model's backbone: name, key and scorer of those whose key is not known yet."""
+    from prm_lightning.evaluation.surprisal import Surprisal
+
+    keys = {UNTRAINED: _base_key(folder, seed), SURPRISAL: _base_key(folder)}
+    wanted = [name for name, key in keys.items() if key not in known]
+    known.update(keys.values())
+    twin = untrained_twin(folder, seed) if wanted else None
+    for name in wanted:
+        assert twin is not None
+        yield name, keys[name], Surprisal(twin) if name == SURPRISAL else twin
 
 
 def remove_journals(journals: Path) -> None:
@@ -154,9 +168,13 @@ def _saved_choice(scorer: Scorer, model: str) -> Choice:
     return Choice(getattr(scorer, "aggregation", "min"), by)
 
 
-def _twin_key(folder: Path, seed: int) -> str:
+def _base_key(folder: Path, seed: int | None = None) -> str:
+    """What decides how a model's bare backbone reads or, with a seed, how its twin scores."""
     from prm_lightning.modeling.prm import read_manifest
 
     record = read_manifest(folder).to_json()
-    names = ("base_model", "revision", "quantize", "backbone", "head", "template", "step_end")
-    return json.dumps(["untrained", seed, *(record[name] for name in names)])
+    names = ("base_model", "revision", "quantize", "backbone", "template", "step_end")
+    bare = [record[name] for name in names]
+    return json.dumps(
+        [SURPRISAL, *bare] if seed is None else [UNTRAINED, seed, record["head"], *bare]
+    )

@@ -50,7 +50,8 @@ def evaluate(
         fit_on: validation data to fit the threshold on or, for best-of-n, pools to choose the
             aggregation on; problems that are in the data too are left out of them. Without any,
             both are what the model was saved with.
-        baselines: cheap leaves out the untrained head, which takes as long as the model.
+        baselines: cheap leaves out the untrained head and the surprisal of the language model, each
+            of which takes as long as the model.
         limit: draw this many problems of each source or subset, for a quick look.
         resamples: bootstrap resamples of problems, for the intervals.
         seed: of resamples, of everything drawn, and of untrained heads.

@@ -22,6 +22,7 @@ NO_LIMIT = 2**31  # scoring never cuts
 PAD_ID = 0  # any valid id: what pads a row is seen by nothing
 
 Items = Sequence[tuple[str, Sequence[Sequence[str]]]]
+Pairs = Sequence[tuple[str, Sequence[str]]]  # a problem and the steps of one solution
 
 
 class Unscorable(ValueError):  # noqa: N818  (an outcome, counted by its callers)
@@ -122,9 +123,7 @@ class StepModel(nn.Module):
         scores = iter(self._score_solutions(pairs, tokens_per_batch) if pairs else ())
         return [[next(scores) for _ in solutions] for _, solutions in items]
 
-    def _score_solutions(
-        self, pairs: Sequence[tuple[str, Sequence[str]]], tokens_per_batch: int
-    ) -> list[list[float]]:
+    def _score_solutions(self, pairs: Pairs, tokens_per_batch: int) -> list[list[float]]:
         numbered = [
             Solution(problem, tuple(Step(text) for text in steps), source="score", id=str(i))
             for i, (problem, steps) in enumerate(pairs)
@@ -137,16 +136,24 @@ class StepModel(nn.Module):
             for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
                 batch = collate(planned, data, pad_id=PAD_ID)
                 batch = StepBatch(*(tensor.to(self.backbone.device) for tensor in batch))
-                rows = torch.sigmoid(self(batch)).tolist()
+                rows = torch.sigmoid(self.read(batch, data, pairs)).tolist()
                 for row, i, count in zip(
                     rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
                 ):
                     scores[i] = require_numbers(row[:count], self.name)
         return scores
 
-    def _require_fit(
-        self, data: EncodedSolutions, pairs: Sequence[tuple[str, Sequence[str]]]
-    ) -> None:
+    def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
+        """What `forward` says of a batch.
+
+        Args:
+            batch: of the data.
+            data: the solutions, encoded.
+            pairs: the same as text.
+        """
+        return self(batch)  # type: ignore[no-any-return]
+
+    def _require_fit(self, data: EncodedSolutions, pairs: Pairs) -> None:
         for i, (problem, steps) in enumerate(pairs):
             ids, _ = data.solution(i)
             require_fit(self, problem, len(steps), len(ids) + len(data.branch))
