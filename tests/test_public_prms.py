@@ -183,6 +183,36 @@ def test_scores_are_those_of_the_published_rule(checkpoints, tmp_path, family):
     assert list(state.scores) == pytest.approx(expected[1].tolist(), abs=1e-4)
 
 
+def test_a_probability_that_underflows_to_0_is_the_score_of_its_step(
+    checkpoints, public_tokenizer, tmp_path
+):
+    """search-and-learn's scorer drops scores of 0, so that later ones move to earlier steps."""
+    _, model, head = checkpoints["qwen-math-prm"]
+    sharp = head | {"score.2.weight": head["score.2.weight"] * 3e3}
+    save(model, public_tokenizer, tmp_path, sharp, architectures=["Qwen2ForProcessRewardModel"])
+    scorer = load_scorer(manifest(tmp_path, model=str(tmp_path), like="qwen-math-prm"))
+    steps = [f"She has {a} + {b} apples." for a in range(3) for b in (3, 12, 60)]
+    (scores,) = scorer.score(PROBLEM, [steps])
+    expected = naive("qwen-math-prm", (tmp_path, model, sharp), steps)
+    assert {0.0, 1.0} <= set(expected.tolist())
+    assert scores == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_company_of_other_lengths_changes_no_score(checkpoints, tmp_path, family):
+    """search-and-learn's scorer pads a batch without a mask."""
+    scorer = load_scorer(manifest(tmp_path, model=str(checkpoints[family][0]), like=family))
+    long = [[f"She has {n} + 12 = {n + 12} apples." for n in range(9)]]
+    items = [(PROBLEM, SOLUTIONS[2:]), ("How many?" * 9, long), (PROBLEM, SOLUTIONS[:2])]
+    alone = [scorer.score(*item) for item in items]
+    for found, expected in zip(scorer.score_all(items), alone, strict=True):
+        for scores, others in zip(found, expected, strict=True):
+            assert scores == pytest.approx(others, abs=1e-5)
+    assert list(scorer.score_all(items[::-1]))[::-1] == [
+        [pytest.approx(scores, abs=1e-5) for scores in found] for found in alone
+    ]
+
+
 @pytest.mark.parametrize("family", ["trl", "qwen-math-prm", "skywork"])
 def test_what_the_configuration_tells_is_recognised(checkpoints, family):
     scorer = load_scorer(str(checkpoints[family][0]))
