@@ -36,6 +36,15 @@ def texts(figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+def test_what_is_flagged_at_one_half_is_marked_where_anything_is():
+    labels = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    for scores, points in (([0.9, 0.2, 0.6, 0.7], [(0.5, 1.0)]), ([0.6, 0.7, 0.8, 0.9], [])):
+        axes = error_precision_recall(torch.tensor(scores), labels).axes[0]
+        marked = [line for line in axes.lines if line.get_marker() == "o"]
+        assert [tuple(line.get_xydata()[0]) for line in marked] == points
+        assert max(axes.lines[0].get_ydata()) <= (1 if points else 0.5)
+
+
 @pytest.mark.parametrize(
     ("figure", "message"),
     [

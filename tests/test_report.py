@@ -187,9 +187,9 @@ def test_curves_name_what_they_show_and_mark_the_best_validation(run_page):
     labels = [attrs.get("aria-label") or "" for tag, attrs in run_page.tags if tag == "svg"]
     (loss,) = [label for label in labels if label.startswith("training")]
     assert (
-        loss == "training: 0.9 at 0 to 0.6 at 2; validation: 0.8 at 1 to 0.7 at 3, untrained 0.75"
+        loss == "training: 0.9 at 1 to 0.6 at 3; validation: 0.8 at 2 to 0.7 at 4, untrained 0.75"
     )
-    assert any("AUROC: 0.5 at 1 to 0.75 at 3, untrained 0.438" in label for label in labels)
+    assert any("AUROC: 0.5 at 2 to 0.75 at 4, untrained 0.438" in label for label in labels)
     assert "best_model was chosen by val/processbench_f1 at step 2." in run_page.text
     assert all(attrs.get("role") == "img" for tag, attrs in run_page.tags if tag == "svg")
     assert "learning rate" not in " ".join(labels)  # nothing was logged of it

@@ -131,10 +131,10 @@ PANELS = (
 def draw_curves(
     log: Sequence[Mapping[str, float]], untrained: Mapping[str, float], best_step: float | None
 ) -> list[Chart]:
-    """What was logged against the optimizer step, a chart a subject; none of what was not logged.
+    """What was logged against the optimizer steps made, a chart a subject; none without rows.
 
     Args:
-        log: rows with ``step``.
+        log: rows with ``step``, which counts from 0, where checkpoints and people count from 1.
         untrained: metrics without the prefix ``val/``, drawn as level lines.
         best_step: of the validation that chose best_model, marked by a line.
     """
@@ -142,7 +142,7 @@ def draw_curves(
     for panel in PANELS:
         series = []
         for name, (label, colour, style) in panel.names.items():
-            rows = [(row["step"], row[name]) for row in log if name in row and "step" in row]
+            rows = [(row["step"] + 1, row[name]) for row in log if name in row and "step" in row]
             if rows:
                 x, y = _thin(np.array(rows, float))
                 series.append(Series(label, x, y, colour, style))
@@ -155,7 +155,7 @@ def draw_curves(
             for colour, level in levels.items():
                 axes.axhline(level, ls=(0, (1, 3)), color=colour, label="untrained head")
             if best_step is not None and panel.title != "Learning rate":
-                axes.axvline(best_step, color=GREY, lw=0.8, label="best model")
+                axes.axvline(best_step + 1, color=GREY, lw=0.8, label="best model")
             if panel.share:
                 axes.set_ylim(-0.02, 1.02)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -81,10 +81,12 @@ def error_precision_recall(probabilities: Tensor, labels: Tensor) -> Figure:
         return figure
     scores = 1 - probabilities.detach().double().cpu()
     precision, recall, thresholds = binary_precision_recall_curve(scores, wrong)
+    precision[-1] = precision[-2]  # of flagging nothing; that it is 1 is a mere convention
     axes.plot(recall.numpy(), precision.numpy(), drawstyle="steps-post", color=BLUE)
     half = int((thresholds <= 0.5).sum())  # the first point that flags only P(correct) < 0.5
-    point = recall[half].item(), precision[half].item()
-    axes.plot(*point, "o", color=BLUE, label="flagged at P(correct) < 0.5")
+    if half < len(thresholds):
+        point = recall[half].item(), precision[half].item()
+        axes.plot(*point, "o", color=BLUE, label="flagged at P(correct) < 0.5")
     share = wrong.double().mean().item()
     axes.axhline(share, ls="--", color=GREY, label=f"share of wrong steps {share:.3f}")
     average = error_average_precision(probabilities, labels).item()
