@@ -68,6 +68,14 @@ def test_it_is_attention_under_the_dense_mask(seed, heads):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_what_sdpa_refuses_is_refused():
+    query = torch.randn(1, 2, 40, 8)
+    with pytest.raises(ValueError, match="softcap"):
+        attend(
+            torch.nn.Identity(), query, query, query, random_mask(random.Random(0), 1), softcap=3
+        )
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_a_model_scores_the_same_in_blocks_and_is_left_as_it_was(tiny_model_folder, kind):
     prm = tiny_prm(tiny_model_folder(kind))

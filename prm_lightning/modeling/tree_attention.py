@@ -63,9 +63,9 @@ def attend(
     attention_mask: Tensor,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers asks of an attention function; equal to `sdpa` up to rounding.
+    """What transformers asks of an attention function; equal to its `sdpa` up to rounding.
 
     Args:
         module: the layer.
@@ -75,10 +75,17 @@ def attend(
         attention_mask: ``(R, 1, Q, K)`` bool.
         dropout: in [0, 1), on the attention weights.
         scaling: of the products; None takes ``D ** -0.5``.
+        more: what `sdpa` refuses or treats in ways of its own is left to it.
 
     Returns:
         ``(R, Q, H, D)``, and no weights.
     """
+    if any(more.get(name) is not None for name in ("softcap", "position_bias", "cache")):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **more
+        )
     if attention_mask not in _BLOCKS:
         _BLOCKS[attention_mask] = divide(attention_mask)
     blocks: list[Block] = _BLOCKS[attention_mask]
