@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from test_report import HOSTILE, LONG, row, write_run
+from test_report import HOSTILE, LONG, row, write_evaluation, write_run
 
 from prm_lightning.evaluation.report import write_report
 
@@ -92,6 +92,28 @@ def test_the_boxes_write_the_address(browser, tmp_path):
     html, console = browser.open(page)
     assert (shown(html), console) == (["missed"], [])
     assert "<title>#filter=misses</title>" in html
+
+
+@pytest.mark.slow
+def test_a_phone_need_not_scroll_sideways(browser, tmp_path):
+    rows = [row([LONG.replace(" ", ""), "x" * 300], [1.0, 0.0], [0.9, 0.8], id="y" * 200)]
+    folders = [write_run(tmp_path / "run", rows), write_evaluation(tmp_path / "evaluation", rows)]
+    page = write_report([str(folder) for folder in folders], tmp_path / "page.html")
+    tell = (
+        "<script>const root = document.documentElement;"
+        "parent.postMessage(`${innerWidth} wide, ${root.scrollWidth - root.clientWidth} over`, '*')"
+        "</script></body>"
+    )
+    html = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text()).replace("</body>", tell)
+    page.write_text(html)
+    phone = tmp_path / "phone.html"  # no window of Chromium is as narrow
+    phone.write_text(
+        "<script>onmessage = (event) => { document.title = event.data }</script>"
+        f"<iframe src='{page.name}' style='width: 390px; height: 800px; border: 0'></iframe>"
+    )
+    html, console = browser.open(phone)
+    assert console == []
+    assert "<title>390 wide, 0 over</title>" in html
 
 
 @pytest.mark.slow
