@@ -325,6 +325,8 @@ def _add_lora(model: Any, lora: Lora | None, trained_tokens: list[int] | None) -
                 "backbone: a quantized model cannot be trained in full. "
                 "Set model.backbone.lora, or model.backbone.quantize: none."
             )
+        if not model.config.get_text_config().tie_word_embeddings:
+            model.get_output_embeddings().requires_grad_(False)  # not read: DDP would wait for it
         return model
     from peft import LoraConfig, get_peft_model
 

@@ -31,10 +31,15 @@ class StepHead(nn.Module):
         nn.init.normal_(self.weight, std=INIT_STD)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``(N, H)`` hidden states to ``(N,)`` float32 logits."""
+        """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are."""
         with torch.autocast(hidden.device.type, enabled=False):
-            rows = hidden.float() @ self.weight.float().T  # (N, rows)
+            rows = at_least_float32(hidden) @ at_least_float32(self.weight).T  # (N, rows)
         return rows[:, 1] - rows[:, 0] if self.kind == "classes" else rows[:, 0]
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The same values, not rounded if they are in float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def verdict_ids(tokenizer: Any, template: str) -> tuple[int, int]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from prm_lightning.modeling.heads import at_least_float32
+
 LossKind = Literal["bce", "focal", "mse", "pqm"]
 
 FOCAL_GAMMA = 2.0
@@ -42,7 +44,7 @@ def reward_weighted_loss(
         kind: which cost.
 
     Returns:
-        Scalar float32. Zero, with a graph, if no step is trusted.
+        Scalar float32, or float64 if the logits are. Zero, with a graph, if no step is trusted.
 
     Raises:
         ValueError: the three shapes differ.
@@ -51,9 +53,9 @@ def reward_weighted_loss(
     """
     _require_one_shape(logits, labels, weights)
     trusted = weights > 0
-    logits = torch.where(trusted, logits.float(), 0.0)  # bf16 loses the small losses
-    labels = torch.where(trusted, labels.float(), 0.0)  # padding may hold NaN
-    weights = torch.where(trusted, weights.float(), 0.0)
+    logits = torch.where(trusted, at_least_float32(logits), 0.0)  # bf16 loses the small losses
+    labels = torch.where(trusted, labels.to(logits.dtype), 0.0)  # padding may hold NaN
+    weights = torch.where(trusted, weights.to(logits.dtype), 0.0)
     return (weights * _COSTS[kind](logits, labels)).sum() / total_weight
 
 
@@ -78,7 +80,8 @@ def ranking_loss(
         total_solutions: scalar > 0, solutions with a trusted step in the whole optimizer step.
 
     Returns:
-        Scalar float32, nats. Zero, with a graph, if no step is trusted.
+        Scalar float32, or float64 if the logits are, nats. Zero, with a graph, if no step is
+        trusted.
 
     Raises:
         ValueError: the three shapes differ.
@@ -89,7 +92,8 @@ def ranking_loss(
     trusted = weights > 0
     right, wrong = trusted & (labels >= 0.5), trusted & ~(labels >= 0.5)
     has_wrong = wrong.any(1, keepdim=True)
-    logits = F.pad(torch.where(trusted, logits.float(), 0.0), (1, 0))  # (B, 1 + S): the problem
+    logits = torch.where(trusted, at_least_float32(logits), 0.0)
+    logits = F.pad(logits, (1, 0))  # (B, 1 + S): the problem
     takes_part = torch.cat([torch.ones_like(has_wrong), right], 1)
     lowest = torch.finfo(logits.dtype).min
     rising = torch.logcumsumexp(logits.masked_fill(~takes_part, lowest), 1)
