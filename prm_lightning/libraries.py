@@ -16,5 +16,11 @@ def quieten_libraries() -> None:
     tips = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     tips.addFilter(lambda record: "Tip:" not in record.getMessage())
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    for message in (".*LeafSpec", ".*is_gradient_checkpointing", ".*checkpointing_enable"):
+    for message in (
+        ".*LeafSpec",
+        ".*is_gradient_checkpointing",
+        ".*checkpointing_enable",
+        ".*FSDP2-wrapped module .* returned a view",  # in which nothing is written
+        ".*recommended to use `self.log.*sync_dist",  # metrics gather before they are computed
+    ):
         warnings.filterwarnings("ignore", message=message)

@@ -225,6 +225,10 @@ def test_a_checkpoint_without_its_head_is_refused(fit):
     SealedCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(ValueError, match=r"checkpoint: its head is 'classes', .* is 'scalar'"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
+    checkpoint["PRMDataModule"]["processes"] = 2
+    SealedCheckpointIO().save_checkpoint(checkpoint, path)
+    with pytest.raises(ValueError, match=r"written by 2 processes, this run has 1"):
+        fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
 
 
 @pytest.mark.slow

@@ -182,12 +182,26 @@ class PRMDataModule(LightningDataModule):
             "epoch": self.trainer.current_epoch,
             "batches": progress.current.processed,  # type: ignore[attr-defined]
             "epoch_is_over": progress.is_last_batch,
+            "processes": self.trainer.world_size,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue behind the batches that a checkpoint has seen."""
+        """Continue behind the batches that a checkpoint has seen.
+
+        Raises:
+            ValueError: it was written with another number of processes, or from other data.
+        """
+        here = self.trainer.world_size if self.trainer is not None else 1
+        there = state_dict.get("processes", here)
+        if there != here:  # each process has seen other batches than it would now
+            raise ValueError(
+                f"data: the checkpoint was written by {there} processes, this run has {here}. "
+                "Resume with as many, or start a new run with model.init_from."
+            )
         self._resume = dict(state_dict)
         self.setup("fit")
+        if self.trainer is not None:  # a strategy that restores late has asked for batches already
+            self.trainer.fit_loop._combined_loader = None
 
     def _recall_fit(self) -> None:
         """What `_setup_fit` makes, from the cache if nothing that it is made of has changed."""

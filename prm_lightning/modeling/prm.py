@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 MANIFEST = "prm.json"
 HEAD_FILE = "head.safetensors"
 HEAD_TENSOR = "weight"
+HEAD_STATE, MODEL_STATE = "head.weight", "backbone.model."  # names in the state of a PRM
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,21 @@ class PRM(StepModel):
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return prm.to(chosen).eval()
 
-    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write the adapter (or all weights), the head, the tokenizer and prm.json.
 
         The folder appears under its name only once it is complete.
+
+        Args:
+            folder: to write.
+            overwrite: replace what has its name.
+            weights: this model's state, if its own parameters are shards; see `gather_weights`.
 
         Raises:
             FileExistsError: the folder exists and `overwrite` is off.
@@ -191,11 +203,18 @@ class PRM(StepModel):
 
         with written_folder(Path(folder), overwrite=overwrite) as target:
             kwargs: dict[str, Any] = {}
+            head = self.head.weight if weights is None else weights[HEAD_STATE]
+            if weights is not None:
+                kwargs["state_dict"] = {
+                    name.removeprefix(MODEL_STATE): value
+                    for name, value in weights.items()
+                    if name.startswith(MODEL_STATE)
+                }
             if self.manifest.backbone.lora is not None:
                 kwargs["save_embedding_layers"] = False  # else PEFT asks the Hub about the base
             self.backbone.model.save_pretrained(target, **kwargs)
             (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-            save_file({HEAD_TENSOR: self.head.weight.detach().cpu()}, target / HEAD_FILE)
+            save_file({HEAD_TENSOR: head.detach().cpu()}, target / HEAD_FILE)
             self.encoder.tokenizer.save_pretrained(target)
             text = json.dumps(self.manifest.to_json(), indent=2, ensure_ascii=False)
             (target / MANIFEST).write_text(text + "\n", encoding="utf-8")

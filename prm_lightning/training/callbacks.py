@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from prm_lightning.modeling.sharding import gather_weights
 from prm_lightning.training.validation import (
     VALIDATION_SCORES,
     ReadText,
@@ -85,8 +86,10 @@ class KeepModels(Callback):
         threshold = pl_module.last_metrics.get("threshold", math.nan)
         if math.isfinite(threshold):
             pl_module.model.record_threshold(threshold, "validation data of the training run")
+        weights = gather_weights(pl_module.model)  # every rank takes part
         if trainer.is_global_zero:
-            pl_module.model.save_pretrained(self.folder / name, overwrite=True)
+            folder = self.folder / name
+            pl_module.model.save_pretrained(folder, overwrite=True, weights=weights)
         trainer.strategy.barrier(name)
 
     def _save_scores(self, trainer: Trainer, pl_module: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import zipfile
@@ -14,6 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 64  # with the digest in hex
+SUMS = "sha256.json"  # of the files of a checkpoint that is a folder
 CHUNK = 1 << 24  # bytes read at a time
 
 log = logging.getLogger(__name__)
@@ -54,16 +56,26 @@ class SealedCheckpointIO(TorchCheckpointIO):
             ValueError: it was cut off or changed after it was written.
             FileNotFoundError: there is none.
         """
-        fault = find_fault(Path(path))
-        if fault:
-            raise ValueError(
-                f"checkpoint: {path} {fault}. Resume from an earlier one with --ckpt_path FILE, or "
-                "from the newest whole one with --ckpt_path last."
-            )
+        require_whole(Path(path))
         loaded: dict[str, Any] = torch.load(
             path, map_location=map_location or "cpu", weights_only=True
         )
         return loaded
+
+
+def require_whole(path: Path) -> None:
+    """Refuse a damaged checkpoint.
+
+    Raises:
+        ValueError: it was cut off or changed after it was written.
+        FileNotFoundError: there is none.
+    """
+    fault = find_fault(path)
+    if fault:
+        raise ValueError(
+            f"checkpoint: {path} {fault}. Resume from an earlier one with --ckpt_path FILE, or "
+            "from the newest whole one with --ckpt_path last."
+        )
 
 
 def seal(path: Path) -> None:
@@ -78,12 +90,23 @@ def seal(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def seal_folder(folder: Path) -> None:
+    """Write the checksums of a folder's files beside them, and all of it to the disk."""
+    sums = {file.name: _hash_file(file) for file in _sync_files(folder)}
+    with (folder / SUMS).open("w", encoding="utf-8") as file:
+        json.dump(sums, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint file, for a message; None if it is whole.
+    """What is wrong with a checkpoint, a file or a folder, for a message; None if it is whole.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is none.
     """
+    if path.is_dir():
+        return _find_fault_of_folder(path)
     if path.stat().st_size <= SEAL_BYTES:
         return "is cut off"
     with path.open("rb") as file:
@@ -118,15 +141,41 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
+def _find_fault_of_folder(folder: Path) -> str | None:
+    try:
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"has no {SUMS}: it is cut off, or was not written by this release"
+    except ValueError:
+        return f"has a {SUMS} that cannot be read: it was changed or damaged"
+    for name, digest in sums.items():
+        file = folder / name
+        if not file.is_file() or _hash_file(file) != digest:
+            return f"differs from its checksums in {name}: it was cut off, changed or damaged"
+    return None
+
+
+def _sync_files(folder: Path) -> list[Path]:
+    files = sorted(folder.iterdir())
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    return files
+
+
 def _hash_all_but_seal(path: Path) -> bytes:
+    return _hash_file(path, but_last=64).encode()
+
+
+def _hash_file(path: Path, but_last: int = 0) -> str:
     digest = hashlib.sha256()
-    left = path.stat().st_size - 64
+    left = path.stat().st_size - but_last
     with path.open("rb") as file:
         while left > 0:
             part = file.read(min(CHUNK, left))
             digest.update(part)
             left -= len(part)
-    return digest.hexdigest().encode()
+    return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
@@ -28,6 +29,7 @@ from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
 from prm_lightning.training.finite import RECORD, FiniteSteps
 from prm_lightning.training.loggers import CutBackMetrics, run_loggers
 from prm_lightning.training.module import PRMModule
+from prm_lightning.training.sharded import ShardedStrategy
 from prm_lightning.training.validation import VALIDATION_SCORES
 
 CONFIG = "config.yaml"
@@ -95,6 +97,8 @@ class PRMCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks."""
         config = self._get(self.config_init, "trainer")
+        if type(config.strategy) is ModelParallelStrategy:
+            kwargs["strategy"] = ShardedStrategy(config.strategy._save_distributed_checkpoint)
         kwargs.setdefault("reload_dataloaders_every_n_epochs", 1)  # every epoch has its own plan
         if self.subcommand != "fit":
             return super().instantiate_trainer(**{"logger": False, **kwargs})

@@ -18,6 +18,7 @@ from prm_lightning.modeling.heads import HeadKind
 from prm_lightning.modeling.losses import LossKind, ranking_loss, reward_weighted_loss
 from prm_lightning.modeling.metrics import StepMetrics
 from prm_lightning.modeling.prm import PRM, read_manifest
+from prm_lightning.modeling.sharding import shard
 from prm_lightning.sources.rewards import RewardAs
 from prm_lightning.types import StepBatch
 
@@ -93,6 +94,8 @@ class PRMModule(LightningModule):
         else:
             self._require_same_shape(Path(self.init_from))
             self.prm = PRM.from_pretrained(self.init_from, device=self.device)
+        if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
+            shard(self.prm, self.device_mesh["data_parallel"])
         self.prm.train()
 
     def on_fit_start(self) -> None:
