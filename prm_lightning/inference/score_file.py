@@ -15,6 +15,7 @@ from typing import Any
 from prm_lightning.inference.aggregate import aggregate
 from prm_lightning.inference.scorers import ModelScorer
 from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.sources.rows import Row as RawRow
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.text import cut_chat_markup
 from prm_lightning.types import ALL_CORRECT, Aggregation, Dropped
@@ -68,12 +69,7 @@ def read_solutions(path: str) -> list[Row]:
         FileNotFoundError: there is no such file.
         ValueError: it is empty, or no row can be scored.
     """
-    rows = [
-        Row({}, outcome=row.reason, message=row.message)
-        if isinstance(row, Dropped)
-        else _parse(row.place, row.values)
-        for row in read_rows(path)
-    ]
+    rows = [parse_row(row) for row in read_rows(path)]
     if all(row.message for row in rows):
         raise ValueError(f"score: no row of {path} can be scored. The first: {rows[0].message}")
     return rows
@@ -121,7 +117,7 @@ def score_file(
     yield counts
     for start in range(len(done), len(rows), ROWS_AT_A_TIME):
         window = rows[start : start + ROWS_AT_A_TIME]
-        records = _score_rows(scorer, window, reading)
+        records = score_rows(scorer, window, reading)
         with partial.open("a", encoding="utf-8", newline="\n") as file:
             file.write("".join(_line(record) for record in records))
         counts.update(record["outcome"] for record in records)
@@ -129,7 +125,11 @@ def score_file(
     _finish(partial, output)
 
 
-def _parse(place: str, values: dict[str, Any]) -> Row:
+def parse_row(row: RawRow | Dropped) -> Row:
+    """What there is to score in a raw row."""
+    if isinstance(row, Dropped):
+        return Row({}, outcome=row.reason, message=row.message)
+    place, values = row
     problem = next((values[key] for key in PROBLEM_KEYS if key in values), None)
     steps = next((values[key] for key in STEPS_KEYS if key in values), None)
 
@@ -146,7 +146,8 @@ def _parse(place: str, values: dict[str, Any]) -> Row:
     return Row(values, cut_chat_markup(problem), tuple(steps))
 
 
-def _score_rows(scorer: ModelScorer, rows: Sequence[Row], reading: Reading) -> list[dict[str, Any]]:
+def score_rows(scorer: ModelScorer, rows: Sequence[Row], reading: Reading) -> list[dict[str, Any]]:
+    """The output rows of some rows, see `score_file`."""
     good = [row for row in rows if not row.message]
     scored = iter(_score_good(scorer, [(row.problem, [row.steps]) for row in good]))
     return [_record(row, row.message or next(scored), reading) for row in rows]

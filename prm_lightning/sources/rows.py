@@ -71,9 +71,9 @@ def name_of(path: str) -> str:
 
 def _read(path: str, split: str, how: str) -> Iterator[Row | Dropped]:
     if Path(path).is_file():
-        return _read_file(Path(path))
+        return read_file(Path(path))
     if Path(path).is_dir():
-        return (row for file in _files_of_split(path, split) for row in _read_file(Path(file)))
+        return (row for file in files_of_split(path, split) for row in read_file(Path(file)))
     if HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
         return _read_hub(path, split, streaming=how == "stream")
     raise FileNotFoundError(
@@ -82,9 +82,10 @@ def _read(path: str, split: str, how: str) -> Iterator[Row | Dropped]:
     )
 
 
-def _read_file(file: Path) -> Iterator[Row | Dropped]:
+def read_file(file: Path) -> Iterator[Row | Dropped]:
+    """The rows of one file, see `read_rows`."""
     if _is_parquet(file):
-        return _read_parquet(file)
+        return read_row_groups(file)
     if file.name.endswith(JSON_SUFFIXES):
         with _opened(file) as stream:
             if stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
@@ -110,20 +111,25 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
+    with _opened(file) as lines:
+        yield from parse_lines(file, lines)
+
+
+def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[Row | Dropped]:
+    """The rows of some lines of a JSON Lines file, of which `first` is the number of the first."""
     # `datasets` refuses a whole file for one malformed line and cannot name the line, so JSON
     # Lines are read here. Bytes are split on \n alone: texts may hold U+2028 and the like.
-    with _opened(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            place = f"{file}:{number}"
-            try:
-                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                text = line.decode(errors="backslashreplace").strip()
-                yield _malformed(place, text, f"not JSON ({_first_line(error)})")
-                continue
-            yield from _as_rows([(place, value)])
+    for number, line in enumerate(lines, start=first):
+        if not line.strip():
+            continue
+        place = f"{file}:{number}"
+        try:
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except (ValueError, RecursionError) as error:
+            text = line.decode(errors="backslashreplace").strip()
+            yield _malformed(place, text, f"not JSON ({_first_line(error)})")
+            continue
+        yield from _as_rows([(place, value)])
 
 
 def _read_array(file: Path) -> Iterator[Row | Dropped]:
@@ -153,7 +159,8 @@ def _malformed(place: str, value: object, what: str) -> Dropped:
     return Dropped(place, "not a JSON object", message)
 
 
-def _files_of_split(folder: str, split: str) -> list[str]:
+def files_of_split(folder: str, split: str = "train") -> list[str]:
+    """Full paths of the data files of a folder, in the order in which they are read."""
     # `datasets` knows how folders name their splits and reads the YAML of a data set card. It
     # takes a relative folder called "json" or "csv" for a format of its own: hence the full path.
     from datasets import load_dataset_builder
@@ -199,13 +206,23 @@ def _is_parquet(file: Path) -> bool:
     return file.suffix == ".parquet"
 
 
-def _read_parquet(file: Path) -> Iterator[Row | Dropped]:
+def read_row_groups(
+    file: Path, groups: list[int] | None = None, first: int = 0
+) -> Iterator[Row | Dropped]:
+    """The rows of some row groups of a Parquet file, or of all.
+
+    Args:
+        file: to read.
+        groups: their indices; None is all.
+        first: index of their first row in the file.
+    """
     import pyarrow
     import pyarrow.parquet
 
-    index = 0
+    index = first
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
+        content = pyarrow.parquet.ParquetFile(file)
+        for batch in content.iter_batches(batch_size=1024, row_groups=groups):
             for values in batch.to_pylist():
                 yield Row(f"{file}[{index}]", values)
                 index += 1
