@@ -50,7 +50,6 @@ def train(
     options = {
         "--config": str(CONFIG),
         "--output": str(out),
-        "--overwrite": "true",
         "--data.sources": json.dumps(sources),
         "--data.exclude": json.dumps([str(test)]),
         "--trainer.max_steps": str(steps),
@@ -58,7 +57,7 @@ def train(
         "--trainer.limit_val_batches": "0",
     }
     flat = [word for pair in options.items() for word in pair]
-    subprocess.run([*VERB, "fit", *flat, *more], check=True, stdout=sys.stderr)
+    subprocess.run([*VERB, "fit", "--overwrite", *flat, *more], check=True, stdout=sys.stderr)
 
 
 def what_was_read(run: Path) -> dict[str, Any]:
