@@ -283,3 +283,21 @@ def test_a_solution_that_the_server_refuses_says_nothing_of_others(serve):
 def test_a_url_needs_the_model_behind_it():
     with pytest.raises(ValueError, match="does not say how the model behind it reads"):
         load_scorer("http://127.0.0.1:9")
+
+
+def test_one_of_several_served_models_is_asked_by_its_name(serve, folders, tmp_path):
+    server = serve()
+    scorer = load_scorer(f"{server.url}?model=prm#{folders / 'chat'}")
+    scorer.score(PROBLEM, SOLUTIONS[:1])
+    assert {body["model"] for _, body, _ in server.asked} == {"prm"}
+    assert "?model=prm" in scorer.name
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    server.prm.encoder.tokenizer.save_pretrained(adapter)
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}')
+    manifest = {"model": ".", "layout": "prm-chat", "head": "linear", "step_end": "\n\n"}
+    (adapter / "scorer.json").write_text(json.dumps(manifest))
+    load_scorer(f"{server.url}?model=prm#{adapter}")
+    with pytest.raises(ValueError, match=r"untrained head.*\?model=prm#") as caught:
+        load_scorer(f"{server.url}#{adapter}")
+    assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urldefrag
+from urllib.parse import parse_qs, urldefrag
 
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.inference.layouts import make_encoder
@@ -16,7 +16,12 @@ from prm_lightning.inference.manifests import (
     read_public_manifest,
     recognise,
 )
-from prm_lightning.inference.public import find_model, load_public, tensor_names
+from prm_lightning.inference.public import (
+    ADAPTER_CONFIG,
+    find_model,
+    load_public,
+    tensor_names,
+)
 from prm_lightning.inference.server import ServerScorer
 from prm_lightning.modeling.backbone import load_tokenizer
 from prm_lightning.modeling.prm import MANIFEST, PRM, read_manifest
@@ -61,7 +66,8 @@ def load_scorer(model: str, device: str | None = None) -> ModelScorer:
         model: a folder with prm.json (ours); a folder or Hub id of a public model that is known or
             recognised; a manifest file, see `PublicManifest`; or a server's URL, behind ``#`` the
             folder, id or manifest whose encoding it is given:
-            ``http://localhost:8000#outputs/x/best_model``.
+            ``http://localhost:8000#outputs/x/best_model``, with ``?model=NAME`` before the ``#``
+            for one of several models of that server, such as an adapter.
         device: for a local model; None takes the first GPU if there is one, else the CPU.
 
     Raises:
@@ -118,27 +124,36 @@ def _find_public(model: str) -> tuple[PublicManifest, Path]:
 
 
 def _load_server(model: str) -> ServerScorer:
-    url, folder = urldefrag(model)
+    whole, folder = urldefrag(model)
     if not folder:
         raise ValueError(
             f"scorer: {model!r} does not say how the model behind it reads solutions. Add its "
-            f"folder, Hub id or manifest behind a #: {url}#outputs/x/best_model."
+            f"folder, Hub id or manifest behind a #: {whole}#outputs/x/best_model."
         )
+    url, _, query = whole.partition("?")
+    served = next(iter(parse_qs(query).get("model", [])), None)
     if _is_ours(folder):
         manifest = read_manifest(Path(folder))
         encoder = Encoder(load_tokenizer(folder), manifest.template, manifest.step_end)
         return ServerScorer(
             url,
             encoder,
-            name=f"{folder} at {url}",
+            name=f"{folder} at {whole}",
+            served=served,
             aggregation=manifest.aggregation,
             threshold=manifest.threshold,
         )
     public, path = _find_public(folder)
+    if served is None and (path / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"scorer: {folder} is an adapter, and vLLM answers from an untrained head where a "
+            f"request does not name it. Add its name on that server: {whole}?model=prm#{folder}."
+        )
     return ServerScorer(
         url,
         make_encoder(load_tokenizer(str(path)), public),
-        name=f"{public.model} at {url}",
+        name=f"{public.model} at {whole}",
+        served=served,
         correct_label=public.correct_label,
         aggregation=public.aggregation,
         threshold=public.threshold,

@@ -45,6 +45,7 @@ class ServerScorer:
             the endpoint; without, the first that answers is taken.
         encoder: of the model that the server holds.
         name: for records.
+        served: which of the server's models to ask, an adapter say; None asks the one it has.
         correct_label: column of P(correct) where the model has two labels.
         aggregation: how to make one score of a solution out of those of its steps.
         threshold: a step whose P(correct) lies below it is flagged.
@@ -62,6 +63,7 @@ class ServerScorer:
         encoder: StepEncoder,
         name: str,
         *,
+        served: str | None = None,
         correct_label: int = 1,
         aggregation: Aggregation = "min",
         threshold: float = 0.5,
@@ -75,6 +77,7 @@ class ServerScorer:
         self.url, self._endpoint = _split_endpoint(url.rstrip("/"))
         self.encoder = encoder
         self.name = name
+        self.served = served
         self.correct_label = correct_label
         self.aggregation: Aggregation = aggregation
         self.threshold = threshold
@@ -195,6 +198,7 @@ class ServerScorer:
         import httpx2
 
         place = f"{self.url}/{endpoint}"
+        body = body if self.served is None else {"model": self.served} | body
         for attempt in range(1, self.attempts + 1):
             last = attempt == self.attempts
             wait = min(0.5 * 2**attempt, LONGEST_WAIT)
