@@ -60,16 +60,15 @@ def write(place, folder, format="token-classification", dtype="fp32", into="dequ
         verdicts = verdict_ids(prm.encoder.tokenizer, prm.manifest.template)
     encoding = read_encoding(prm, verdicts)
     record = {"step_end_id": encoding.step_end_id, "branch": encoding.branch}
-    rows = formats.label_rows(prm.head)
     folder.mkdir()
     probe(prm)  # in eval mode, after which some processors dequantize garbage
     lm = merge(prm, place, into, dtype)
     if format == "causal-lm":
         formats.write_causal_lm(lm, prm.head, verdicts, folder, record)
     elif format == "qwen-prm":
-        formats.write_qwen_prm(lm, rows, folder, "INCORRECT/CORRECT", record)
+        formats.write_qwen_prm(lm, prm.head, folder, "INCORRECT/CORRECT", record)
     else:
-        formats.write_classifier(lm, rows, folder, format, "INCORRECT/CORRECT", record)
+        formats.write_classifier(lm, prm.head, folder, format, "INCORRECT/CORRECT", record)
     prm.encoder.tokenizer.save_pretrained(folder)
     return scoring_code(str(folder), format, prm, encoding, dtype)
 

@@ -26,6 +26,16 @@ def test_heads_compute_in_float32_whatever_surrounds_them(kind):
     assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["scalar", "classes", "token"])
+def test_a_bias_is_added_to_each_row_and_fresh_heads_have_none(kind):
+    assert [name for name, _ in StepHead(kind, 8).named_parameters()] == ["weight"]
+    head, hidden = StepHead(kind, 8, biased=True), torch.randn(5, 8)
+    before = head(hidden)
+    torch.nn.init.normal_(head.bias)
+    constant = head.bias[1] - head.bias[0] if kind == "classes" else head.bias[0]
+    assert_close(head(hidden), before + constant)
+
+
 def test_verdict_words_depend_on_the_template(tokenizer):
     wrong, right = verdict_ids(tokenizer, "chat")
     assert tokenizer.convert_ids_to_tokens([wrong, right]) == ["-", "+"]

@@ -12,8 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from prm_lightning.inference.export import export
+from prm_lightning.inference.export_formats import write_classifier, write_qwen_prm
 from prm_lightning.inference.imported import moved_threshold, shift_of
 from prm_lightning.inference.importing import main
+from prm_lightning.inference.merging import merge
 from prm_lightning.inference.scorers import load_scorer
 from prm_lightning.modeling.prm import PRM
 
@@ -57,9 +60,13 @@ def trl(tokenizer, tmp_path_factory):
     )
 
 
-def run(model, output, *options):
+def run_to(model, output, *options):
     main(["--model", str(model), "--output", str(output), "--dtype", "fp32", *options])
-    return PRM.from_pretrained(output)
+    return output
+
+
+def run(model, output, *options):
+    return PRM.from_pretrained(run_to(model, output, *options))
 
 
 def manifest(tmp_path, model, **fields):
@@ -158,14 +165,58 @@ def test_heads_of_other_kinds_are_exact(tokenizer, tmp_path, extra, fields):
     assert prm.manifest.head == ("scalar" if extra else "token")
 
 
-def test_a_bias_is_refused_or_dropped_with_the_threshold(trl, tmp_path, capsys):
-    biased = shutil.copytree(trl, tmp_path / "biased")
-    tensors = load_file(biased / "model.safetensors")
+@pytest.fixture
+def biased(trl, tmp_path):
+    """The same with a bias of 0.3 log-odds, as training leaves one."""
+    folder = shutil.copytree(trl, tmp_path / "biased")
+    tensors = load_file(folder / "model.safetensors")
     tensors["score.bias"] = torch.tensor([0.1, 0.4])
-    save_file(tensors, biased / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"bias of \+0\.3 log-odds.*--bias drop"):
-        run(biased, tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_bias_is_kept_through_training_and_exports(biased, trl, tmp_path):
+    from prm_lightning.modeling.backbone import Backbone
+    from prm_lightning.training.module import PRMModule
+
+    prm = run(biased, tmp_path / "ours")
+    require_equal(prm, load_scorer(str(manifest(tmp_path, biased, like="trl"))))
+    assert prm.head.bias.tolist() == pytest.approx([0.1, 0.4])
+    assert "bias" not in load_file(run_to(trl, tmp_path / "plain") / "head.safetensors")
+    folder = str(tmp_path / "ours")
+    backbone = Backbone(folder, dtype="float32", lora=None)
+    module = PRMModule(backbone, head="classes", init_from=folder, step_end="\n")
+    module.configure_model()
+    names = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert "prm.head.bias" in names
+    for format in ("sequence-classification", "causal-lm"):
+        with pytest.raises(ValueError, match=rf"{format} (has no place for the bias|needs a tok)"):
+            export(folder, str(tmp_path / "out"), format=format)
+    merged = merge(PRM.from_pretrained(folder), tmp_path / "ours", "dequantized", "fp32")
+    record = {"step_end_id": prm.manifest.step_end_id, "branch": ()}
+    out = tmp_path / "out"
+    write_classifier(merged, prm.head, out, "token-classification", "LABEL_0/LABEL_1", record)
+    prm.encoder.tokenizer.save_pretrained(out)
+    require_equal(prm, load_scorer(str(manifest(tmp_path, out, like="trl"))))
+
+
+def test_a_bias_lies_in_the_two_layers_of_qwen_too(biased, tokenizer, tmp_path):
+    prm = run(biased, tmp_path / "ours")
+    theirs = load_scorer(str(manifest(tmp_path, biased, like="trl")))
+    merged = merge(PRM.from_pretrained(tmp_path / "ours"), tmp_path / "ours", "dequantized", "fp32")
+    record = {"step_end_id": prm.manifest.step_end_id, "branch": ()}
+    out = tmp_path / "out"
+    write_qwen_prm(merged, prm.head, out, "LABEL_0/LABEL_1", record)
+    prm.encoder.tokenizer.save_pretrained(out)
+    file = manifest(tmp_path, out, like="trl", head="two_layer")
+    require_equal(prm, load_scorer(str(file)))
+    again = run(file, tmp_path / "again")
+    require_equal(again, theirs)
+    assert again.head.bias.tolist() == pytest.approx([0.3])
+    run(file, tmp_path / "dropped", "--bias", "drop")
+
+
+def test_a_bias_is_dropped_with_the_threshold(biased, tmp_path, capsys):
     prm = run(biased, tmp_path / "ours", "--bias", "drop")
     assert "BIAS of +0.3 log-odds dropped" in capsys.readouterr().out
     assert prm.threshold == pytest.approx(1 / (1 + math.exp(0.3)))

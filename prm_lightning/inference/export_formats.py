@@ -33,6 +33,14 @@ def label_rows(head: StepHead) -> Tensor:
     return weight if head.kind == "classes" else torch.cat([torch.zeros_like(weight), weight])
 
 
+def label_biases(head: StepHead) -> Tensor | None:
+    """``(2,)`` float32 that go with `label_rows`; None where the head has no bias."""
+    if head.bias is None:
+        return None
+    bias = head.bias.detach().float().cpu()
+    return bias if head.kind == "classes" else torch.cat([torch.zeros_like(bias), bias])
+
+
 def require_layout(prm: PRM, format: Format) -> None:
     """Refuse a format that cannot hold a model, before work is done.
 
@@ -50,6 +58,8 @@ def require_layout(prm: PRM, format: Format) -> None:
         reason = "needs LoRA adapters, this model was trained in full"
     elif format == "adapter" and config.name.endswith(".gguf"):
         reason = f"needs a base model that PEFT can load, this one is the GGUF file {config.name!r}"
+    elif format in ("sequence-classification", "causal-lm") and prm.head.bias is not None:
+        reason = "has no place for the bias that this head was imported with (import --bias drop)"
     if reason:
         raise ValueError(
             f"export: the format {format} {reason}. Take --format token-classification."
@@ -89,41 +99,45 @@ def classifier_class(lm: Any, format: Format) -> type:
 
 
 def write_classifier(
-    lm: Any, rows: Tensor, folder: Path, format: Format, labels: Labels, record: Mapping[str, Any]
+    lm: Any, head: StepHead, folder: Path, format: Format, labels: Labels, record: Mapping[str, Any]
 ) -> None:
     """Write ``<Arch>ForTokenClassification`` or ``<Arch>ForSequenceClassification``.
 
     Args:
         lm: the merged language model, whose dtype all tensors get.
-        rows: ``(2, H)``, see `label_rows`.
+        head: its rows become `label_rows`, its bias `label_biases`.
         folder: to write into.
         format: one of the two.
         labels: names of the two.
         record: goes into config.json as ``prm``.
     """
     target = _around(lm, classifier_class(lm, format), labels, record)
-    bias = format == "sequence-classification" and lm.config.model_type in BIASED_IN_SGLANG
-    target.score = _linear(rows, bias=torch.zeros(2) if bias else None)
+    bias = label_biases(head)
+    if format == "sequence-classification" and lm.config.model_type in BIASED_IN_SGLANG:
+        bias = torch.zeros(2)
+    target.config.token_classification_bias = bias is not None
+    target.score = _linear(label_rows(head), bias)
     target.to(lm.dtype).save_pretrained(folder)
 
 
 def write_qwen_prm(
-    lm: Any, rows: Tensor, folder: Path, labels: Labels, record: Mapping[str, Any]
+    lm: Any, head: StepHead, folder: Path, labels: Labels, record: Mapping[str, Any]
 ) -> None:
     """Write ``Qwen2ForProcessRewardModel``: two layers with a ReLU that say what one row says.
 
-    With the row u for the log-odds, the first layer computes u·h and -u·h and the second takes
-    their difference: relu(x) - relu(-x) = x.
+    With the row u for the log-odds and a bias b, which may be 0, the first layer computes u·h + b
+    and -u·h - b and the second takes their difference: relu(x) - relu(-x) = x.
     """
+    rows, biases = label_rows(head), label_biases(head)
     size = rows.shape[1]
     direction = rows[1] - rows[0]
-    first, second = torch.zeros(size, size), torch.zeros(2, size)
+    first, second, offset = torch.zeros(size, size), torch.zeros(2, size), torch.zeros(size)
     first[0], first[1] = direction, -direction
+    if biases is not None:
+        offset[0], offset[1] = biases[1] - biases[0], biases[0] - biases[1]
     second[1, 0], second[1, 1] = 1, -1
     target = _around(lm, classifier_class(lm, "token-classification"), labels, record)
-    target.score = nn.Sequential(
-        _linear(first, torch.zeros(size)), nn.ReLU(), _linear(second, torch.zeros(2))
-    )
+    target.score = nn.Sequential(_linear(first, offset), nn.ReLU(), _linear(second, torch.zeros(2)))
     target.to(lm.dtype).save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -164,12 +178,14 @@ def write_causal_lm(
     target.save_pretrained(folder)
 
 
-def write_adapter(model: Path, rows: Tensor, folder: Path, base: str, revision: str | None) -> None:
+def write_adapter(
+    model: Path, head: StepHead, folder: Path, base: str, revision: str | None
+) -> None:
     """Write a PEFT folder whose adapters are those of a model folder, with the head among them.
 
     Args:
         model: of ours, with adapters.
-        rows: ``(2, H)``, see `label_rows`.
+        head: its rows become `label_rows`, its bias `label_biases`.
         folder: to write into.
         base: Hub id or folder of the base model.
         revision: of the base model.
@@ -177,8 +193,9 @@ def write_adapter(model: Path, rows: Tensor, folder: Path, base: str, revision: 
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(model / "adapter_model.safetensors")
-    tensors[f"{ADAPTER_PREFIX}.weight"] = rows.contiguous()
-    tensors[f"{ADAPTER_PREFIX}.bias"] = torch.zeros(2)  # the classes of transformers have one
+    tensors[f"{ADAPTER_PREFIX}.weight"] = label_rows(head).contiguous()
+    bias = label_biases(head)  # the classes of transformers have one
+    tensors[f"{ADAPTER_PREFIX}.bias"] = torch.zeros(2) if bias is None else bias
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     config = json.loads((model / "adapter_config.json").read_text(encoding="utf-8"))
     config |= {
@@ -202,7 +219,6 @@ def _around(lm: Any, cls: Any, labels: Labels, record: Mapping[str, Any]) -> Any
     config = copy.deepcopy(lm.config)
     config.id2label = dict(enumerate(label_names(labels)))
     config.label2id = {name: i for i, name in config.id2label.items()}
-    config.token_classification_bias = False
     config.classifier_dropout = 0.0
     config.prm = dict(record)
     if config.pad_token_id in (record["step_end_id"], *record["branch"][-1:]):

@@ -15,7 +15,6 @@ from prm_lightning.inference.card_code import Encoding, read_encoding, scoring_c
 from prm_lightning.inference.export_formats import (
     Format,
     Labels,
-    label_rows,
     require_layout,
     write_adapter,
     write_causal_lm,
@@ -107,19 +106,18 @@ def write_checked(prm: PRM, place: Path, folder: Path, target: Path, choice: Cho
 
 
 def _write_weights(prm: PRM, place: Path, folder: Path, encoding: Encoding, choice: Choice) -> None:
-    rows = label_rows(prm.head)
     config = prm.manifest.backbone
     if choice.format == "adapter":
-        write_adapter(place, rows, folder, config.name, config.revision)
+        write_adapter(place, prm.head, folder, config.name, config.revision)
         return
     record = _encoding_record(prm, encoding)
     lm = merge(prm, place, choice.merge_into, choice.dtype)
     if choice.format == "qwen-prm":
-        write_qwen_prm(lm, rows, folder, choice.labels, record)
+        write_qwen_prm(lm, prm.head, folder, choice.labels, record)
     elif encoding.verdicts is not None:
         write_causal_lm(lm, prm.head, encoding.verdicts, folder, record)
     else:
-        write_classifier(lm, rows, folder, choice.format, choice.labels, record)
+        write_classifier(lm, prm.head, folder, choice.format, choice.labels, record)
 
 
 def _encoding_record(prm: PRM, encoding: Encoding) -> dict[str, Any]:

@@ -42,14 +42,14 @@ class Wish:
         target: folder to write.
         dtype: of the computation.
         encoding: whether the nearest encoding will do.
-        bias: whether that of the head may be dropped.
+        bias: what becomes of that of the head.
         tolerance: largest difference in P(correct); None for the usual ones.
     """
 
     target: Path
     dtype: Dtype
     encoding: Literal["exact", "nearest"] = "exact"
-    bias: Literal["refuse", "drop"] = "refuse"
+    bias: Literal["keep", "drop"] = "keep"
     tolerance: float | None = None
 
 
@@ -89,11 +89,14 @@ def import_public(
         ValueError: our heads or our encoding cannot express it, or the result scores otherwise.
     """
     scorer = load_public(replace(manifest, dtype=wish.dtype), folder, "cpu")
-    head, bias = linear_head(cast(PublicHead, scorer.head), manifest)
+    head = linear_head(cast(PublicHead, scorer.head), manifest)
     encoder, different = _our_encoder(scorer, manifest)
-    _require_consent(manifest.model, different, bias, wish)
-    without_bias(cast(PublicHead, scorer.head))
-    threshold = moved_threshold(manifest.threshold, bias)
+    _require_consent(manifest.model, different, wish)
+    dropped = 0.0
+    if wish.bias == "drop":
+        dropped = bias_of(head)
+        without_bias(head, cast(PublicHead, scorer.head))
+    threshold = moved_threshold(manifest.threshold, dropped)
     prm = _assemble(scorer, head, encoder, replace(manifest, threshold=threshold), wish)
     with written_folder(wish.target, overwrite=overwrite) as place:
         prm.save_pretrained(place, overwrite=True)
@@ -103,7 +106,8 @@ def import_public(
         record = {
             "source": asdict(manifest),
             "encoding": f"nearest: {different}" if different else "exact",
-            "dropped_bias": bias,
+            "bias": bias_of(head),
+            "dropped_bias": dropped,
             "parity": asdict(parity),
         }
         text = json.dumps(record, indent=2, ensure_ascii=False)
@@ -116,10 +120,11 @@ def import_public(
         yield f"  NEAREST ENCODING: {different}; scores differ as measured above"
     else:
         yield "  here blank lines inside a text are folded and step ends in it become spaces"
-    if bias:
+    if dropped:
         yield (
-            f"  BIAS of {bias:+.4g} log-odds dropped: P(correct) moves by up to "
-            f"{shift_of(bias):.2g}, the threshold from {manifest.threshold:.4g} to {threshold:.4g}"
+            f"  BIAS of {dropped:+.4g} log-odds dropped: P(correct) moves by up to "
+            f"{shift_of(dropped):.2g}, the threshold from {manifest.threshold:.4g} to "
+            f"{threshold:.4g}"
         )
     yield (
         f"  go on training: model: {{backbone: {{name: {wish.target}, lora: null}}, "
@@ -128,23 +133,17 @@ def import_public(
     )
 
 
-def _require_consent(model: str, different: str, bias: float, wish: Wish) -> None:
+def _require_consent(model: str, different: str, wish: Wish) -> None:
     """Refuse what would change scores and was not asked for."""
     if different and wish.encoding == "exact":
         raise ValueError(
             f"import: {model!r} builds its tokens as this project does not: {different}. Use it "
             "as it is (score --model), or take the nearest encoding with --encoding nearest."
         )
-    if bias and wish.bias == "refuse":
-        raise ValueError(
-            f"import: the head of {model!r} has a bias of {bias:+.4g} log-odds, and ours have "
-            f"none. --bias drop takes it off, which moves P(correct) by up to "
-            f"{shift_of(bias):.2g} and the threshold as far."
-        )
 
 
-def linear_head(head: PublicHead, manifest: PublicManifest) -> tuple[StepHead, float]:
-    """One of our heads, and the bias that it lacks, in log-odds of correct.
+def linear_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
+    """One of our heads, with a bias if that moves its log-odds.
 
     Raises:
         ValueError: the head has two layers that do not come to a linear one.
@@ -160,9 +159,19 @@ def linear_head(head: PublicHead, manifest: PublicManifest) -> tuple[StepHead, f
         kind = "classes"
         if manifest.head == "lm":
             weight, bias, kind = weight[1:] - weight[:1], bias[1:] - bias[:1], "token"
-    ours = StepHead(kind, weight.shape[1])
-    ours.weight.data.copy_(weight)
-    return ours, float(bias[-1] - bias[0]) if len(bias) == 2 else float(bias[0])
+    ours = StepHead(kind, weight.shape[1], biased=True)
+    ours.load_state_dict({"weight": weight, "bias": bias})
+    if not bias_of(ours):
+        ours.bias = None
+    return ours
+
+
+def bias_of(head: StepHead) -> float:
+    """What a head's bias adds to its log-odds."""
+    if head.bias is None:
+        return 0.0
+    first, *second = head.bias.tolist()
+    return float(second[0] - first if second else first)
 
 
 def moved_threshold(threshold: float, bias: float) -> float:
@@ -177,10 +186,11 @@ def shift_of(bias: float) -> float:
     return math.tanh(abs(bias) / 4)
 
 
-def without_bias(head: PublicHead) -> None:
-    """Take off what our heads do not have, so that the rest can be compared."""
-    if len(head.weights) == 1:
-        head.biases[0].data.zero_()
+def without_bias(head: StepHead, public: PublicHead) -> None:
+    """Take off the bias here and there, so that the rest can be compared."""
+    head.bias = None
+    for bias in public.biases:
+        bias.data.zero_()
 
 
 def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:

@@ -19,7 +19,7 @@ def import_model(
     output: str,
     dtype: Literal["bf16", "fp32"] = "bf16",
     encoding: Literal["exact", "nearest"] = "exact",
-    bias: Literal["refuse", "drop"] = "refuse",
+    bias: Literal["keep", "drop"] = "keep",
     tolerance: float | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -31,8 +31,8 @@ def import_model(
         dtype: of the computation.
         encoding: exact refuses a model whose way to build tokens is not ours; nearest takes the
             nearest that is, measures what that changes and records it.
-        bias: of the head. Our heads have none; drop takes it off all log-odds, moves the threshold
-            as far and records it.
+        bias: of the head. keep is exact; drop takes it off all log-odds, moves the threshold as far
+            and records it, for exports to sequence-classification, which has no place for one.
         tolerance: largest difference in P(correct) that is let pass, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         overwrite: replace the output.

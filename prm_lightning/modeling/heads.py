@@ -15,25 +15,32 @@ INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
 
 
 class StepHead(nn.Module):
-    """A linear layer without bias, in float32 whatever the backbone computes in.
+    """A linear layer, in float32 whatever the backbone computes in.
+
+    A fresh one has no bias, since heads of whole sequences, which others serve, have none. One that
+    others trained may have: a hidden state behind a norm has no constant part that could carry it.
 
     Args:
         kind: `scalar` has one row, the logit itself; `classes` has a row for each of `LABELS`,
             whose difference is the logit; `token` has one row that starts as the difference of
             the LM-head rows of two verdict tokens (`verdict_ids`).
         hidden_size: H.
+        biased: whether each row has a bias, which starts at 0.
     """
 
-    def __init__(self, kind: HeadKind, hidden_size: int) -> None:
+    def __init__(self, kind: HeadKind, hidden_size: int, *, biased: bool = False) -> None:
         super().__init__()
         self.kind: HeadKind = kind
         self.weight = nn.Parameter(torch.empty(ROWS[kind], hidden_size))
         nn.init.normal_(self.weight, std=INIT_STD)
+        self.bias = nn.Parameter(torch.zeros(ROWS[kind])) if biased else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are."""
         with torch.autocast(hidden.device.type, enabled=False):
             rows = at_least_float32(hidden) @ at_least_float32(self.weight).T  # (N, rows)
+            if self.bias is not None:
+                rows = rows + at_least_float32(self.bias)
         return rows[:, 1] - rows[:, 0] if self.kind == "classes" else rows[:, 0]
 
 

@@ -27,8 +27,7 @@ from prm_lightning.types import Aggregation
 FORMAT_VERSION = 1
 MANIFEST = "prm.json"
 HEAD_FILE = "head.safetensors"
-HEAD_TENSOR = "weight"
-HEAD_STATE, MODEL_STATE = "head.weight", "backbone.model."  # names in the state of a PRM
+HEAD_STATE, MODEL_STATE = "head.", "backbone.model."  # before names in the state of a PRM
 
 
 @dataclass(frozen=True)
@@ -170,12 +169,12 @@ class PRM(StepModel):
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        weights = read_head(folder, manifest.head)
+        tensors = read_head(folder, manifest.head)
         tokenizer = load_tokenizer(str(folder))
         encoder = Encoder(tokenizer, manifest.template, manifest.step_end)
         backbone = load_backbone(manifest.backbone, saved=folder)
-        head = StepHead(manifest.head, backbone.hidden_size)
-        head.weight.data.copy_(weights)
+        head = StepHead(manifest.head, backbone.hidden_size, biased="bias" in tensors)
+        head.load_state_dict(tensors)
         prm = cls(backbone, head, encoder, manifest, name=str(folder))
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return prm.to(chosen).eval()
@@ -203,18 +202,16 @@ class PRM(StepModel):
 
         with written_folder(Path(folder), overwrite=overwrite) as target:
             kwargs: dict[str, Any] = {}
-            head = self.head.weight if weights is None else weights[HEAD_STATE]
+            head = self.head.state_dict()
             if weights is not None:
-                kwargs["state_dict"] = {
-                    name.removeprefix(MODEL_STATE): value
-                    for name, value in weights.items()
-                    if name.startswith(MODEL_STATE)
-                }
+                head = _below(HEAD_STATE, weights)
+                kwargs["state_dict"] = _below(MODEL_STATE, weights)
             if self.manifest.backbone.lora is not None:
                 kwargs["save_embedding_layers"] = False  # else PEFT asks the Hub about the base
             self.backbone.model.save_pretrained(target, **kwargs)
             (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-            save_file({HEAD_TENSOR: head.detach().cpu()}, target / HEAD_FILE)
+            tensors = {name: tensor.cpu() for name, tensor in head.items()}
+            save_file(tensors, target / HEAD_FILE)
             self.encoder.tokenizer.save_pretrained(target)
             text = json.dumps(self.manifest.to_json(), indent=2, ensure_ascii=False)
             (target / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -237,6 +234,14 @@ class PRM(StepModel):
         self.manifest = replace(self.manifest, data_fingerprint=fingerprint)
 
 
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+
+
 def read_manifest(folder: Path) -> Manifest:
     """prm.json of a model folder.
 
@@ -255,11 +260,11 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest.from_json(record, folder)
 
 
-def read_head(folder: Path, kind: HeadKind) -> Tensor:
-    """The head's weight ``(rows, H)``, checked.
+def read_head(folder: Path, kind: HeadKind) -> dict[str, Tensor]:
+    """The head's ``weight`` ``(rows, H)`` and, if it has one, ``bias`` ``(rows,)``, checked.
 
     Raises:
-        ValueError: it is missing, or holds no number but zero, or one that is not finite.
+        ValueError: it is missing, or its weight is zero, or a number is not finite.
     """
     from safetensors.torch import load_file
 
@@ -269,10 +274,11 @@ def read_head(folder: Path, kind: HeadKind) -> Tensor:
             f"prm: {folder} holds no {HEAD_FILE}: without its trained head a PRM scores at random. "
             "Save the model again with save_pretrained."
         )
-    weight = load_file(path)[HEAD_TENSOR]
-    if not weight.isfinite().all() or not weight.any():
+    tensors = load_file(path)
+    finite = all(tensor.isfinite().all() for tensor in tensors.values())
+    if not finite or not tensors["weight"].any():
         raise ValueError(
             f"prm: the {kind} head in {path} is all zero or not finite, so its scores mean "
             "nothing. Train again, with a lower learning rate if the loss was NaN."
         )
-    return weight
+    return tensors
