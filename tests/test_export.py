@@ -214,12 +214,21 @@ def test_the_card_tells_what_was_trained_and_how_to_serve(tiny_model_folder, tmp
     place = trained(tiny_model_folder(), tmp_path / "run" / "best_model")
     prm = PRM.from_pretrained(place)
     counts = {"solutions": 7, "problems": 3, "supervised_steps": 21, "wrong_share": 0.25}
+    sources = {"gsm": counts, "own": counts | {"license": "CC-BY-4.0"}}
     (tmp_path / "run" / "data.json").write_text(
-        json.dumps({"sources": {"gsm": counts}, "fingerprint": "f00"})
+        json.dumps({"sources": sources, "fingerprint": "f00"})
     )
     rows = [
-        {"labels": [1.0, None], "scores": [0.9, 0.8], "first_error": -1},
-        {"labels": [1.0, 0.0], "scores": [0.9, 0.1], "first_error": 1},
+        {"problem": p, **row}
+        for p in ("Ann?", "Bob?", "Cid?")
+        for row in (
+            {
+                "labels": [1.0, None],
+                "scores": [0.9, 0.8 if p == "Ann?" else 0.4],
+                "first_error": -1,
+            },
+            {"labels": [1.0, 0.0], "scores": [0.9, 0.1], "first_error": 1},
+        )
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "run" / "val_scores.jsonl").write_text(lines)
@@ -231,9 +240,11 @@ def test_the_card_tells_what_was_trained_and_how_to_serve(tiny_model_folder, tmp
         return write_card(prm, run, "prm 4b", format, encoding, "pass", parity)
 
     text = card("token-classification")
-    assert "| gsm | 7 | 3 | 21 | 25.0% |" in text
-    assert "2 validation solutions (3 labelled steps)" in text
-    assert "| AUROC of steps | 1.000 |" in text
+    assert "| gsm | 7 | 3 | 21 | 25.0% | not stated |" in text
+    assert "| own | 7 | 3 | 21 | 25.0% | CC-BY-4.0 |" in text
+    assert "6 validation solutions (9 labelled steps, 3 problems)" in text
+    assert "| AUROC of steps | 1.000 [1.000, 1.000] |" in text
+    assert "no flag in right solutions | 0.333 [0.000, 1.000] |" in text
     step = json.dumps({"tok_pooling_type": "STEP", "step_tag_id": prm.manifest.step_end_id})
     assert f"vllm serve 'prm 4b' --runner pooling --pooler-config '{step}'" in text
     assert '--pooler-config \'{"task": "classify"}\'' in text

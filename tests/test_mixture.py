@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from prm_lightning.sources.mixture import SourceSpec, describe, fingerprint, read_mixture
 from prm_lightning.sources.stepwise import Stepwise
+from prm_lightning.sources.synthetic import Synthetic
 from prm_lightning.types import Dropped, Solution, Step
 
 
@@ -103,6 +104,17 @@ def test_the_report_counts_by_reason_and_describes_what_is_kept():
             | dict.fromkeys(("q75", "q95", "max"), 7),
         }
     }
+
+
+def test_a_licence_is_reported_where_it_is_stated():
+    specs = [
+        SourceSpec(Fixed([solution(1)]), name="mine", license="CC-BY-4.0"),
+        SourceSpec(Fixed([solution(0)])),
+        SourceSpec(Synthetic(1), name="made"),
+    ]
+    report = read_mixture(specs).report.to_json()
+    found = {name: counts.get("license") for name, counts in report.items()}
+    assert found == {"mine": "CC-BY-4.0", "fixed": None, "made": "Apache-2.0"}
 
 
 def test_a_source_that_kept_nothing_is_reported():

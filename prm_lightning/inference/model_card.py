@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+# Figures and intervals alone, which need no model; a card is a small evaluation.
+from prm_lightning.evaluation.intervals import (
+    Draws,
+    Estimate,
+    divide,
+    draw_problems,
+    harmonic_mean,
+    summarise,
+)
+from prm_lightning.evaluation.processbench import find_first_error
+from prm_lightning.evaluation.steps import Steps, measure_steps
+from prm_lightning.evaluation.tables import show_interval
 from prm_lightning.inference.card_code import Encoding
 from prm_lightning.inference.export_formats import Format
 from prm_lightning.inference.parity import Parity
 from prm_lightning.inference.serving import Served, serve_commands
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.text import normalise_problem
+from prm_lightning.types import ALL_CORRECT, UNKNOWN
 
 EXAMPLE = ("What is 2 + 3 * 4?", ["3 * 4 = 12.", "2 + 12 = 14."])
+RESAMPLES = 1000  # of the problems, for intervals
 SHOWN = {
     "auroc": "AUROC of steps",
     "error_ap": "average precision of errors",
@@ -96,12 +116,13 @@ def _training(path: Path, fingerprint: str | None) -> str:
     if fingerprint not in (None, report.get("fingerprint")):
         return ""  # of another run
     rows = [
-        "| source | solutions | problems | steps with labels | wrong steps |",
-        "|" + " --- |" * 5,
+        "| source | solutions | problems | steps with labels | wrong steps | licence |",
+        "|" + " --- |" * 6,
     ]
     for name, counts in report.get("sources", {}).items():
         cells = [f"{counts.get(key, '')}" for key in ("solutions", "problems", "supervised_steps")]
-        rows.append(f"| {name} | {' | '.join(cells)} | {counts.get('wrong_share', 0):.1%} |")
+        cells += [f"{counts.get('wrong_share', 0):.1%}", counts.get("license", "not stated")]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     used = f"Data fingerprint `{report.get('fingerprint')}`."
     return "## Training data\n\n" + "\n".join(rows) + f"\n\n{used}"
 
@@ -110,40 +131,53 @@ def _validation(path: Path, threshold: float) -> str:
     """Metrics of the validation data, from the scores that the run kept."""
     if not path.is_file():
         return ""
-    from prm_lightning.modeling.metrics import measure
-
-    scores = _read_scores(path)
-    measured = {name: float(value) for name, value in measure(scores, (), threshold).items()}
-    rows = ["| metric | value |", "| --- | --- |"]
+    rows = [row.values for row in read_rows(str(path)) if isinstance(row, Row)]
+    problems = [normalise_problem(str(row.get("problem", i))) for i, row in enumerate(rows)]
+    steps = _labelled_steps(rows)
+    measured = _estimate(rows, steps, threshold, draw_problems(problems, RESAMPLES, seed=0))
+    lines = ["| metric | value [95 % interval] |", "| --- | --- |"]
     for name, title in SHOWN.items():
-        if name in measured and measured[name] == measured[name]:
-            rows.append(f"| {title} | {measured[name]:.3f} |")
+        if not math.isnan(measured[name].value):
+            lines.append(f"| {title} | {show_interval(measured[name])} |")
     return (
         "## Validation\n\n"
-        f"On the {measured['solutions']:.0f} validation solutions ({measured['steps']:.0f} "
-        "labelled steps) of the training run, on which the threshold may have been fitted and "
-        "this model chosen: figures on test data, with intervals, are made by `python -m "
-        "prm_lightning evaluate`.\n\n" + "\n".join(rows)
+        f"On the {len(rows)} validation solutions ({len(steps.labels)} labelled steps, "
+        f"{len(set(problems))} problems) of the training run, on which the threshold may have been "
+        "fitted and this model chosen; intervals by drawing problems. Figures on test data are "
+        "made by `python -m prm_lightning evaluate`.\n\n" + "\n".join(lines)
     )
 
 
-def _read_scores(path: Path) -> Any:
-    import torch
+def _labelled_steps(rows: Sequence[Mapping[str, Any]]) -> Steps:
+    found = [
+        (score, label, position, number)
+        for number, row in enumerate(rows)
+        for position, (score, label) in enumerate(zip(row["scores"], row["labels"], strict=True))
+        if label is not None
+    ]
+    columns = np.array(found, np.float64).reshape(-1, 4).T
+    return Steps(columns[0], columns[1], columns[2].astype(int), columns[3].astype(int))
 
-    from prm_lightning.modeling.metrics import StepScores
-    from prm_lightning.sources.rows import Row, read_rows
 
-    columns: list[list[float]] = [[] for _ in StepScores._fields]
-    rows = (row.values for row in read_rows(str(path)) if isinstance(row, Row))
-    for number, row in enumerate(rows):
-        for position, (label, score) in enumerate(zip(row["labels"], row["scores"], strict=False)):
-            known = label is not None
-            values = (score, label or 0.0, float(known), position, row["first_error"], 0, number)
-            for column, value in zip(columns, values, strict=True):
-                column.append(value)
-    floats = [torch.tensor(column, dtype=torch.float64) for column in columns[:3]]
-    whole = [torch.tensor(column, dtype=torch.int64) for column in columns[3:]]
-    return StepScores(*floats, *whole)
+def _estimate(
+    rows: Sequence[Mapping[str, Any]], steps: Steps, threshold: float, draws: Draws
+) -> dict[str, Estimate]:
+    """Every metric of `SHOWN`; a solution that was cut before its error counts for its steps."""
+    errors = np.array(
+        [r["first_error"] if r["first_error"] < len(r["scores"]) else UNKNOWN for r in rows]
+    )
+    found = np.array([find_first_error(row["scores"], threshold) for row in rows])
+    wrong, right = (
+        divide(draws.total((found == errors) & half), draws.total(half))
+        for half in (errors >= 0, errors == ALL_CORRECT)
+    )
+    values = {
+        **measure_steps(steps, threshold, Draws(draws.counts, draws.problems[steps.solutions])),
+        "processbench_f1": harmonic_mean(wrong, right),
+        "processbench_wrong": wrong,
+        "processbench_right": right,
+    }
+    return {name: summarise(values[name]) for name in SHOWN}
 
 
 def _origin(fitted_on: str | None) -> str:

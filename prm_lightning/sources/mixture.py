@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -28,12 +28,14 @@ class SourceSpec:
         repeat: how often each solution is drawn per epoch, >= 0; 0.5 draws half of them.
         limit: read the first solutions only, this many, dropped rows counted too; None reads all.
         name: what to report its solutions under, instead of the source's own name.
+        license: of its data, such as MIT; it goes to data.json and to the cards of exported models.
     """
 
     source: Source
     repeat: float = 1.0
     limit: int | None = None
     name: str | None = None
+    license: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.repeat < math.inf:
@@ -56,10 +58,12 @@ class ReadReport:
         solutions: the rows kept, of all sources.
         dropped: the rows that could not be used, by the name of their source; every source has
             an entry.
+        licenses: of the sources where they are stated, by name.
     """
 
     solutions: list[Solution]
     dropped: dict[str, list[Dropped]]
+    licenses: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Counts and shape by source, for ``data.json``."""
@@ -72,6 +76,7 @@ class ReadReport:
                 "kept": len(solutions),
                 "dropped": _count_by_reason(self.dropped.get(name, [])),
                 **describe(solutions),
+                **({"license": self.licenses[name]} if name in self.licenses else {}),
             }
             for name, solutions in kept.items()
         }
@@ -129,6 +134,8 @@ def read_mixture(
         mixture.report.dropped.setdefault(name_of_dropped, []).extend(dropped)
         for position, solution in enumerate(solutions):
             name = spec.name or solution.source
+            if license := spec.license or getattr(spec.source, "license", None):
+                mixture.report.licenses[name] = license
             id = _make_unique(name, solution.id or f"{name}:{position}", ids)
             named = replace(solution, source=name, id=id)
             mixture.solutions.append(supervise(named, reward_as, after_first_error))

@@ -53,6 +53,8 @@ class Synthetic:
         ValueError: no problems or attempts are asked for, or `split` or `after_error` is unknown.
     """
 
+    license = "Apache-2.0"  # the templates' own
+
     def __init__(
         self,
         problems: int = 1000,
