@@ -354,13 +354,14 @@ def test_the_verb_checks_in_a_fresh_process(
 
 
 @pytest.mark.slow
-def test_a_difference_that_is_too_large_leaves_nothing(tiny_model_folder, tmp_path):
+def test_a_difference_that_is_too_large_leaves_nothing(tiny_model_folder, tmp_path, capsys):
     base = tiny_model_folder("qwen3", **WIDE)
     place = trained(base, tmp_path / "run" / "best_model", quantize="nf4", dtype="bfloat16")
     with pytest.raises(ValueError, match=r"does not score as the model does.*--tolerance"):
         cut(place, "--merge_into", "original", out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     cut(place, "--merge_into", "original", "--tolerance", "1", out=tmp_path / "out")
+    assert "bf16, adapters added to the original weights\n" in capsys.readouterr().out
     parity = json.loads((tmp_path / "out" / "export.json").read_text())["parity"]
     assert parity["mean"] > 0.01
 

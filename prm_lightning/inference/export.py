@@ -28,6 +28,8 @@ def export(
     merge_into: Literal["dequantized", "original"] = "dequantized",
     tolerance: float | None = None,
     device: str | None = None,
+    push_to_hub: str | None = None,
+    visibility: Literal["private", "public"] = "private",
     overwrite: bool = False,
 ) -> None:
     """Write a trained model as a checkpoint that others load without code of this project.
@@ -45,7 +47,11 @@ def export(
         tolerance: largest difference in P(correct) that is let pass, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         device: cpu, cuda, cuda:1 and so on; the first GPU, if there is one, if not given.
-        overwrite: replace the output.
+        push_to_hub: owner/name of a repository on the Hugging Face Hub that gets the folder once it
+            has passed; it is made if it does not exist. The token is HF_TOKEN or HF_AUTH_TOKEN,
+            from the environment or .env. Without this option nothing is sent anywhere.
+        visibility: of that repository.
+        overwrite: replace the output, and files of that repository.
     """
     place = _find_model(Path(model))
     target = Path(output)
@@ -53,14 +59,23 @@ def export(
         raise FileExistsError(f"{target} exists. Give another --output, or --overwrite.")
     from prm_lightning.folders import written_folder
     from prm_lightning.inference.exported import Choice, write_checked
+    from prm_lightning.inference.hub import open_repository, push
     from prm_lightning.modeling.prm import PRM
 
+    hub = None
+    if push_to_hub is not None:
+        hub = open_repository(push_to_hub, visibility, overwrite=overwrite)
     prm = PRM.from_pretrained(place, device)
-    choice = Choice(format, dtype, labels, merge_into, tolerance)
+    choice = Choice(format, dtype, labels, merge_into, tolerance, push_to_hub)
     with written_folder(target, overwrite=overwrite) as folder:
         parity = write_checked(prm, place, folder, target, choice)
-    print(f"{target}: {format} in {dtype}\n  against {place}: {parity}")
+    config = prm.manifest.backbone
+    merged = format != "adapter" and config.lora is not None and config.quantize != "none"
+    into = f", adapters added to the {merge_into} weights" if merged else ""
+    print(f"{target}: {format} in {dtype}{into}\n  against {place}: {parity}")
     print(f"  how to score with it and how to serve it: {target / 'README.md'}")
+    if hub is not None and push_to_hub is not None:
+        print(f"  sent, {visibility}: {push(hub, target, push_to_hub, visibility)}")
 
 
 def _find_model(model: Path) -> Path:

@@ -53,6 +53,7 @@ class Choice:
         labels: names of the labels 0 and 1.
         merge_into: what adapters of a quantized model are added to.
         tolerance: largest difference in P(correct) that is let pass; None for the usual ones.
+        repo: of the Hub that it is meant for, by whose name its card calls it.
     """
 
     format: Format
@@ -60,6 +61,7 @@ class Choice:
     labels: Labels = "INCORRECT/CORRECT"
     merge_into: MergeInto = "dequantized"
     tolerance: float | None = None
+    repo: str | None = None
 
 
 def write_checked(prm: PRM, place: Path, folder: Path, target: Path, choice: Choice) -> Parity:
@@ -77,6 +79,7 @@ def write_checked(prm: PRM, place: Path, folder: Path, target: Path, choice: Cho
         OSError: the disk is full.
     """
     require_layout(prm, choice.format)
+    _require_public_base(prm, choice)
     verdicts = None
     if choice.format == "causal-lm":
         verdicts = verdict_ids(prm.encoder.tokenizer, prm.manifest.template)
@@ -96,13 +99,25 @@ def write_checked(prm: PRM, place: Path, folder: Path, target: Path, choice: Cho
     theirs = score_in_fresh_process(code, device, choice.format != "adapter", PROBES)
     parity = compare(ours, theirs, prm.threshold)
     require_parity(parity, exact, choice.tolerance, "export")
-    code = scoring_code(str(target), choice.format, prm, encoding, choice.dtype)
+    name = choice.repo or str(target)
+    code = scoring_code(name, choice.format, prm, encoding, choice.dtype)
     run = place.parent
-    card = write_card(prm, run, str(target), choice.format, encoding, code, parity)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    _write_json(folder / MANIFEST_FILE, _scorer_manifest(prm, encoding, choice))
-    _write_json(folder / EXPORT_RECORD, _record(prm, encoding, choice, parity))
+    card = write_card(prm, run, name, choice.format, encoding, code, parity)
+    with _full_disk_explained(target):
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write_json(folder / MANIFEST_FILE, _scorer_manifest(prm, encoding, choice))
+        _write_json(folder / EXPORT_RECORD, _record(prm, encoding, choice, parity))
     return parity
+
+
+def _require_public_base(prm: PRM, choice: Choice) -> None:
+    """Refuse to send an adapter whose base model lies on this computer alone."""
+    base = prm.manifest.backbone.name
+    if choice.repo and choice.format == "adapter" and Path(base).exists():
+        raise ValueError(
+            f"export: the base model of this adapter is the folder {base}, which {choice.repo} "
+            "would not hold. Send merged weights: --format token-classification."
+        )
 
 
 def _write_weights(prm: PRM, place: Path, folder: Path, encoding: Encoding, choice: Choice) -> None:
