@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_config
 from safetensors.torch import load_file
 from test_prm import HEADS, TEMPLATES, tiny_prm
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from prm_lightning.inference import export_formats as formats
 from prm_lightning.inference.card_code import read_encoding, scoring_code
@@ -307,10 +307,15 @@ def test_an_architecture_without_a_class_is_named(tokenizer, tmp_path):
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_full_disk_leaves_nothing(tiny_model_folder, tmp_path):
+@pytest.mark.parametrize(("words", "limit"), [(0, 40_000), (3000, 200_000)])
+def test_a_full_disk_leaves_nothing(tiny_model_folder, tmp_path, words, limit):
+    """Whether it is full at the weights or, with many words, at the tokenizer."""
     place = trained(tiny_model_folder(), tmp_path / "run" / "best_model")
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer.add_tokens([f"word{i}" for i in range(words)])
+    tokenizer.save_pretrained(place)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # bytes a file may have
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # bytes a file may have
     try:
         with pytest.raises(OSError, match=r"cannot write .*out: .* Free some space") as caught:
             cut(place, out=tmp_path / "out")

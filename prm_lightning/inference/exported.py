@@ -196,12 +196,14 @@ def _write_json(path: Path, record: dict[str, Any] | None) -> None:
 
 @contextmanager
 def _full_disk_explained(target: Path) -> Iterator[None]:
-    """safetensors has an error of its own for what the disk refuses."""
+    """For what the disk refuses safetensors has an error of its own, and tokenizers a bare one."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except (SafetensorError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (SafetensorError, OSError)) and type(error) is not Exception:
+            raise
         raise OSError(
             f"export: cannot write {target}: {error}. Free some space, or give another --output."
         ) from error
