@@ -2,8 +2,8 @@
 
     python benchmarks/scoring.py [--problems 20] [--pool $DEV_DATA/best_of_n_mixed.jsonl]
 
-SmolLM2-135M in bf16 with a fresh head, template `plain`, in one run, the ways in turn after two
-attempts to warm up.
+SmolLM2-135M in bf16 (`--dtype float32` for CPUs that only emulate it) with a fresh head, template
+`plain`, in one run, the ways in turn after two attempts to warm up.
 
 Whole solutions, 16 attempts of each problem:
   trees     what `PRM.score_all` does: one token tree a problem
@@ -179,20 +179,29 @@ def search_by_rescoring(
     return scores
 
 
-def compare(ways: dict[str, Callable[[Items], Scores]], items: Items) -> dict[str, object]:
-    """Seconds of each way, how many times the first is faster, and how far scores differ.
+def compare(
+    ways: dict[str, Callable[[Items], Scores]], items: Items, computed: list[int]
+) -> dict[str, object]:
+    """Seconds and tokens of each way, how many times the first is faster, how far scores differ.
 
     Processor seconds are summed over threads; they can be trusted where other jobs run beside.
+
+    Args:
+        ways: the same work done in several ways.
+        items: what to score.
+        computed: grows by the tokens of each forward pass, padding included.
     """
     problem, solutions = items[0]
     for way in ways.values():
         way([(problem, solutions[:2])])
-    seconds, processor, scores = {}, {}, {}
+    seconds, processor, tokens, scores = {}, {}, {}, {}
     for name, way in ways.items():
+        computed.clear()
         start, begun = time.perf_counter(), time.process_time()
         scores[name] = torch.tensor([v for rows in way(items) for row in rows for v in row])
         seconds[name] = time.perf_counter() - start
         processor[name] = time.process_time() - begun
+        tokens[name] = sum(computed)
         print(f"{name} {seconds[name]:.1f} s", file=sys.stderr, flush=True)
     first, *others = ways
     differences = [float((scores[name] - scores[first]).abs().max()) for name in others]
@@ -201,6 +210,7 @@ def compare(ways: dict[str, Callable[[Items], Scores]], items: Items) -> dict[st
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "times_faster_than": {n: round(seconds[n] / seconds[first], 2) for n in others},
         "processor_seconds": {name: round(value, 2) for name, value in processor.items()},
+        "tokens": tokens,
         "max_difference": round(max(differences), 4),
     }
 
@@ -219,6 +229,10 @@ def main() -> None:
     prm = PRM.create(Backbone(BACKBONE, dtype=args.dtype), template="plain").eval()
     # A fresh head says 0.5 of everything; a larger one lets differences be seen.
     torch.nn.init.normal_(prm.head.weight, std=0.02)
+    computed: list[int] = []
+    prm.backbone.causal_lm.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
     kinds = {f"generated, {args.attempts} attempts": generated(args.problems, args.attempts)}
     if args.pool:
         kinds[args.pool.name] = pool(args.pool, args.problems)
@@ -238,8 +252,8 @@ def main() -> None:
         name: {
             "problems": len(items),
             "solutions": sum(len(solutions) for _, solutions in items),
-            "whole solutions": compare(whole, items),
-            "beam search": compare(search, items),
+            "whole solutions": compare(whole, items, computed),
+            "beam search": compare(search, items, computed),
         }
         for name, items in kinds.items()
     }
