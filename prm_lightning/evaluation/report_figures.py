@@ -262,6 +262,7 @@ def draw_best_of_n(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 def _curves_by_n(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
     """What `draw_best_of_n` draws of one source."""
     curves: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    with_band: set[str] = set()
     for row in rows:
         estimate = (row.get("metrics") or {}).get("accuracy") or {}
         is_shown = row.get("chosen") or row.get("kind") == "baseline"
@@ -269,6 +270,8 @@ def _curves_by_n(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
             method, model = str(row.get("method", "")), plain(str(row.get("model", "")))
             name = f"{model} ({method}, {row.get('aggregation')})" if row.get("chosen") else method
             curves.setdefault((method, name), {})[row["n"]] = estimate
+            if row.get("kind") == "model":  # the bands of more would hide each other
+                with_band.add(name)
     models = zip(cycle(("o-", "^--", "s-.", "D:")), cycle(CYCLE))  # 20 looks that differ
     series = []
     for (method, name), points in curves.items():
@@ -278,7 +281,7 @@ def _curves_by_n(rows: Sequence[Mapping[str, Any]]) -> list[Series]:
             [float("nan") if points[n].get(key) is None else points[n][key] for n in x]
             for key in ("value", "low", "high")
         )
-        interval = () if method in FIXED else (low, high)
+        interval = (low, high) if name in with_band else ()
         series.append(Series(name, x, y, colour, style, *interval))
     return series
 
