@@ -158,7 +158,7 @@ def _run(job: RayJob, folder: Path, pieces: dict[int, Piece]) -> Iterator[dict[s
     """What `PieceScorer` says of each piece, as they are finished."""
     if not pieces:
         return
-    ray = _start_ray()
+    ray = _start_ray(job.workers)
     gpus = int(ray.cluster_resources().get("GPU", 0)) if job.device in (None, "cuda") else 0
     cpus = int(ray.cluster_resources().get("CPU", 1))
     items = [{"piece": json.dumps([part, asdict(piece)])} for part, piece in pieces.items()]
@@ -180,8 +180,8 @@ def _run(job: RayJob, folder: Path, pieces: dict[int, Piece]) -> Iterator[dict[s
         raise ValueError(f"score: an actor failed: {cause}".strip().splitlines()[0]) from error
 
 
-def _start_ray() -> Any:
-    """Ray, connected to a cluster or with one of its own."""
+def _start_ray(workers: int | None) -> Any:
+    """Ray, connected to a cluster or with one of its own that has room for the workers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
         import ray
@@ -192,7 +192,13 @@ def _start_ray() -> Any:
             "pip install 'prm_lightning[ray]'."
         ) from error
     if not ray.is_initialized():
-        alone = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        alone: dict[str, Any] = {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": max(workers or 1, os.cpu_count() or 1),
+        }
+        if os.environ.get("RAY_ADDRESS"):
+            alone = {}
         ray.init(logging_level="warning", log_to_driver=False, **alone)
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -39,7 +38,7 @@ def shard(prm: PRM, mesh: Any) -> None:
     fully_shard(prm, mesh=mesh)
 
 
-def gather_weights(prm: PRM) -> dict[str, Tensor] | None:
+def gather_weights(prm: PRM) -> dict[str, Any] | None:
     """What `PRM.save_pretrained` needs of a sharded model; every process takes part.
 
     Returns:
