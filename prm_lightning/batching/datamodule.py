@@ -24,6 +24,7 @@ from prm_lightning.sources.leaks import exclude, report_leaks
 from prm_lightning.sources.mixture import Mixture, SourceSpec, describe, fingerprint, read_mixture
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
 from prm_lightning.sources.splits import Balance, balance, split_by_group
+from prm_lightning.training.stopping import leave_to_the_run
 from prm_lightning.types import Solution, StepBatch
 
 NOT_IN_START = {
@@ -176,12 +177,13 @@ class PRMDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Where in which epoch of which data training stands."""
         assert self.trainer is not None
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return {
             "fingerprint": self.fingerprint,
             "epoch": self.trainer.current_epoch,
-            "batches": progress.current.processed,  # type: ignore[attr-defined]
-            "epoch_is_over": progress.is_last_batch,
+            "batches": done,
+            "epoch_is_over": done >= loop.max_batches,
             "processes": self.trainer.world_size,
         }
 
@@ -316,6 +318,7 @@ class PRMDataModule(LightningDataModule):
             batch_size=None,
             sampler=Order(batches, done),
             num_workers=self.num_workers,
+            worker_init_fn=leave_to_the_run,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -208,6 +208,9 @@ class PRM(StepModel):
                 kwargs["state_dict"] = _below(MODEL_STATE, weights)
             if self.manifest.backbone.lora is not None:
                 kwargs["save_embedding_layers"] = False  # else PEFT asks the Hub about the base
+                adapters = self.backbone.model.peft_config["default"]
+                if isinstance(adapters.target_modules, set):  # which is written in any order
+                    adapters.target_modules = sorted(adapters.target_modules)
             self.backbone.model.save_pretrained(target, **kwargs)
             (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             tensors = {name: tensor.cpu() for name, tensor in head.items()}

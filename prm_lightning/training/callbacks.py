@@ -123,8 +123,20 @@ class Throughput(Callback):
     row a solution; it is negative where padding outweighs what is shared.
     """
 
+    def __init__(self) -> None:
+        self.before = 0.0  # seconds of training before this process went on with it
+        self.steps = self.computed = self.separate = 0
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._restart()
+        self.since = time.perf_counter() - self.before
+
+    def state_dict(self) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.since
+        return {"seconds": seconds, "counts": [self.steps, self.computed, self.separate]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+        self.steps, self.computed, self.separate = state_dict["counts"]
 
     def on_train_batch_end(
         self,
@@ -159,10 +171,6 @@ class Throughput(Callback):
         if not trainer.sanity_checking and trainer.state.fn == "fit":
             self.since += time.perf_counter() - self.paused  # validation is not training
 
-    def _restart(self) -> None:
-        self.since = time.perf_counter()
-        self.steps = self.computed = self.separate = 0
-
 
 class Pictures(Callback):
     """Draws validation into TensorBoard: reliability, precision-recall, a step heat map."""
@@ -186,9 +194,10 @@ class Pictures(Callback):
             "val/error_precision_recall": error_precision_recall(*supervised),
             "val/step_heat_map": step_heat_map(self._examples(scores, pl_module)),
         }
+        step = trainer.global_step - 1  # counted from 0, as Lightning logs the metrics beside them
         for board in boards:
             for name, figure in figures.items():
-                board.add_figure(name, figure, global_step=trainer.global_step)
+                board.add_figure(name, figure, global_step=step)
 
     def _examples(self, scores: Any, pl_module: Any) -> list[Any]:
         """The first few solutions of the data, the same ones every time."""

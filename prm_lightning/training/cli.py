@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -27,24 +27,17 @@ from prm_lightning.training.callbacks import (
 )
 from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
 from prm_lightning.training.finite import RECORD, FiniteSteps
-from prm_lightning.training.loggers import CutBackMetrics, run_loggers
+from prm_lightning.training.loggers import CutBackLogs, run_loggers
 from prm_lightning.training.module import PRMModule
+from prm_lightning.training.run_folder import (
+    check_folder,
+    one_line_for_disk_faults,
+    prepare_folder,
+    remove,
+    run_record,
+)
+from prm_lightning.training.saving import StepCheckpoints
 from prm_lightning.training.sharded import ShardedStrategy
-from prm_lightning.training.validation import VALIDATION_SCORES
-
-CONFIG = "config.yaml"
-WRITTEN = (
-    CONFIG, "data.json", "untrained.json", "checkpoints", "best_model", "final_model",
-    "metrics.csv", "events.*", "hparams.yaml", RECORD, "report.html", "test.json",
-    VALIDATION_SCORES,
-)  # fmt: skip
-PER_CALL = (
-    "config",
-    "ckpt_path",
-    "overwrite",
-    "weights_only",
-    "verbose",
-)  # no part of what a run is
 
 
 class PRMCLI(LightningCLI):
@@ -59,7 +52,12 @@ class PRMCLI(LightningCLI):
         parser.add_argument(
             "--overwrite", action="store_true", help="replace what a run left in the folder"
         )
-        parser.add_argument("--keep", type=int, default=2, help="step checkpoints that are kept")
+        parser.add_argument(
+            "--keep",
+            type=int,
+            default=2,
+            help="step checkpoints that are kept (-1: all, 0: last.ckpt alone)",
+        )
         parser.add_argument(
             "--checkpoint_every", type=int, default=500, help="optimizer steps between checkpoints"
         )
@@ -112,18 +110,24 @@ class PRMCLI(LightningCLI):
         """Write config.yaml, and the hyper-parameters to the loggers."""
         if self.trainer.is_global_zero:
             self.datamodule.setup("fit")  # a run is not given up for one whose data cannot be read
-            for path in self.replaced:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / CONFIG).write_text(self.record, encoding="utf-8")
+            remove(self.replaced)
+        self.resumed = self._get(self.config_init, "ckpt_path")
+        if self.resumed == "last":
+            self.resumed = newest_whole(self.folder / "checkpoints")
+        if self.trainer.is_global_zero:
+            prepare_folder(self.folder, self.record, resumed=bool(self.resumed))
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(flatten(self._get(self.config, "model").clone().as_dict()))
+            if not (
+                self.resumed and isinstance(logger, TensorBoardLogger)
+            ):  # would show them twice
+                logger.log_hyperparams(flatten(self._get(self.config, "model").clone().as_dict()))
 
     def fit(self, **kwargs: Any) -> None:
         """Train; ``--ckpt_path last`` takes the newest whole checkpoint, or starts without any."""
-        if kwargs.get("ckpt_path") == "last":
-            kwargs["ckpt_path"] = newest_whole(self.folder / "checkpoints")
-        self.trainer.fit(**kwargs)
+        if self.resumed:
+            self.trainer.num_sanity_val_steps = 0  # its metrics would replace those of the run
+        with one_line_for_disk_faults(self.folder):
+            self.trainer.fit(**{**kwargs, "ckpt_path": self.resumed})
 
     def after_test(self) -> None:
         """Write test.json, every metric that the test data define."""
@@ -153,19 +157,12 @@ class PRMCLI(LightningCLI):
 
     def _run_callbacks(self) -> list[Any]:
         config = self.config["fit"]
-        checkpoints = ModelCheckpoint(
-            dirpath=self.folder / "checkpoints",
-            filename="step-{step:06d}",
-            auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
-            save_top_k=config.keep,
-            save_last=True,
-            every_n_train_steps=config.checkpoint_every,
+        checkpoints = StepCheckpoints(
+            self.folder / "checkpoints", config.checkpoint_every, config.keep
         )
         callbacks: list[Any] = [
             DataReport(self.folder),
-            CutBackMetrics(self.folder),
+            CutBackLogs(self.folder, records=[RECORD]),
             FiniteSteps(self.folder),
             Throughput(),
             KeepModels(self.folder, config.monitor),
@@ -185,47 +182,6 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> list[Path]:
-    """Make sure that a run may write into its folder.
-
-    Returns:
-        What another run left there and this one is asked to replace.
-
-    Raises:
-        FileExistsError: something is there that would be mixed with this run or lost.
-    """
-    if not folder.exists() or not any(folder.iterdir()):
-        return []
-    config = folder / CONFIG
-    if not config.is_file():
-        raise FileExistsError(
-            f"fit: {folder} exists and is no folder of a run (it holds no {CONFIG}). "
-            "Give another folder with --output."
-        )
-    if overwrite:
-        return [path for pattern in WRITTEN for path in folder.glob(pattern)]
-    if not resume:
-        raise FileExistsError(
-            f"fit: {folder} holds a run already. Continue it with --ckpt_path last, replace it "
-            "with --overwrite, or give another folder with --output."
-        )
-    if config.read_text(encoding="utf-8") != record:
-        raise FileExistsError(
-            f"fit: {folder} holds a run with another configuration (compare {config}). "
-            "Continue it with its own, replace it with --overwrite, or give another --output."
-        )
-    return []
-
-
-def run_record(dump: str) -> str:
-    """The configuration of a run as config.yaml, without what only this call is about."""
-    import yaml
-
-    config = yaml.safe_load(dump)
-    kept = {name: value for name, value in config.items() if name not in PER_CALL}
-    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
 def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, Any]:

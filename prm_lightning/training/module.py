@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -117,6 +118,11 @@ class PRMModule(LightningModule):
     def forward(self, batch: StepBatch) -> Tensor:
         """``(B, S)`` float32 log-odds that each step is correct."""
         return self.model(batch)  # type: ignore[no-any-return]
+
+    def on_train_batch_start(self, batch: StepBatch, batch_idx: int) -> None:
+        """Seed what is random in a step, dropout, so that it is the same in a resumed run."""
+        place = (self.datamodule.seed, self.global_step, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """This batch's share of the loss of its optimizer step.
