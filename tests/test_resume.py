@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from chaos import command, draws, launch, make_model, make_rows, trained_batches
-from compared_runs import differences
+from compared_runs import differences, files_of, metric_rows
 from test_training import fit, options  # noqa: F401  a fixture
 
 from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
 from prm_lightning.training.cli import main
 from prm_lightning.training.loggers import cut_back, cut_back_lines
 from prm_lightning.training.module import PRMModule
+from prm_lightning.training.saving import StepCheckpoints
 from prm_lightning.training.stopping import STOPPED
 
 
@@ -53,6 +54,7 @@ def stop(monkeypatch):
 
 SHORT = {"trainer.max_steps": 6, "checkpoint_every": 3}
 NO_VALIDATION = {"trainer.max_steps": 14, "trainer.check_val_every_n_epoch": 3}
+EPOCH_ENDS = {"trainer.max_epochs": 2, "checkpoint_every": 7}
 IN_EPOCHS = {
     "data.solutions_per_step": "null",
     "data.tokens_per_batch": 256,
@@ -140,23 +142,58 @@ def test_all_ranks_stop_at_one_step(tiny, tmp_path):
     assert SealedCheckpointIO().load_checkpoint(path)["global_step"] == last[0] + 1
 
 
-def test_validation_that_is_due_at_a_checkpoint_is_not_skipped(run, monkeypatch):
-    whole = run("whole", **IN_EPOCHS)
+@pytest.mark.parametrize(
+    ("changes", "dies_at"),
+    [(IN_EPOCHS, 4), pytest.param(EPOCH_ENDS, 9, marks=pytest.mark.slow)],
+)
+def test_validation_that_is_due_at_a_checkpoint_is_not_skipped(run, monkeypatch, changes, dies_at):
+    whole = run("whole", **changes)
     take_step = PRMModule.training_step
 
     def die(module, batch, batch_idx):
-        if module.global_step == 4:
+        if module.global_step == dies_at:
             raise KeyError("dies")
         return take_step(module, batch, batch_idx)
 
     with monkeypatch.context() as patch:
         patch.setattr(PRMModule, "training_step", die)
         with pytest.raises(KeyError, match="dies"):
-            run("part", **IN_EPOCHS)
-    assert_same(whole, run("part", **IN_EPOCHS))
+            run("part", **changes)
+    assert_same(whole, run("part", **changes))
 
 
-@pytest.mark.parametrize(("keep", "steps"), [(1, [6]), (0, []), (-1, [2, 4, 6])])
+@pytest.mark.slow
+def test_a_run_that_was_stopping_early_stops(run, monkeypatch):
+    early = {"monitor": "val/loss", "mode": "max", "patience": 1}
+    callbacks = [
+        {"class_path": "tracing.Trace"},
+        {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": early},
+    ]
+    changes = {"trainer.callbacks": json.dumps(callbacks), "checkpoint_every": 7}
+    whole = run("whole", **changes, **{"trainer.max_epochs": 5})
+    assert len(trained_batches(whole.with_suffix(".trace"))[0]) == 2 * 7
+
+    def die(callback, trainer, module):
+        if trainer.should_stop:
+            raise KeyError("dies")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepCheckpoints, "on_train_end", die)
+        with pytest.raises(KeyError, match="dies"):
+            run("part", **changes, **{"trainer.max_epochs": 5})
+    part = run("part", **changes, **{"trainer.max_epochs": 5})
+    assert files_of(part / "final_model") == files_of(whole / "final_model")
+    assert metric_rows(part) == metric_rows(whole)
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps"),
+    [
+        (1, [6]),
+        pytest.param(0, [], marks=pytest.mark.slow),
+        pytest.param(-1, [2, 4, 6], marks=pytest.mark.slow),
+    ],
+)
 def test_so_many_step_checkpoints_are_kept_and_always_the_last(run, keep, steps):
     output = run("run", keep=keep, **{"trainer.max_steps": 6})
     names = sorted(path.name for path in (output / "checkpoints").iterdir())

@@ -77,8 +77,10 @@ class StepCheckpoints(Checkpoint):
         self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save_if_due(trainer)
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save_if_due(trainer)  # else EarlyStopping has not looked at it yet
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._save_if_due(trainer)
@@ -104,6 +106,12 @@ class StepCheckpoints(Checkpoint):
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         for count in (epochs["total"], epochs["current"]):
             count["completed"] = count["processed"]
+        checkpoint["should_stop"] = trainer.should_stop  # EarlyStopping forgets that it said so
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        trainer.should_stop = checkpoint.get("should_stop", False)
 
     def _save_if_due(self, trainer: Trainer) -> None:
         if not self.is_due:
