@@ -31,11 +31,14 @@ _STEP_NUMBER = re.compile(r"\s*step \d{1,4}[:.]", re.IGNORECASE)
 
 
 def fold_newlines(text: str) -> str:
-    """Strip a text and make each inner run of newlines, blank lines included, one ``\\n``.
+    r"""Strip a text and make each inner run of newlines, blank lines included, one ``\n``.
 
     CRLF and CR count as newlines. The indentation of a line that follows another stays. The
     result never holds two newlines with only white space between them; folding twice changes
     nothing.
+
+    >>> fold_newlines(" 3 * 4\r\n \n  = 12 ")
+    '3 * 4\n  = 12'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _BLANK_LINES.sub("\n", text).strip()
@@ -46,6 +49,9 @@ def normalise_problem(text: str) -> str:
 
     Case, white space, punctuation and thousands separators make no difference; digits, decimal
     points, operators and brackets do. A text of punctuation alone is its own key.
+
+    >>> normalise_problem("What is 1,200 + 3.5?") == normalise_problem("what is  1200+3.5")
+    True
     """
     key = _THOUSANDS_COMMA.sub("", text.casefold())
     key = _OPERATOR.sub(r" \1 ", _PUNCTUATION.sub(" ", key))
@@ -53,10 +59,13 @@ def normalise_problem(text: str) -> str:
 
 
 def cut_chat_markup(prompt: str) -> str:
-    """The last user turn of a rendered chat prompt, stripped; other prompts come back as they are.
+    r"""The last user turn of a rendered chat prompt, stripped; other prompts come back as they are.
 
     Knows the markup of Phi and Zephyr, ChatML (Qwen), Llama 3, and Llama 2 (Mistral), whose
     system prompt is left out. A turn that is never closed reaches to the end.
+
+    >>> cut_chat_markup("<|user|>\nWhat is 2 + 3?<|end|>\n<|assistant|>\n")
+    'What is 2 + 3?'
     """
     for opening, closings in _USER_TURNS:
         start = prompt.rfind(opening)
@@ -77,6 +86,9 @@ def cut_first_step(text: str) -> tuple[str, str] | None:
 
     Returns:
         The question and the step, both stripped, the step with its number; None without one.
+
+    >>> cut_first_step("What is 2 + 3? Step 1: 2 + 3 = 5.")
+    ('What is 2 + 3?', 'Step 1: 2 + 3 = 5.')
     """
     found = list(_FIRST_STEP.finditer(text))
     if not found:
@@ -104,7 +116,11 @@ def guide_text(problem: str, steps: Sequence[str]) -> str:
 
 
 def remove_calculator_marks(text: str) -> str:
-    """Take out the calculator marks of GSM8K: ``2*3=<<2*3=6>>6`` becomes ``2*3=6``."""
+    """Take out the calculator marks of GSM8K.
+
+    >>> remove_calculator_marks("2*3=<<2*3=6>>6")
+    '2*3=6'
+    """
     return _CALCULATOR_MARK.sub("", text)
 
 
@@ -143,7 +159,7 @@ _HEADING = re.compile(r"(?!#### [^\n]*\d)#{1,6} .*|\*\*[^*\n]+\*\*:?")
 
 
 def split_steps(text: str) -> list[str]:
-    """The steps of a solution as a model wrote it, each stripped; none of a blank text.
+    r"""The steps of a solution as a model wrote it, each stripped; none of a blank text.
 
     The first of these that finds at least two steps decides: numbered steps ("Step 1:", "1.", with
     or without Markdown around, counting up by one), blocks between blank lines, lines, sentences.
@@ -151,6 +167,11 @@ def split_steps(text: str) -> list[str]:
     Code and display math are never torn; an introduction that ends in a colon and a heading belong
     to the step that follows, display math, table rows and indented lines to the one before. Nothing
     but white space between steps is lost.
+
+    >>> split_steps("Step 1: 3 * 4 = 12.\nStep 2: So 2 + 12 = 14.")
+    ['Step 1: 3 * 4 = 12.', 'Step 2: So 2 + 12 = 14.']
+    >>> split_steps("We compute:\n\n3 * 4 = 12.\n\nThe answer is 12.")
+    ['We compute:\n\n3 * 4 = 12.', 'The answer is 12.']
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     for cut in (_at_numbers, _at_blank_lines, _at_lines, _at_sentences):

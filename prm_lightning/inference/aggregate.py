@@ -23,6 +23,9 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
 
     Raises:
         ValueError: there are no scores, or there is no such aggregation.
+
+    >>> [aggregate([0.5, 0.25, 0.75], how) for how in ("min", "prod", "last", "mean")]
+    [0.25, 0.09375, 0.75, 0.5]
     """
     if not scores:
         raise ValueError("aggregate: a solution without steps has no score; leave it out.")

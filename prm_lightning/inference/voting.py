@@ -14,6 +14,9 @@ def group_answers(answers: Sequence[str | None]) -> list[int]:
     """Number answers so that the same one has the same number, from 0 in order; -1 for None.
 
     Answers are compared by `same_answer`, each with the first of every group.
+
+    >>> group_answers(["18", "20", "$18.00", None])
+    [0, 1, 0, -1]
     """
     known: dict[str, int] = {}
     firsts: list[str] = []
@@ -43,6 +46,9 @@ def vote(groups: Sequence[int], weights: Sequence[float | None]) -> int | None:
 
     Returns:
         A group, or None if nobody votes.
+
+    >>> vote([0, 1, 0, -1], [0.5, 0.75, 0.5, 1.0])
+    0
     """
     votes: dict[int, list[float]] = {}
     for group, weight in zip(groups, weights, strict=True):
@@ -59,6 +65,9 @@ def best_scored(scores: Sequence[float | None], among: Sequence[int]) -> int | N
     Args:
         scores: of all; None is never taken.
         among: the indices that may be taken.
+
+    >>> best_scored([0.25, None, 0.75, 0.75], among=[0, 1, 2, 3])
+    2
     """
     scored = {i: score for i in among if (score := scores[i]) is not None}
     return max(scored, key=lambda i: scored[i]) if scored else None  # `max` takes the first

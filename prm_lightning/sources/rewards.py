@@ -21,6 +21,9 @@ def he_rewards(verdicts: Sequence[Verdict | None], solution_correct: bool) -> li
 
     Returns:
         One reward a step; None where the verdict is unsure or missing.
+
+    >>> he_rewards(["correct", "incorrect", "unsure"], solution_correct=False)
+    [-1.0, -1.0, None]
     """
     correct = 1.0 if solution_correct else -1.0
     by_verdict = {"correct": correct, "incorrect": -1.0}
@@ -36,6 +39,9 @@ def se_rewards(verdicts: Sequence[Verdict | None]) -> list[float | None]:
     Returns:
         One reward a step, in [-1, -0.5] or [0.5, 1]; None where the verdict is unsure or
         missing. Such steps still count in k (from 1) and n.
+
+    >>> se_rewards(["correct", "correct", "incorrect", "unsure"])
+    [0.625, 0.75, -0.875, None]
     """
     rewards: list[float | None] = []
     for k, verdict in enumerate(verdicts, start=1):
