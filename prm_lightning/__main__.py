@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from prm_lightning.environment import insert_options, options_in
+
 
 class Verb(NamedTuple):
     """What a verb does, and the module whose `main` takes its command line."""
@@ -52,6 +54,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if options := options_in(os.environ, verb):
+        print(f"environment  {' '.join(options)}", file=sys.stderr)
+        sys.argv[2:] = insert_options(sys.argv[2:], options)
     try:
         module = import_module(f"prm_lightning.{VERBS[verb].module}")
         if VERBS[verb].module == LIGHTNING:
