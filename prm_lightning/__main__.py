@@ -37,6 +37,7 @@ VERBS = {
     "export": Verb("write a model for transformers, vLLM, SGLang or PEFT", "inference.export"),
     "import": Verb("turn a public model into a folder of ours", "inference.importing"),
     "report": Verb("show runs and evaluations on one HTML page", "evaluation.report"),
+    "completion": Verb("print a completion script for bash, zsh or tcsh", "completion"),
 }
 
 
