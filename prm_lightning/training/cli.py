@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ class PRMCLI(LightningCLI):
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
             )
 
+    def instantiate_classes(self) -> None:
+        """Build what the configuration names."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            absent = re.search("Requirement '(.+?)' not met", str(error))  # as loggers put it
+            if absent is None:
+                raise
+            raise ValueError(
+                f"{self.subcommand}: the configuration names a class that needs {absent[1]}, which "
+                f"is not installed. Install it: pip install '{absent[1]}'."
+            ) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks."""
         config = self._get(self.config_init, "trainer")
@@ -100,8 +114,9 @@ class PRMCLI(LightningCLI):
         kwargs.setdefault("reload_dataloaders_every_n_epochs", 1)  # every epoch has its own plan
         if self.subcommand != "fit":
             return super().instantiate_trainer(**{"logger": False, **kwargs})
-        if config.logger is None:
-            kwargs["logger"] = run_loggers(self.folder)
+        if config.logger is not False:
+            others = [] if config.logger is True else as_list(config.logger)
+            kwargs["logger"] = [*run_loggers(self.folder), *others]
         kwargs["callbacks"] = self._run_callbacks() + (config.callbacks or [])
         kwargs["plugins"] = [*as_list(config.plugins), SealedCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
