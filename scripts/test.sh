@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints, type-checks and tests the project.
+# Lints, type-checks and tests the project, and builds its documentation into build/site.
 #   bash scripts/test.sh                       everything
 #   bash scripts/test.sh -m 'not slow'         arguments go to pytest
 # PYTEST_WORKERS is the number of processes that share the tests (default: 2; 0: no extra process,
@@ -12,5 +12,6 @@ bash scripts/install.sh dev
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
+NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet # the theme warns of a release not used
 # One thread a process, as the processes share the cores; tests never ask a model hub.
 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 "$python" -m pytest -n "${PYTEST_WORKERS:-2}" "$@"

@@ -142,6 +142,10 @@ class StepCheckpoints(Checkpoint):
         """Let last.ckpt be this checkpoint."""
         beside = self.folder / f".{LAST}.partial"
         beside.unlink(missing_ok=True)
+        if path.is_dir():  # of a sharded run
+            beside.symlink_to(path.name, target_is_directory=True)
+            beside.replace(self.folder / LAST)
+            return
         try:
             os.link(path, beside)
         except OSError:  # a disk without links
