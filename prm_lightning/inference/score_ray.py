@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -199,7 +200,7 @@ def _start_ray(workers: int | None) -> Any:
         }
         if os.environ.get("RAY_ADDRESS"):
             alone = {}
-        ray.init(logging_level="warning", log_to_driver=False, **alone)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False, **alone)
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray
 

@@ -6,7 +6,8 @@ import pickle
 from typing import Any
 
 import torch
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 _HERE = "torch.distributed.checkpoint."
@@ -32,7 +33,7 @@ PLAIN = {
 }
 
 
-class PlainReader(dcp.FileSystemReader):
+class PlainReader(FileSystemReader):
     """Reads the index of a sharded checkpoint, and refuses one that is more than an index."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -53,7 +54,7 @@ class PlainReader(dcp.FileSystemReader):
         return metadata
 
 
-class PlainPlanner(dcp.DefaultLoadPlanner):
+class PlainPlanner(DefaultLoadPlanner):
     """Refuses what is neither a tensor nor a plain value, before PyTorch opens it."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from prm_lightning.training.checkpoints import find_fault, require_whole, seal_folder
 from prm_lightning.training.plain_shards import PlainPlanner, PlainReader
@@ -75,7 +76,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier("old one away")
         try:
             super().save_checkpoint(checkpoint, beside)
-        except dcp.CheckpointException as error:  # in all processes, if it happens in one
+        except CheckpointException as error:  # in all processes, if it happens in one
             shutil.rmtree(beside, ignore_errors=True)
             raise OSError(
                 f"checkpoint: {path} cannot be written ({_reason(error)}). Earlier checkpoints are "
@@ -114,11 +115,11 @@ class ShardedStrategy(ModelParallelStrategy):
         reader = PlainReader(path)
         trained = StateDictOptions(ignore_frozen_params=True, strict=False)
         weights = get_model_state_dict(self._whole, options=trained)
-        dcp.load({"state_dict": weights}, storage_reader=reader, planner=PlainPlanner())
+        load({"state_dict": weights}, storage_reader=reader, planner=PlainPlanner())
         set_model_state_dict(self._whole, weights, options=trained)
         for i, optimizer in enumerate(self.optimizers):
             state = get_optimizer_state_dict(self._whole, optimizer)
-            dcp.load({f"optimizer_{i}": state}, storage_reader=reader, planner=PlainPlanner())
+            load({f"optimizer_{i}": state}, storage_reader=reader, planner=PlainPlanner())
             set_optimizer_state_dict(self._whole, optimizer, state)
 
     @property
@@ -142,7 +143,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record | {"state_dict": dict.fromkeys(weights)}
 
 
-def _reason(error: dcp.CheckpointException) -> str:
+def _reason(error: CheckpointException) -> str:
     failed = next(iter(error.failures.values()))[0]
     return f"{type(failed).__name__}: {failed}".splitlines()[0]
 
