@@ -141,6 +141,7 @@ def train_ours(out: Path, rows: Path, seed: int, solutions: int, dtype: str) -> 
         "data.tokens_per_batch": 2048,
         "data.solutions_per_step": solutions,
         "data.val_ratio": 0,
+        "data.after_first_error": "keep",  # as peers do
         "trainer.max_epochs": 1,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
