@@ -39,6 +39,7 @@ MAX_TOKENS = 1024
 ROWS = 8  # of a peer's batch; more rows are accumulated
 SEPARATOR = "\n"
 RATE = 1e-4
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHOWN = ("auroc", "processbench_f1_at_0.5", "processbench_wrong_at_0.5")
 
 
@@ -158,11 +159,7 @@ def train_peer(
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import (
-        AutoModelForTokenClassification,
-        DataCollatorForTokenClassification,
-        TrainerCallback,
-    )
+    from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
     from trl.experimental.prm import PRMConfig, PRMTrainer
 
     from prm_lightning.modeling.backbone import Backbone, load_tokenizer, locate
@@ -171,19 +168,6 @@ def train_peer(
     torch_dtype = getattr(torch, settled)
     tokenizer = load_tokenizer(BACKBONE)
     record: dict[str, Any] = {"tokens": 0, "supervised_steps": 0}
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            record.update(tokens=0, supervised_steps=0)
-            record.update(seconds=-time.perf_counter(), processor_seconds=-time.process_time())
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            record.setdefault("first_step_at", time.perf_counter())
-
-        def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-            record["seconds"] += time.perf_counter()
-            record["processor_seconds"] += time.process_time()
-            record["optimizer_steps"] = state.global_step
 
     pad = DataCollatorForTokenClassification(tokenizer)
 
@@ -212,7 +196,7 @@ def train_peer(
     lora = LoraConfig(task_type="TOKEN_CLS", r=16, lora_alpha=32, target_modules=list(LINEARS))
     trainer = PRMTrainer(
         model=model, args=settings, train_dataset=Dataset.from_list(data), peft_config=lora,
-        processing_class=tokenizer, data_collator=collate, callbacks=[Clock()],
+        processing_class=tokenizer, data_collator=collate, callbacks=[peer_clock(record)],
     )  # fmt: skip
     trainer.train()
     folder = out / "model"
@@ -221,7 +205,24 @@ def train_peer(
     return {**record, "model": str(folder)}
 
 
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+def peer_clock(record: dict[str, Any]) -> Any:
+    """What `Clock` does, for the trainer of transformers."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            record.update(tokens=0, supervised_steps=0)
+            record.update(seconds=-time.perf_counter(), processor_seconds=-time.process_time())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            record.setdefault("first_step_at", time.perf_counter())
+
+        def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            record["seconds"] += time.perf_counter()
+            record["processor_seconds"] += time.process_time()
+            record["optimizer_steps"] = state.global_step
+
+    return Clock()
 
 
 def prefix_examples(row: dict[str, Any], tokenizer: Any) -> list[dict[str, list[int]]]:
