@@ -212,7 +212,7 @@ def test_training_goes_on_from_another_runs_model(fit, tiny_model_folder):
 def test_a_checkpoint_without_its_head_is_refused(fit):
     output = fit(**{"trainer.max_steps": 2})
     path = output / "checkpoints" / "last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
+    whole, checkpoint = (torch.load(path, weights_only=True) for _ in range(2))
     del checkpoint["state_dict"]["prm.head.weight"]
     SealedCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(ValueError, match=r"checkpoint: .*missing \['prm\.head\.weight'\]"):
@@ -221,8 +221,8 @@ def test_a_checkpoint_without_its_head_is_refused(fit):
     SealedCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(ValueError, match=r"checkpoint: its head is 'classes', .* is 'scalar'"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
-    checkpoint["PRMDataModule"]["processes"] = 2
-    SealedCheckpointIO().save_checkpoint(checkpoint, path)
+    whole["PRMDataModule"]["processes"] = 2
+    SealedCheckpointIO().save_checkpoint(whole, path)
     with pytest.raises(ValueError, match=r"written by 2 processes, this run has 1"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
 
