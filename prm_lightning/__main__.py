@@ -46,7 +46,7 @@ def main() -> int:
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb in ("-h", "--help"):
         print("usage: python -m prm_lightning VERB [options]\n\nverbs:")
-        print("\n".join(f"  {name:10}{known.help}" for name, known in VERBS.items()))
+        print("\n".join(f"  {name:11}{known.help}" for name, known in VERBS.items()))
         print("\npython -m prm_lightning VERB --help lists a verb's options.")
         return 0
     if verb not in VERBS:
