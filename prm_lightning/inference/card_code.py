@@ -175,7 +175,7 @@ def _loading(
 
 
 def _adapter_loading(prm: PRM, dtype: ExportDtype) -> tuple[list[str], list[str], str]:
-    config = prm.backbone.config
+    config = prm.manifest.backbone.settled()
     torch_dtype = {"bf16": "torch.bfloat16", "fp32": "torch.float32"}[dtype]
     names = ["AutoModelForTokenClassification", "AutoTokenizer"]
     options = [f"num_labels=2, dtype={torch_dtype}"]

@@ -146,7 +146,7 @@ def _encoding_record(prm: PRM, encoding: Encoding) -> dict[str, Any]:
 
 
 def _record(prm: PRM, encoding: Encoding, choice: Choice, parity: Parity) -> dict[str, Any]:
-    config = prm.backbone.config
+    config = prm.manifest.backbone.settled()
     return {
         "format": choice.format,
         "dtype": choice.dtype,
