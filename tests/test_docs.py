@@ -51,10 +51,12 @@ def write_files(page: Path, folder: Path) -> None:
             (folder / named[1]).write_text(block, encoding="utf-8")
 
 
-def filled(words: list[str]) -> list[str]:
-    """A command with a value wherever the page has dots."""
+def filled(words: list[str], page: Path) -> list[str]:
+    """A command with a value wherever the page has dots or a variable that it sets itself."""
+    text = page.read_text(encoding="utf-8")
+    values = dict(re.findall(r'^(?: {4}|)([A-Z]+)="([^"]*)"$', text, re.MULTILINE))
     return [
-        DOTS[before] if word == "…" else word
+        DOTS[before] if word == "…" else values.get(word.removeprefix("$"), word)
         for before, word in zip(["", *words], words, strict=False)
     ]
 
@@ -89,7 +91,7 @@ def test_every_command_is_parsed_as_it_stands(page, kind, folder, monkeypatch, c
     for words in commands(page):
         if (words[0] in LIGHTNING) != (kind == "lightning"):
             continue
-        status = call(monkeypatch, *filled(words), "--print_config")
+        status = call(monkeypatch, *filled(words, page), "--print_config")
         said = capsys.readouterr()
         assert not status, f"{shlex.join(words)}: {said.err}"
 
