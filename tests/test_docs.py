@@ -37,7 +37,7 @@ def commands(page: Path) -> list[list[str]]:
     found = re.findall(r"^(?: {4}|)python -m prm_lightning +(.*)$", text, re.MULTILINE)
     ends = re.compile(r"\s+(# |> ).*")  # a comment, or a file that takes the output
     lines = dict.fromkeys(tuple(shlex.split(ends.sub("", line))) for line in found)
-    return [list(line) for line in lines]
+    return [[word.replace("$\\n", "\n") for word in line] for line in lines]  # of $'\n'
 
 
 def blocks(page: Path, language: str) -> list[str]:
