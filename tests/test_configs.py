@@ -50,6 +50,7 @@ def attempts(tmp_path_factory):
     return json.dumps([{"source": source}])
 
 
+@pytest.mark.slow
 @every(FIT_CONFIGS)
 def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, capsys):
     kind = "qwen3" if "qwen3" in config.stem else "llama"
@@ -57,8 +58,11 @@ def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, cap
         "fit", "--config", str(config), "--output", str(tmp_path / "run"),
         "--model.backbone.name", str(tiny_model_folder(kind)),
         "--data.sources", attempts, "--data.val_sources", "null", "--data.val_ratio", "0.3",
-        "--trainer.max_steps", "1", "--trainer.accelerator", "cpu",
+        "--data.solutions_per_step", "4", "--trainer.accelerator", "cpu",
+        "--trainer.max_steps", "12", "--trainer.max_epochs", "-1", "--checkpoint_every", "3",
     ])  # fmt: skip
+    checkpoints = {file.stem for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt")}
+    assert checkpoints == {"step-000009", "step-000012", "last"}
     said = yaml.safe_load(config.read_text())["model"]["backbone"]
     prm = PRM.from_pretrained(tmp_path / "run" / "final_model")
     backbone = prm.manifest.backbone
