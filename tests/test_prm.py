@@ -49,8 +49,8 @@ def rollouts(problems=2, attempts=5, seed=0):
     return solutions
 
 
-def batches_of(prm, solutions, tokens_per_batch=4096, max_tokens=2048):
-    data = encode_solutions(solutions, prm.encoder, max_tokens)
+def batches_of(prm, solutions, tokens_per_batch=4096, max_tokens=2048, tails=True):
+    data = encode_solutions(solutions, prm.encoder, max_tokens, tails=tails)
     planner = Planner(measure(data), tokens_per_batch)
     return [collate(batch, data, pad_id=0) for (batch,) in planner.evaluation_steps()]
 
@@ -89,8 +89,9 @@ def test_trees_equal_one_forward_a_prefix(tiny_model_folder, kind, template, hea
                 assert_close(row[:n], expected[i], rtol=0, atol=tolerance(largest))
 
 
+@pytest.mark.parametrize("tails", [True, False])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_loss_and_gradients_equal_one_row_a_solution(tiny_model_folder, template):
+def test_loss_and_gradients_equal_one_row_a_solution(tiny_model_folder, template, tails):
     prm = tiny_prm(tiny_model_folder("qwen3"), template=template)
     solutions = rollouts(seed=3)
     weights = [step.weight for s in solutions for step in s.steps]
@@ -105,7 +106,7 @@ def test_loss_and_gradients_equal_one_row_a_solution(tiny_model_folder, template
     expected = gradients(prm)
 
     prm.zero_grad()
-    for batch in batches_of(prm, solutions, tokens_per_batch=512):
+    for batch in batches_of(prm, solutions, tokens_per_batch=512, tails=tails):
         part = reward_weighted_loss(prm(batch), batch.labels, batch.weights, total)
         part.backward()
         loss = loss - part.detach()
@@ -114,6 +115,24 @@ def test_loss_and_gradients_equal_one_row_a_solution(tiny_model_folder, template
     assert actual.keys() == expected.keys()
     for name, gradient in actual.items():
         assert_close(gradient, expected[name], rtol=0, atol=tolerance(expected[name]), msg=name)
+
+
+def test_only_steps_that_no_loss_depends_on_are_left_out(tiny_model_folder):
+    encoder = tiny_prm(tiny_model_folder()).encoder
+    wrong_then = (Step("One.", 1.0), Step("Two.", 0.0), Step("Three.", None), Step("4.", 1.0, 0.0))
+    solutions = [
+        Solution("How many?", wrong_then, "test", "0"),
+        Solution("How many?", wrong_then[2:], "test", "1"),
+        Solution("How many?", (*wrong_then, Step("Five.", 1.0)), "test", "2"),
+    ]
+    whole = encode_solutions(solutions, encoder, 2048)
+    cut = encode_solutions(solutions, encoder, 2048, tails=False)
+    assert [len(cut.solution(i)[1]) for i in range(3)] == [2, 1, 5]
+    assert cut.counts == {"unsupervised steps at the end": 3}
+    assert cut.first_errors.tolist() == whole.first_errors.tolist()
+    for i in range(3):
+        ids, positions = cut.solution(i)
+        assert ids.tolist() == whole.solution(i)[0][: positions[-1] + 1].tolist()
 
 
 def test_shared_prefixes_are_computed_once(tiny_model_folder):

@@ -56,12 +56,13 @@ def side_key(
     max_tokens: int,
     *,
     strict: bool,
+    tails: bool = True,
 ) -> str | None:
     """Hash of everything that `encode_solutions` depends on; None if that is not known."""
     tokenization = encoder.fingerprint()
     if tokenization is None:
         return None
-    settings = (tokenization, CODE_VERSION, max_tokens, strict)
+    settings = (tokenization, CODE_VERSION, max_tokens, strict, tails)
     digest = hashlib.sha256(json.dumps(settings).encode())
     draws = [1.0] * len(solutions) if repeats is None else repeats
     for solution, repeat in zip(solutions, draws, strict=True):

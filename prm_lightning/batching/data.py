@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from prm_lightning.batching.encode import Encoded, Encoder, cut_between_steps
+from prm_lightning.batching.encode import Encoded, Encoder, cut_between_steps, keep_steps
 from prm_lightning.batching.plan import PlannedBatch, TreeSizes
 from prm_lightning.batching.tree import Ids, Indices, Tree, build_tree, shared_prefix
 from prm_lightning.sources.rewards import first_error
@@ -118,6 +118,7 @@ def encode_solutions(
     *,
     repeats: Sequence[float] | None = None,
     strict: bool = False,
+    tails: bool = True,
 ) -> EncodedSolutions:
     """Tokenize solutions, each cut between steps where it is longer than `max_tokens`.
 
@@ -127,10 +128,13 @@ def encode_solutions(
         max_tokens: bound on a solution's tokens, prompt included.
         repeats: draws an epoch of each solution; 1 if not given.
         strict: an unusable solution is an error.
+        tails: False leaves out the steps behind a solution's last one of weight > 0, on which no
+            loss depends; of a solution without such steps the first stays.
 
     Returns:
         All solutions of which at least one step fits; `counts` says how many were cut
-        (``cut between steps``) and left out (``no step fits in max_tokens``).
+        (``cut between steps``), how many steps left out (``unsupervised steps at the end``), and
+        how many solutions (``no step fits in max_tokens``).
 
     Raises:
         ValueError: strict, and some solution has no step that fits; or none has.
@@ -154,6 +158,10 @@ def encode_solutions(
                 continue
             if cut is not whole:
                 counts["cut between steps"] += 1
+            if not tails:
+                step_count = len(cut.step_positions)
+                cut = keep_steps(cut, max(1, _supervised(solutions[i], step_count)))
+                counts["unsupervised steps at the end"] += step_count - len(cut.step_positions)
             ids, positions = (
                 np.array(cut.input_ids, np.int32),
                 np.array(cut.step_positions, np.int64),
@@ -161,7 +169,7 @@ def encode_solutions(
             kept.append((i, ids, positions))
     if not kept:
         raise ValueError(first_message or "encode: there are no solutions, expected some.")
-    return _flatten(solutions, kept, encoder, repeats, dict(counts))
+    return _flatten(solutions, kept, encoder, repeats, dict(+counts))
 
 
 def measure(data: EncodedSolutions) -> TreeSizes:
@@ -252,6 +260,12 @@ def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indice
         common = shared_prefix(data.solution(before)[0], ids)
         shared.append(common + len(data.branch) * int(np.searchsorted(positions, common)))
     return np.array(order, np.int64), np.array(shared, np.int64)
+
+
+def _supervised(solution: Solution, step_count: int) -> int:
+    """Of the first `step_count` steps, those up to the last one that a loss depends on."""
+    steps = enumerate(solution.steps[:step_count], start=1)
+    return max((k for k, s in steps if s.label is not None and s.weight > 0), default=0)
 
 
 def _flatten(

@@ -275,12 +275,15 @@ class PRMDataModule(LightningDataModule):
             self.report[f"{name}_sources"] = read.report.to_json()
             read = read.solutions
         solutions, how = read, (self.encoder, self.max_tokens)
+        tails = name != "train"  # what no loss depends on is not computed
 
         def make() -> Side:
-            data = encode_solutions(solutions, *how, repeats=repeats, strict=self.strict)
+            data = encode_solutions(
+                solutions, *how, repeats=repeats, strict=self.strict, tails=tails
+            )
             return Side(data, measure(data))
 
-        key = side_key(solutions, repeats, *how, strict=self.strict)
+        key = side_key(solutions, repeats, *how, strict=self.strict, tails=tails)
         side = stored_side(key, make)
         data, sizes = side.data, side.sizes
         self.sides[name], self._side_keys[name] = side, key

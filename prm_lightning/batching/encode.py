@@ -168,10 +168,16 @@ def cut_between_steps(encoded: Encoded, max_tokens: int, branch: int = 0) -> Enc
     Returns:
         `encoded` itself if it fits; a result without steps if not even the first one does.
     """
-    fits = [p for p in encoded.step_positions if p + 1 + branch <= max_tokens]
-    if len(fits) == len(encoded.step_positions):
+    fits = sum(p + 1 + branch <= max_tokens for p in encoded.step_positions)
+    return keep_steps(encoded, fits)
+
+
+def keep_steps(encoded: Encoded, count: int) -> Encoded:
+    """The first `count` steps; `encoded` itself if it has no more, nothing at all of none."""
+    kept = encoded.step_positions[:count]
+    if len(kept) == len(encoded.step_positions):
         return encoded
-    return Encoded(encoded.input_ids[: fits[-1] + 1] if fits else (), tuple(fits))
+    return Encoded(encoded.input_ids[: kept[-1] + 1] if kept else (), kept)
 
 
 def _resolve_step_end(tokenizer: Any, template: Template, step_end: str | None) -> tuple[str, int]:
