@@ -7,15 +7,17 @@ import math
 import random
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import NormalDist, fmean, quantiles, stdev
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from prm_lightning.modeling.metrics import (
     StepMetrics,
+    first_error_windows,
     fit_threshold,
     majority_baseline,
     measure,
@@ -53,6 +55,17 @@ def random_solutions(seed: int, count: int = 12) -> list[dict]:
             )
         )
     return solutions
+
+
+def drawn_solutions(count: int, seed: int, skill: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Solutions of 2 to 7 steps, about half of them wrong; the wrong step's logit is lower."""
+    rng = torch.Generator().manual_seed(seed)
+    counts = torch.randint(2, 8, (count,), generator=rng)
+    errors = (torch.rand(count, generator=rng) * counts).long()
+    wrong = torch.arange(count) % 2 == 0
+    logits = torch.randn(count, 7, generator=rng, dtype=torch.float64) + skill
+    logits[wrong, errors[wrong]] -= 2 * skill
+    return logits.sigmoid(), counts, torch.where(wrong, errors, ALL_CORRECT)
 
 
 def collate(solutions: list[dict], pad: int = 0, filler: float = 0.0) -> tuple:
@@ -95,6 +108,10 @@ def computed(*batches: list[dict], threshold: float | None = None, **collation: 
 
 def sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
+
+
+def logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
 
 
 def mean(values: list[float]) -> float:
@@ -157,11 +174,20 @@ def naive_processbench(solutions: list[dict], threshold: float) -> dict[str, flo
     return {"f1": f1, "wrong": wrong, "right": right, "match": mean(matches[True] + matches[False])}
 
 
-def naive_fit(solutions: list[dict]) -> float:
-    """The best F1 over every midpoint of neighbouring scores."""
-    ends = sorted({sigmoid(z) for row in solutions for z in row["logits"]} | {0.0, 1.0})
-    middles = [(a + b) / 2 for a, b in pairwise(ends)]
-    return max(naive_processbench(solutions, t)["f1"] for t in middles)
+def naive_smoothed_f1(windows: list[tuple], threshold: float, width: float) -> float:
+    """Each half averaged over 4,000 thresholds of equal probability."""
+    draws = [NormalDist().inv_cdf((k + 0.5) / 4000) for k in range(4000)]
+    near = torch.tensor([sigmoid(logit(threshold) + width * draw) for draw in draws]).double()
+    shares = {
+        kind: fmean(
+            ((near > low) & (near <= high)).double().mean().item()
+            for low, high, wrong in windows
+            if wrong == kind
+        )
+        for kind in (True, False)
+    }
+    total = sum(shares.values())
+    return 2 * shares[True] * shares[False] / total if total else 0.0
 
 
 def supervised(solutions: list[dict], position: int | None = None) -> list[tuple[float, float]]:
@@ -221,13 +247,38 @@ def test_a_given_threshold_is_used_instead_of_a_fitted_one(seed, threshold):
     assert computed(solutions, threshold=threshold) == close(naive(solutions, threshold))
 
 
-@settings(max_examples=30)
-@given(seed=SEEDS, count=st.integers(2, 25))
-def test_no_midpoint_between_two_scores_beats_the_fitted_threshold(seed, count):
-    solutions = random_solutions(seed, count)
-    found = computed(solutions)
-    assert found["processbench_f1"] == pytest.approx(naive_fit(solutions), nan_ok=True)
-    assert 0 < found["threshold"] < 1
+@settings(max_examples=20)
+@given(seed=SEEDS, count=st.integers(4, 25))
+def test_no_threshold_has_a_better_smoothed_f1_than_the_fitted_one(seed, count):
+    probabilities, counts, first_errors = drawn_solutions(count, seed, skill=1.0)
+    best = fit_threshold(probabilities, counts, first_errors)
+    assert best == processbench_at(probabilities, counts, first_errors, best.threshold)
+    windows = list(
+        zip(
+            *map(Tensor.tolist, first_error_windows(probabilities, counts, first_errors)),
+            strict=True,
+        )
+    )
+    ends = [logit(e) for low, high, _ in windows if low < high for e in (low, high) if 0 < e < 1]
+    quarter, _, three = quantiles(ends, n=4, method="inclusive")
+    width = 0.9 * min(stdev(ends), (three - quarter) / 1.34) * count**-0.2
+    fitted = naive_smoothed_f1(windows, best.threshold, width)
+    edges = sorted({0.0, 1.0, *map(sigmoid, ends)})
+    others = [naive_smoothed_f1(windows, fmean(pair), width) for pair in pairwise(edges)]
+    assert fitted == pytest.approx(max(others), abs=2e-3)
+
+
+def test_a_fitted_threshold_holds_on_other_data_better_than_the_highest_step():
+    unseen = drawn_solutions(2000, seed=0, skill=1.0)
+    gains = []
+    for seed in range(1, 21):
+        few = drawn_solutions(60, seed, skill=1.0)
+        low, high, _ = first_error_windows(*few)
+        steps = [t for t in torch.cat([low, high]).tolist() if 0 < t < 1]
+        highest = max(steps, key=lambda t: processbench_at(*few, t).f1)
+        fitted = fit_threshold(*few).threshold
+        gains.append(processbench_at(*unseen, fitted).f1 - processbench_at(*unseen, highest).f1)
+    assert fmean(gains) > 0.002
 
 
 def test_processbench_by_hand():
@@ -244,20 +295,14 @@ def test_processbench_by_hand():
     first_errors = torch.tensor([2, 1, 1, ALL_CORRECT, ALL_CORRECT])
     half = processbench_at(probabilities, counts, first_errors, 0.5)
     assert half == pytest.approx((0.5, 2 * (2 / 3) * 0.5 / (2 / 3 + 0.5), 2 / 3, 0.5))
-    best = fit_threshold(probabilities, counts, first_errors)
-    assert best == pytest.approx((0.425, 0.8, 2 / 3, 1.0))  # halfway between 0.4 and 0.45
 
 
-@pytest.mark.parametrize(
-    ("second", "threshold"),
-    [([0.625, 0.75], 0.6875), ([0.75, 0.875], 0.25), ([0.625, 0.875], 0.25)],
-)
-def test_of_equally_good_thresholds_the_one_nearest_a_half_is_taken(second, threshold):
-    low, high = second
-    probabilities = torch.tensor([[0.375, 0.125], [high, low], [1.0, 1.0]])
-    counts, first_errors = torch.tensor([2, 2, 2]), torch.tensor([1, 1, ALL_CORRECT])
+@pytest.mark.parametrize(("low", "high"), [(0.375, 0.625), (0.125, 0.25), (0.75, 0.9)])
+def test_between_the_scores_of_an_error_and_of_what_is_right_the_middle_is_taken(low, high):
+    probabilities = torch.tensor([[high, low], [1.0, 1.0]], dtype=torch.float64)
+    counts, first_errors = torch.tensor([2, 2]), torch.tensor([1, ALL_CORRECT])
     best = fit_threshold(probabilities, counts, first_errors)
-    assert best == pytest.approx((threshold, 2 / 3, 0.5, 1.0))
+    assert best == pytest.approx(((low + high) / 2, 1.0, 1.0, 1.0))
 
 
 @settings(max_examples=12)
