@@ -377,7 +377,8 @@ def _silverman_width(values: Tensor, count: int) -> float:
         return SMALLEST_WIDTH
     quarter, three = np.quantile(values.numpy(force=True), [0.25, 0.75])  # torch's has a limit
     spread = min(values.std().item(), (three - quarter) / 1.34)
-    return max(0.9 * float(spread) * float(count) ** -0.2, SMALLEST_WIDTH)
+    width: float = 0.9 * float(spread) * count**-0.2
+    return max(width, SMALLEST_WIDTH)
 
 
 def _smoothed_f1(low: Tensor, high: Tensor, wrong: Tensor, center: Tensor, width: float) -> Tensor:
