@@ -170,6 +170,18 @@ class TreeModel(nn.Module):
             )
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
+    def compile_layers(self) -> None:
+        """Compile the decoder layers by `torch.compile`, for all shapes at once.
+
+        It takes effect at the next forward pass, which takes a minute longer. On a CPU it needs a
+        C++ compiler.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for layer in self.causal_lm.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.compile(dynamic=True)
+
     def lm_head_rows(self, ids: list[int]) -> Tensor:
         """``(len(ids), H)`` float32, rows of the LM head."""
         weight: Tensor = self.causal_lm.get_output_embeddings().weight

@@ -45,6 +45,7 @@ class PRMModule(LightningModule):
         step_end: see `Encoder`.
         reward_as: how rewards become labels and weights; the data module does it.
         on_nan: what to do with an optimizer step whose gradient is not finite, see `FiniteSteps`.
+        compile_layers: train with layers that `torch.compile` has made faster, on a GPU.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PRMModule(LightningModule):
         step_end: str | None = None,
         reward_as: RewardAs = "weight",
         on_nan: Literal["stop", "skip"] = "stop",
+        compile_layers: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup <= 1:
@@ -74,6 +76,7 @@ class PRMModule(LightningModule):
         self.warmup = warmup
         self.init_from = init_from
         self.on_nan = on_nan
+        self.compile_layers = compile_layers
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
         self.encoder = Encoder(tokenizer, template, step_end)
         self.prm: PRM | None = None
@@ -97,6 +100,8 @@ class PRMModule(LightningModule):
             self.prm = PRM.from_pretrained(self.init_from, device=self.device)
         if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
             shard(self.prm, self.device_mesh["data_parallel"])
+        if self.compile_layers:
+            self.prm.backbone.compile_layers()
         self.prm.train()
 
     def on_fit_start(self) -> None:
