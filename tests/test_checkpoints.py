@@ -104,7 +104,7 @@ def test_pickled_code_is_not_run(tmp_path, monkeypatch):
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.ckpt"
     SealedCheckpointIO().save_checkpoint(STATE, path)
-    (tmp_path / ".a.ckpt.partial").symlink_to("/dev/full")
+    (tmp_path / f".a.ckpt.{os.getpid()}.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"a\.ckpt cannot be written") as caught:
         SealedCheckpointIO().save_checkpoint(STATE | {"global_step": 8}, path)
     assert "\n" not in str(caught.value)

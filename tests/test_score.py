@@ -141,9 +141,9 @@ def test_another_job_does_not_go_on_with_it(tmp_path):
     output = tmp_path / "out"
     with pytest.raises(ConnectionError):
         run(Counting(fails_after=1), rows, output)
-    with pytest.raises(ValueError, match=r"begun by another job \(its model differs"):
+    with pytest.raises(ValueError, match=r"begun by another job \(its model differ"):
         run(Counting(), rows, output, model="model b")
-    with pytest.raises(ValueError, match="its input differs"):
+    with pytest.raises(ValueError, match="its input differ"):
         run(Counting(), rows[:2], output)
     run(Counting(), rows[:2], output, model="model b", overwrite=True)
     assert len(lines(output)) == 2

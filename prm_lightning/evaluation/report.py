@@ -6,12 +6,12 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_lightning.command import run_verb
+from prm_lightning.folders import written_file
 
 if TYPE_CHECKING:
     from prm_lightning.evaluation.report_inputs import ScoredSet
@@ -64,11 +64,9 @@ def write_report(
     from prm_lightning.evaluation.report_inputs import read_folder
 
     html = render_page([read_folder(Path(folder)) for folder in dict.fromkeys(folders)], solutions)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.{os.getpid()}.partial")
-    # Python prints a lone surrogate, which JSON can hold and UTF-8 cannot, as \udc80.
-    beside.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
-    beside.replace(page)
+    with written_file(page) as beside:
+        # Python prints a lone surrogate, which JSON can hold and UTF-8 cannot, as \udc80.
+        beside.write_text(html, encoding="utf-8", errors="backslashreplace", newline="\n")
     return page
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prm_lightning.folders import written_file
+
 
 @dataclass(frozen=True, slots=True)
 class ResumableRows:
@@ -70,19 +72,21 @@ class ResumableRows:
         if self.output.exists() and not overwrite:
             raise FileExistsError(f"{self.output} exists. Give another --output, or --overwrite.")
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a row, and wait until it is on the disk."""
-        _write_synced(self.partial, "ab", _line(row))
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Add rows, and wait until they are on the disk."""
+        _write_synced(self.partial, "ab", b"".join(map(_line, rows)))
 
     def finish(self) -> None:
         """The rows become the output."""
-        beside = self.output.with_name(f".{self.output.name}.{os.getpid()}.whole")
-        with self.partial.open("rb") as source, beside.open("wb") as target:
+        with (
+            written_file(self.output) as beside,
+            self.partial.open("rb") as source,
+            beside.open("wb") as target,
+        ):
             source.readline()  # the job
             shutil.copyfileobj(source, target)
             target.flush()
             os.fsync(target.fileno())
-        beside.replace(self.output)
         self.partial.unlink()
 
     def _rows(self) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prm_lightning.inference.aggregate import aggregate
+from prm_lightning.inference.resumable import ResumableRows
 from prm_lightning.inference.scorers import ModelScorer
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.sources.rows import Row as RawRow
@@ -107,22 +106,16 @@ def score_file(
         ValueError: another job began to write there, or the scorer fails.
         OSError: a server fails, or the disk.
     """
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    header = _header(model, rows, reading)
-    done = _begin(partial, header, overwrite=overwrite)
-    counts = Counter(record["outcome"] for record in done)
+    written = ResumableRows(output, _describe(model, rows, reading))
+    counts = Counter(record["outcome"] for record in written.begin(overwrite=overwrite))
     yield counts
-    for start in range(len(done), len(rows), ROWS_AT_A_TIME):
+    for start in range(counts.total(), len(rows), ROWS_AT_A_TIME):
         window = rows[start : start + ROWS_AT_A_TIME]
         records = score_rows(scorer, window, reading)
-        with partial.open("a", encoding="utf-8", newline="\n") as file:
-            file.write("".join(_line(record) for record in records))
+        written.append(*records)
         counts.update(record["outcome"] for record in records)
         yield counts
-    _finish(partial, output)
+    written.finish()
 
 
 def parse_row(row: RawRow | Dropped) -> Row:
@@ -180,45 +173,10 @@ def _record(row: Row, result: list[float] | str, reading: Reading) -> dict[str, 
     }
 
 
-def _header(model: str, rows: Sequence[Row], reading: Reading) -> dict[str, Any]:
+def _describe(model: str, rows: Sequence[Row], reading: Reading) -> dict[str, Any]:
     """What a job is, so that only the same one is gone on with."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(_line({"values": row.values, "message": row.message}).encode())
+        digest.update(json.dumps([row.values, row.message]).encode())
     how = {"aggregation": reading.aggregation, "threshold": reading.threshold}
     return {"model": model, "input": digest.hexdigest()[:32], **how}
-
-
-def _begin(
-    partial: Path, header: dict[str, Any], *, overwrite: bool = False
-) -> list[dict[str, Any]]:
-    """The rows that are done; the file then ends behind the last whole one."""
-    lines = partial.read_bytes().split(b"\n") if partial.exists() else [b""]
-    whole = lines[:-1]  # what stands behind the last newline was cut by a kill
-    begun = json.loads(whole[0]) if whole else None
-    if begun is not None and begun != header and not overwrite:
-        changed = [key for key, value in header.items() if begun.get(key) != value]
-        raise ValueError(
-            f"score: {partial} was begun by another job (its {', '.join(changed)} differs). Give "
-            "another --output, or --overwrite to begin anew."
-        )
-    if begun != header:
-        partial.write_text(_line(header), encoding="utf-8", newline="\n")
-        return []
-    with partial.open("r+b") as file:
-        file.truncate(sum(len(line) + 1 for line in whole))
-    return [json.loads(line) for line in whole[1:]]
-
-
-def _finish(partial: Path, output: Path) -> None:
-    """Everything but the header becomes the output."""
-    beside = output.with_name(f".{output.name}.{os.getpid()}.whole")
-    with partial.open("rb") as source, beside.open("wb") as target:
-        source.readline()
-        shutil.copyfileobj(source, target)
-    beside.replace(output)
-    partial.unlink()
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"

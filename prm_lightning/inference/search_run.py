@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
+from prm_lightning.folders import written_file
 from prm_lightning.generation.sampling import check_sampling
 from prm_lightning.inference.budget import Remembers
 from prm_lightning.inference.resumable import ResumableRows
@@ -103,7 +102,9 @@ def run(options: Options) -> list[str]:
     rows.finish()
     summary = options.results.with_suffix(".summary.json")
     told = {"job": job, "left_out": dict(left_out), **figures.to_json()}
-    _write_whole(summary, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    with written_file(summary) as beside:
+        text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        beside.write_text(text, encoding="utf-8", newline="\n")
     return [*figures.lines(left_out), f"results    {options.results}", f"summary    {summary}"]
 
 
@@ -189,9 +190,3 @@ def _reader(scorer: ModelScorer, options: Options) -> Any:
     if not options.is_stepwise or not isinstance(scorer, StepModel):
         return scorer
     return IncrementalScorer(scorer) if scorer.backbone.config.attention == "sdpa" else scorer
-
-
-def _write_whole(file: Path, text: str) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}.whole")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    beside.replace(file)

@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from prm_lightning.folders import written_file
 from prm_lightning.modeling.sharding import gather_weights
 from prm_lightning.training.validation import (
     VALIDATION_SCORES,
@@ -110,9 +111,9 @@ class DataReport(Callback):
         if not trainer.is_global_zero:
             return
         report = pl_module.datamodule.report
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(report, indent=2, ensure_ascii=False)
-        (self.folder / "data.json").write_text(text + "\n", encoding="utf-8")
+        with written_file(self.folder / "data.json") as beside:
+            beside.write_text(text + "\n", encoding="utf-8")
         print_data_report(report)
 
 
@@ -242,7 +243,8 @@ class ClosingTable(Callback):
         whole = trainer.num_sanity_val_steps == math.inf
         if whole and trainer.is_global_zero and trainer.ckpt_path is None:
             record = {k: v for k, v in pl_module.last_metrics.items() if math.isfinite(v)}
-            self.untrained.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            with written_file(self.untrained) as beside:
+                beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from prm_lightning.folders import written_file
+
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 64  # with the digest in hex
 SUMS = "sha256.json"  # of the files of a checkpoint that is a folder
@@ -33,19 +35,15 @@ class SealedCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a whole checkpoint under its name, or leave what has that name as it is."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.partial")
         try:
-            torch.save(checkpoint, beside)
-            seal(beside)
-            beside.replace(target)
+            with written_file(target) as beside:
+                torch.save(checkpoint, beside)
+                seal(beside)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(
                 f"checkpoint: {target} cannot be written ({_first_line(error)}). Earlier "
                 "checkpoints are as they were; free some space or lower --keep."
             ) from error
-        finally:
-            beside.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

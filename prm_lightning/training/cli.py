@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.folders import written_file
 from prm_lightning.libraries import quieten_libraries
 from prm_lightning.training.callbacks import (
     ClosingTable,
@@ -148,8 +149,8 @@ class PRMCLI(LightningCLI):
         """Write test.json, every metric that the test data define."""
         record = {k: v for k, v in self.model.last_metrics.items() if math.isfinite(v)}
         path = self.folder / "test.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with written_file(path) as beside:
+            beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         print(f"metrics  {path}")
 
     def predict(self, **kwargs: Any) -> None:
@@ -161,13 +162,10 @@ class PRMCLI(LightningCLI):
         side = self.datamodule.sides["predict"]
         rows = {i: scores for batch in found for i, scores in batch}
         path = self.folder / "predictions.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".partial")
-        with beside.open("w", encoding="utf-8") as file:
+        with written_file(path) as beside, beside.open("w", encoding="utf-8") as file:
             for i, scores in sorted(rows.items()):
                 row = {"id": side.data.solution_names[i], "scores": scores}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        beside.replace(path)
         print(f"predictions  {path}")
 
     def _run_callbacks(self) -> list[Any]:

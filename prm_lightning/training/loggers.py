@@ -12,6 +12,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from prm_lightning.folders import written_file
+
 METRICS = "metrics.csv"
 
 
@@ -100,9 +102,8 @@ def cut_back_lines(path: Path, step: int) -> None:
     """Keep the lines of a JSONL file whose ``step`` is below `step`."""
     lines = _whole_lines(path)
     kept = [line for line in lines if json.loads(line)["step"] < step]
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(path)
+    with written_file(path) as beside:
+        beside.write_text("".join(kept), encoding="utf-8")
 
 
 def purge_events(experiment: Any, step: int) -> None:
@@ -136,13 +137,10 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def write_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write a CSV file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", newline="") as file:
+    with written_file(path) as beside, beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from prm_lightning.folders import written_file
 from prm_lightning.training.finite import RECORD
 from prm_lightning.training.loggers import METRICS
 from prm_lightning.training.validation import VALIDATION_SCORES
@@ -84,10 +85,8 @@ def prepare_folder(folder: Path, record: str, *, resumed: bool) -> None:
         if not name.exists():  # killed between two renames, see `written_folder`
             old.rename(name)
     remove(find(folder, UNFINISHED if resumed else (*UNFINISHED, *LOGS)))
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{CONFIG}.partial"
-    beside.write_text(record, encoding="utf-8")
-    beside.replace(folder / CONFIG)
+    with written_file(folder / CONFIG) as beside:
+        beside.write_text(record, encoding="utf-8")
 
 
 def require_writable(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.tree import shared_prefix
+from prm_lightning.folders import written_file
 from prm_lightning.modeling.metrics import StepScores
 
 VALIDATION_SCORES = "val_scores.jsonl"
@@ -73,11 +73,12 @@ def write_validation_scores(
         data: the validation side.
         texts: what `read_texts` says of it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with beside.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+    with (
+        written_file(path) as beside,
+        beside.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file,
+    ):
         for row in sorted(_rows(scores, data, texts), key=lambda row: row[0]):
             file.write(json.dumps(row[1], ensure_ascii=False) + "\n")
-    beside.replace(path)
 
 
 def _rows(
