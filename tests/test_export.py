@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from safetensors.torch import load_file
-from test_prm import HEADS, TEMPLATES, tiny_prm
+from test_prm import LINEAR_HEADS, TEMPLATES, tiny_prm
 from transformers import AutoConfig, AutoTokenizer
 
 from prm_lightning.inference import export_formats as formats
@@ -73,7 +73,7 @@ def write(place, folder, format="token-classification", dtype="fp32", into="dequ
     return scoring_code(str(folder), format, prm, encoding, dtype)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", LINEAR_HEADS)
 @pytest.mark.parametrize(
     ("kind", "template"), [("llama", t) for t in TEMPLATES] + [("qwen3", "chat")]
 )
@@ -134,12 +134,16 @@ def qwen2_folder(tokenizer, folder):
     return folder
 
 
-def test_a_linear_head_becomes_two_layers_and_comes_back(tokenizer, tmp_path):
+@pytest.mark.parametrize("head", ["classes", "two_layers"])
+def test_a_head_becomes_two_layers_and_comes_back(tokenizer, tmp_path, head):
     base = qwen2_folder(tokenizer, tmp_path / "base")
-    place = trained(base, tmp_path / "best_model", "classes")
+    place = trained(base, tmp_path / "best_model", head)
     prm = PRM.from_pretrained(place)
     theirs = run_card(write(place, tmp_path / "out", "qwen-prm"))
     assert compare(probe(prm), theirs, 0.5).largest < 1e-5
+    if head == "two_layers":
+        with pytest.raises(ValueError, match=r"has no place for a head of .*--format qwen-prm"):
+            cut(place, out=tmp_path / "other")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == ["Qwen2ForProcessRewardModel"]
     tensors = load_file(tmp_path / "out" / "model.safetensors")

@@ -248,21 +248,22 @@ def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
     assert record["parity"]["largest"] > 1e-3
 
 
-def test_two_layers_are_refused(tokenizer, tmp_path):
+def test_two_layers_stay_two_layers(tokenizer, tmp_path):
     from transformers import LlamaForCausalLM
 
-    two = {"score.0.weight": torch.randn(32, 32), "score.0.bias": torch.randn(32)}
-    two |= {"score.2.weight": torch.randn(2, 32), "score.2.bias": torch.randn(2)}
-    folder = save(random_model(LlamaForCausalLM), tokenizer, tmp_path / "public", two)
-    with pytest.raises(ValueError, match=r"two layers.*score --model") as caught:
-        run(manifest(tmp_path, folder, like="qwen-math-prm", step_end="\n"), tmp_path / "ours")
-    assert "\n" not in str(caught.value)
-    two["score.2.weight"] = torch.zeros(2, 32)
-    two["score.2.weight"][1, :2] = torch.tensor([1.0, -1.0])  # of two units that are no mirror
-    folder = save(random_model(LlamaForCausalLM), tokenizer, tmp_path / "other", two)
-    with pytest.raises(ValueError, match="two layers"):
-        run(manifest(tmp_path, folder, like="qwen-math-prm", step_end="\n"), tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
+    first = {"score.0.weight": torch.randn(32, 32) / 4, "score.0.bias": torch.randn(32)}
+    second = {"score.2.weight": torch.randn(2, 32) / 4, "score.2.bias": torch.randn(2)}
+    difference = torch.zeros(2, 32)
+    difference[1, :2] = torch.tensor([1.0, -1.0])  # of two units that are no mirror of each other
+    for name, rows in (("dense", second["score.2.weight"]), ("sparse", difference)):
+        head = first | second | {"score.2.weight": rows}
+        save(random_model(LlamaForCausalLM), tokenizer, tmp_path / name, head)
+        file = manifest(tmp_path, name, like="qwen-math-prm", step_end="\n")
+        prm = run(file, tmp_path / "ours" / name)
+        require_equal(prm, load_scorer(str(file)))
+        assert prm.manifest.head == "two_layers"
+        with pytest.raises(ValueError, match="nothing holds a head of two layers on a backbone"):
+            export(str(tmp_path / "ours" / name), str(tmp_path / "out"))
 
 
 def test_what_cannot_be_imported_is_one_line(trl, tmp_path, monkeypatch):

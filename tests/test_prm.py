@@ -16,7 +16,8 @@ from prm_lightning.modeling.prm import PRM
 from prm_lightning.types import Solution, Step
 
 TEMPLATES = ["chat", "plain", "guide"]
-HEADS = ["scalar", "classes", "token"]
+LINEAR_HEADS = ["scalar", "classes", "token"]
+HEADS = [*LINEAR_HEADS, "two_layers"]
 LORA = Lora(r=4, alpha=8)
 
 

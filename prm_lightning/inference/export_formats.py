@@ -27,10 +27,11 @@ ADAPTER_PREFIX = "base_model.model.score"
 def label_rows(head: StepHead) -> Tensor:
     """``(2, H)`` float32 rows for INCORRECT and CORRECT, whose softmax is the head's sigmoid.
 
-    A head of one row w becomes the rows 0 and w: softmax([0, x]) = sigmoid(x).
+    They are those of the last layer. A head of one row w becomes the rows 0 and w, since
+    softmax([0, x]) = sigmoid(x).
     """
     weight = head.weight.detach().float().cpu()
-    return weight if head.kind == "classes" else torch.cat([torch.zeros_like(weight), weight])
+    return weight if len(weight) == 2 else torch.cat([torch.zeros_like(weight), weight])
 
 
 def label_biases(head: StepHead) -> Tensor | None:
@@ -38,7 +39,7 @@ def label_biases(head: StepHead) -> Tensor | None:
     if head.bias is None:
         return None
     bias = head.bias.detach().float().cpu()
-    return bias if head.kind == "classes" else torch.cat([torch.zeros_like(bias), bias])
+    return bias if len(bias) == 2 else torch.cat([torch.zeros_like(bias), bias])
 
 
 def require_layout(prm: PRM, format: Format) -> None:
@@ -49,8 +50,18 @@ def require_layout(prm: PRM, format: Format) -> None:
     """
     config = prm.manifest.backbone
     lm = prm.backbone.causal_lm
-    reason = ""
-    if format == "causal-lm" and prm.head.kind != "token":
+    reason, instead = "", "token-classification"
+    if prm.head.inner is not None:
+        instead = "qwen-prm"
+        if lm.config.model_type != "qwen2":
+            raise ValueError(
+                "export: nothing holds a head of two layers on a backbone of type "
+                f"{lm.config.model_type}; only Qwen2's have a class for one. Use the model as it "
+                "is, or train with model.head scalar or classes."
+            )
+        if format != "qwen-prm":
+            reason = "has no place for a head of two layers"
+    elif format == "causal-lm" and prm.head.kind != "token":
         reason = f"needs a token head, this one is {prm.head.kind}"
     elif format == "qwen-prm" and lm.config.model_type != "qwen2":
         reason = f"holds Qwen2 and Qwen2.5 backbones, this one is {lm.config.model_type}"
@@ -61,9 +72,7 @@ def require_layout(prm: PRM, format: Format) -> None:
     elif format in ("sequence-classification", "causal-lm") and prm.head.bias is not None:
         reason = "has no place for the bias that this head was imported with (import --bias drop)"
     if reason:
-        raise ValueError(
-            f"export: the format {format} {reason}. Take --format token-classification."
-        )
+        raise ValueError(f"export: the format {format} {reason}. Take --format {instead}.")
     if format in ("token-classification", "sequence-classification"):
         classifier_class(lm, format)
 
@@ -123,21 +132,14 @@ def write_classifier(
 def write_qwen_prm(
     lm: Any, head: StepHead, folder: Path, labels: Labels, record: Mapping[str, Any]
 ) -> None:
-    """Write ``Qwen2ForProcessRewardModel``: two layers with a ReLU that say what one row says.
+    """Write ``Qwen2ForProcessRewardModel``: two layers with a ReLU.
 
-    With the row u for the log-odds and a bias b, which may be 0, the first layer computes u·h + b
-    and -u·h - b and the second takes their difference: relu(x) - relu(-x) = x.
+    They are those of a head of two layers; or else they say what one row says. With the row u for
+    the log-odds and a bias b, which may be 0, the first layer computes u·h + b and -u·h - b and
+    the second takes their difference: relu(x) - relu(-x) = x.
     """
-    rows, biases = label_rows(head), label_biases(head)
-    size = rows.shape[1]
-    direction = rows[1] - rows[0]
-    first, second, offset = torch.zeros(size, size), torch.zeros(2, size), torch.zeros(size)
-    first[0], first[1] = direction, -direction
-    if biases is not None:
-        offset[0], offset[1] = biases[1] - biases[0], biases[0] - biases[1]
-    second[1, 0], second[1, 1] = 1, -1
     target = _around(lm, classifier_class(lm, "token-classification"), labels, record)
-    target.score = nn.Sequential(_linear(first, offset), nn.ReLU(), _linear(second, torch.zeros(2)))
+    target.score = _two_layers(head)
     target.to(lm.dtype).save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -227,6 +229,21 @@ def _around(lm: Any, cls: Any, labels: Labels, record: Mapping[str, Any]) -> Any
         target = cls(config)
     setattr(target, target.base_model_prefix, lm.base_model)
     return target
+
+
+def _two_layers(head: StepHead) -> nn.Sequential:
+    rows, biases = label_rows(head), label_biases(head)
+    biases = torch.zeros(2) if biases is None else biases
+    if head.inner is not None:
+        inner = (tensor.detach().float().cpu() for tensor in (head.inner.weight, head.inner.bias))
+        return nn.Sequential(_linear(*inner), nn.ReLU(), _linear(rows, biases))
+    size = rows.shape[1]
+    direction = rows[1] - rows[0]
+    first, second, offset = torch.zeros(size, size), torch.zeros(2, size), torch.zeros(size)
+    first[0], first[1] = direction, -direction
+    offset[0], offset[1] = biases[1] - biases[0], biases[0] - biases[1]
+    second[1, 0], second[1, 1] = 1, -1
+    return nn.Sequential(_linear(first, offset), nn.ReLU(), _linear(second, torch.zeros(2)))
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

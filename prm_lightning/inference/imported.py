@@ -89,11 +89,11 @@ def import_public(
         ValueError: our heads or our encoding cannot express it, or the result scores otherwise.
     """
     scorer = load_public(replace(manifest, dtype=wish.dtype), folder, "cpu")
-    head = linear_head(cast(PublicHead, scorer.head), manifest)
+    head = our_head(cast(PublicHead, scorer.head), manifest)
     encoder, different = _our_encoder(scorer, manifest)
     _require_consent(manifest.model, different, wish)
     dropped = 0.0
-    if wish.bias == "drop":
+    if wish.bias == "drop" and head.inner is None:
         dropped = bias_of(head)
         without_bias(head, cast(PublicHead, scorer.head))
     threshold = moved_threshold(manifest.threshold, dropped)
@@ -142,25 +142,26 @@ def _require_consent(model: str, different: str, wish: Wish) -> None:
         )
 
 
-def linear_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
-    """One of our heads, with a bias if that moves its log-odds.
-
-    Raises:
-        ValueError: the head has two layers that do not come to a linear one.
-    """
+def our_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
+    """One of our heads, with a bias if that moves its log-odds."""
     weight, bias = head.weights[-1].detach(), head.biases[-1].detach()
+    inner: dict[str, Tensor] = {}
     if len(head.weights) == 2:
-        hidden = (head.weights[0].detach(), head.biases[0].detach())
-        weight, bias = _collapse(hidden, (weight, bias), head.correct_label, manifest.model)
+        first = (head.weights[0].detach(), head.biases[0].detach())
+        linear = _collapse(first, (weight, bias), head.correct_label)
+        if linear is None:
+            inner = {"inner.weight": first[0], "inner.bias": first[1]}
+        else:
+            weight, bias = linear
     kind: HeadKind = "scalar"
     if len(weight) == 2:
         order = [1 - head.correct_label, head.correct_label]
         weight, bias = weight[order], bias[order]
-        kind = "classes"
+        kind = "two_layers" if inner else "classes"
         if manifest.head == "lm":
             weight, bias, kind = weight[1:] - weight[:1], bias[1:] - bias[:1], "token"
     ours = StepHead(kind, weight.shape[1], biased=True)
-    ours.load_state_dict({"weight": weight, "bias": bias})
+    ours.load_state_dict({"weight": weight, "bias": bias, **inner})
     if not bias_of(ours):
         ours.bias = None
     return ours
@@ -206,9 +207,9 @@ def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:
 
 
 def _collapse(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], correct: int, model: str
-) -> tuple[Tensor, Tensor]:
-    """A linear head that is written as c * (relu(x) - relu(-x)), as `export` does."""
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], correct: int
+) -> tuple[Tensor, Tensor] | None:
+    """The linear head that is written as c * (relu(x) - relu(-x)), as `export` does; else None."""
     out = second[0][correct] - second[0][1 - correct]
     used = out.nonzero()[:, 0].tolist()
     if len(used) == 2:
@@ -217,10 +218,7 @@ def _collapse(
         if mirrored and out[i] == -out[j]:
             offset = second[1][correct] - second[1][1 - correct]
             return out[i] * first[0][i][None], (out[i] * first[1][i] + offset)[None]
-    raise ValueError(
-        f"import: the head of {model!r} has two layers, which no linear head can express. Use it "
-        f"as it is: python -m prm_lightning score --model {model}"
-    )
+    return None
 
 
 def _our_encoder(scorer: StepModel, manifest: PublicManifest) -> tuple[Encoder, str]:

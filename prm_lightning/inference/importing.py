@@ -32,7 +32,8 @@ def import_model(
         encoding: exact refuses a model whose way to build tokens is not ours; nearest takes the
             nearest that is, measures what that changes and records it.
         bias: of the head. keep is exact; drop takes it off all log-odds, moves the threshold as far
-            and records it, for exports to sequence-classification, which has no place for one.
+            and records it, for exports to sequence-classification, which has no place for one. A
+            head of two layers keeps its biases.
         tolerance: largest difference in P(correct) that is let pass, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         overwrite: replace the output.

@@ -6,16 +6,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-HeadKind = Literal["scalar", "classes", "token"]
+HeadKind = Literal["scalar", "classes", "token", "two_layers"]
 
-LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a `classes` head
-ROWS: dict[HeadKind, int] = {"scalar": 1, "classes": 2, "token": 1}
+LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a head that has two
+ROWS: dict[HeadKind, int] = {"scalar": 1, "classes": 2, "token": 1, "two_layers": 2}
 INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
 
 
 class StepHead(nn.Module):
-    """A linear layer, in float32 whatever the backbone computes in.
+    """A linear layer, or two, in float32 whatever the backbone computes in.
 
     A fresh one has no bias, since heads of whole sequences, which others serve, have none. One that
     others trained may have: a hidden state behind a norm has no constant part that could carry it.
@@ -23,7 +24,9 @@ class StepHead(nn.Module):
     Args:
         kind: `scalar` has one row, the logit itself; `classes` has a row for each of `LABELS`,
             whose difference is the logit; `token` has one row that starts as the difference of
-            the LM-head rows of two verdict tokens (`verdict_ids`).
+            the LM-head rows of two verdict tokens (`verdict_ids`); `two_layers` has H units with a
+            ReLU below what `classes` has, as in Zhang et al. 2025 (Qwen2.5-Math-PRM),
+            arXiv:2501.07301.
         hidden_size: H.
         biased: whether each row has a bias, which starts at 0.
     """
@@ -31,6 +34,7 @@ class StepHead(nn.Module):
     def __init__(self, kind: HeadKind, hidden_size: int, *, biased: bool = False) -> None:
         super().__init__()
         self.kind: HeadKind = kind
+        self.inner = nn.Linear(hidden_size, hidden_size) if kind == "two_layers" else None
         self.weight = nn.Parameter(torch.empty(ROWS[kind], hidden_size))
         nn.init.normal_(self.weight, std=INIT_STD)
         self.bias = nn.Parameter(torch.zeros(ROWS[kind])) if biased else None
@@ -38,10 +42,16 @@ class StepHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are."""
         with torch.autocast(hidden.device.type, enabled=False):
-            rows = at_least_float32(hidden) @ at_least_float32(self.weight).T  # (N, rows)
-            if self.bias is not None:
-                rows = rows + at_least_float32(self.bias)
-        return rows[:, 1] - rows[:, 0] if self.kind == "classes" else rows[:, 0]
+            values = at_least_float32(hidden)
+            if self.inner is not None:
+                values = F.relu(_affine(values, self.inner.weight, self.inner.bias))
+            rows = _affine(values, self.weight, self.bias)  # (N, rows)
+        return rows[:, 1] - rows[:, 0] if rows.shape[1] == 2 else rows[:, 0]
+
+
+def _affine(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = values @ at_least_float32(weight).T
+    return rows if bias is None else rows + at_least_float32(bias)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

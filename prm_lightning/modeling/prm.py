@@ -264,7 +264,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_head(folder: Path, kind: HeadKind) -> dict[str, Tensor]:
-    """The head's ``weight`` ``(rows, H)`` and, if it has one, ``bias`` ``(rows,)``, checked.
+    """The head's ``weight`` ``(rows, H)`` and what else it has, checked.
+
+    Those are ``bias`` ``(rows,)``, ``inner.weight`` ``(H, H)`` and ``inner.bias`` ``(H,)``.
 
     Raises:
         ValueError: it is missing, or its weight is zero, or a number is not finite.

@@ -32,7 +32,7 @@ class PRMModule(LightningModule):
 
     Args:
         backbone: the language model, its quantization and its adapters.
-        head: `scalar`, `classes` or `token`, see `StepHead`.
+        head: `scalar`, `classes`, `token` or `two_layers`, see `StepHead`.
         loss: `bce`, `focal`, `mse` or `pqm`.
         lr: peak learning rate of the backbone's trained weights.
         head_lr: of the head; null takes ten times `lr`.
