@@ -2,8 +2,8 @@
 
     python benchmarks/scoring.py [--problems 20] [--pool $DEV_DATA/best_of_n_mixed.jsonl]
 
-SmolLM2-135M in bf16 (`--dtype float32` for CPUs that only emulate it) with a fresh head, template
-`plain`, in one run, the ways in turn after two attempts to warm up.
+SmolLM2-135M (`--dtype auto`: in bf16 where the processor multiplies in it, else in float32) with a
+fresh head, template `plain`, in one run, the ways in turn after two attempts to warm up.
 
 Whole solutions, 16 attempts of each problem:
   trees     what `PRM.score_all` does: one token tree a problem
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, help="a best-of-n pool")
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--width", type=int, default=4, help="candidates of each beam")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     args = parser.parse_args()
     torch.manual_seed(0)
     prm = PRM.create(Backbone(BACKBONE, dtype=args.dtype), template="plain").eval()
