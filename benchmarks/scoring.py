@@ -211,7 +211,7 @@ def compare(
         "times_faster_than": {n: round(seconds[n] / seconds[first], 2) for n in others},
         "processor_seconds": {name: round(value, 2) for name, value in processor.items()},
         "tokens": tokens,
-        "max_difference": round(max(differences), 4),
+        "max_difference": float(f"{max(differences):.1e}"),
     }
 
 
