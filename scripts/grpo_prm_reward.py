@@ -3,8 +3,10 @@
 .venv/bin/python scripts/grpo_prm_reward.py --prm outputs/quickstart/best_model --steps 4
 
 Two further rewards have weight 0: they change nothing, and show whether the first is being hacked.
+Prints a line of JSON a step.
 """
 
+import json
 from typing import Any
 
 import torch
@@ -101,4 +103,5 @@ def train(
 
 
 if __name__ == "__main__":
-    auto_cli(train)
+    for row in auto_cli(train, as_positional=False):
+        print(json.dumps(row))

@@ -114,6 +114,25 @@ def test_settings_on_the_pages_are_settings(folder, monkeypatch, capsys):
     assert seen >= 5
 
 
+def script_options() -> dict[str, set[str]]:
+    """Scripts and benchmarks that the pages run, each with the options that they are given."""
+    found: dict[str, set[str]] = {}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, rest in re.findall(r"python ((?:benchmarks|scripts)/\w+\.py)([^`#|\n]*)", text):
+            found.setdefault(name, set()).update(re.findall(r"(?<!\S)--[\w.]+", rest))
+    return found
+
+
+@pytest.mark.parametrize(("script", "options"), sorted(script_options().items()))
+def test_scripts_have_the_options_that_the_pages_give_them(script, options):
+    source = (ROOT / script).read_text(encoding="utf-8")
+    known = set(re.findall(r'add_argument\(\s*"(--\w+)"', source))
+    if "auto_cli(train, as_positional=False)" in source:
+        known |= {f"--{name}" for name in re.findall(r"^    (\w+): .*,$", source, re.MULTILINE)}
+    assert options <= known
+
+
 def test_code_on_the_pages_is_whole_and_imports_what_there_is():
     for page in PAGES:
         for block in blocks(page, "python"):

@@ -2,6 +2,9 @@
 
 import importlib.util
 import inspect
+import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,15 +67,20 @@ def test_verl_without_a_model_is_one_line(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_recipe_for_trl_trains(folder, tiny_model_folder, tmp_path):
-    logged = load("grpo_prm_reward.py").train(
-        str(folder),
-        policy=str(tiny_model_folder("llama")),
-        output=str(tmp_path / "grpo"),
-        problems=4,
-        steps=2,
-        max_tokens=8,
-    )
+def test_the_recipe_for_trl_trains(folder, tiny_model_folder, tmp_path, monkeypatch, capsys):
+    options = {
+        "prm": folder,
+        "policy": tiny_model_folder("llama"),
+        "output": tmp_path / "grpo",
+        "problems": 4,
+        "steps": 2,
+        "max_tokens": 8,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["grpo_prm_reward.py", *words])
+    runpy.run_path(str(SCRIPTS / "grpo_prm_reward.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    logged = [json.loads(line) for line in lines if line.startswith('{"')]
     assert len(logged) == 2
     for row in logged:
         assert 0 < row["rewards/prm_min/mean"] < 1
