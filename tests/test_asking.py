@@ -60,6 +60,7 @@ def answered_twice(journal):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["live", "batch"])
 def test_a_second_call_asks_nothing(tmp_path, mode):
     with FakeClaude() as fake, asking(tmp_path, fake) as asker:
@@ -73,6 +74,7 @@ def test_a_second_call_asks_nothing(tmp_path, mode):
         assert asker.journal.outstanding == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["live", "batch"])
 def test_transient_faults_change_no_outcome(tmp_path, mode):
     some = requests(40)

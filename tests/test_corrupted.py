@@ -312,6 +312,7 @@ def test_gsm8k_is_broken_and_mostly_followed_to_the_end(marks):
     assert sum(labels(s)[-1] == 0.0 for s in wrong) > 0.7 * len(wrong)
 
 
+@pytest.mark.slow
 def test_position_says_little_of_the_label():
     """Of the solutions right so far, about the same share goes wrong at each step."""
     base = Gsm8k(str(dev_data("gsm8k_train_slice.jsonl")))

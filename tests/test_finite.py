@@ -39,6 +39,7 @@ def test_a_run_stops_at_a_nan_and_names_its_solutions(fit, broken, tmp_path):  #
     assert row["lr"]["backbone"] > 0
 
 
+@pytest.mark.slow
 def test_a_skipped_step_changes_nothing(fit, broken):  # noqa: F811
     with pytest.warns(UserWarning, match="optimizer step 2 is skipped"):
         output, heads = broken(fit, {2}, **{"model.on_nan": "skip"})

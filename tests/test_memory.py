@@ -159,6 +159,7 @@ def check(backbone, rows, row_tokens, tolerance=0.1):
     assert found.weights == pytest.approx(total_bytes(frozen_tensors(prm)), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
@@ -171,6 +172,7 @@ def test_the_formula_agrees_with_the_allocation(
     check(Backbone(folder, None, quantize, dtype, gradient_checkpointing=checkpointing), 2, 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_formula_agrees_with_full_fine_tuning(tiny_model_folder, dtype, checkpointing):

@@ -92,12 +92,13 @@ def test_a_process_group_killed_while_it_writes_a_checkpoint_loses_nothing(run, 
     assert_same(whole, run("part", **dropout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "changes", "moment"),
     [
         ("SIGTERM", SHORT, "step:3:0"),
-        pytest.param("SIGUSR1", IN_EPOCHS, "validation:1:0", marks=pytest.mark.slow),
-        pytest.param("SIGTERM", NO_VALIDATION, "step:6:0", marks=pytest.mark.slow),
+        ("SIGUSR1", IN_EPOCHS, "validation:1:0"),
+        ("SIGTERM", NO_VALIDATION, "step:6:0"),
     ],
 )
 def test_a_run_that_is_asked_to_stop_goes_on_later(run, stop, capsys, name, changes, moment):
@@ -142,9 +143,10 @@ def test_all_ranks_stop_at_one_step(tiny, tmp_path):
     assert SealedCheckpointIO().load_checkpoint(path)["global_step"] == last[0] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "dies_at"),
-    [(IN_EPOCHS, 4), pytest.param(EPOCH_ENDS, 9, marks=pytest.mark.slow)],
+    [(IN_EPOCHS, 4), (EPOCH_ENDS, 9)],
 )
 def test_validation_that_is_due_at_a_checkpoint_is_not_skipped(run, monkeypatch, changes, dies_at):
     whole = run("whole", **changes)
@@ -203,6 +205,7 @@ def test_so_many_step_checkpoints_are_kept_and_always_the_last(run, keep, steps)
     assert (output / "best_model" / "prm.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard
 def test_a_disk_that_fills_up_is_one_line_and_leaves_earlier_checkpoints(run, monkeypatch):
     whole = run("whole", **SHORT)
@@ -234,6 +237,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(run, tmp_path,
         run(where)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_refused(run):
     path = run("run", **{"trainer.max_steps": 1}) / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)

@@ -104,6 +104,7 @@ def test_scores_are_made_as_the_model_says_or_as_asked(job, tmp_path):
         assert all(c["score"] == pytest.approx(how(c["scores"])) for c in scored)
 
 
+@pytest.mark.slow
 def test_a_run_cut_anywhere_goes_on_to_the_same_results(job, tmp_path):
     whole = tmp_path / "whole.jsonl"
     main([*job(method="beam"), "--output", str(whole)])

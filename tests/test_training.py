@@ -119,6 +119,7 @@ def test_a_run_leaves_what_it_promises(fit):
     assert record["threshold_fitted_on"] == "validation data of the training run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_step", [4, None])
 def test_throughput_is_logged_beside_the_loss(fit, per_step):
     changes = {"trainer.log_every_n_steps": 2, "trainer.max_epochs": 1}
@@ -130,6 +131,7 @@ def test_throughput_is_logged_beside_the_loss(fit, per_step):
     assert all(float(row["throughput/tokens_per_second"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_what_is_trained_and_nothing_else(fit):
     output = fit()
     checkpoint = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
@@ -151,10 +153,8 @@ class KilledError(Exception):
     """Stands for a process that dies."""
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("dies_at", [3, pytest.param(5, marks=SLOW), pytest.param(7, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dies_at", [3, 5, 7])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(fit, monkeypatch, dies_at):
     whole = fit("whole")
     take_step = PRMModule.training_step
@@ -241,6 +241,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(fit, caplog
     assert metrics(part) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_test_and_predict_write_their_files(fit, tmp_path, tiny_model_folder):
     output = fit()
     rows = write_rows(tmp_path / "unseen.jsonl", problems=4)
@@ -262,6 +263,7 @@ def test_test_and_predict_write_their_files(fit, tmp_path, tiny_model_folder):
         )
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unasked(fit, tmp_path):
     fit(**{"trainer.max_steps": 1})
     with pytest.raises(FileExistsError, match="Continue it with --ckpt_path last"):
