@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10**9, help="solutions to train on")
     parser.add_argument("--trl", type=Path, required=True, help="folder with trl 1.13.0")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="what to compare")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -275,6 +276,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--solutions", type=int, default=8, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.ways[0] != "ours":
+        parser.error("--ways begins with ours, which the others are compared with")
     if args.worker:
         sys.path.insert(0, str(args.trl))  # before the trl of this environment
         work(args.worker, args.out, args.rows, args.seed, args.solutions, args.dtype)
@@ -286,9 +289,9 @@ def main() -> None:
     solutions = 8 * attempts
     common = ["--rows", str(file), "--trl", str(args.trl), "--dtype", args.dtype]
     common += ["--solutions", str(solutions)]
-    records: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    records: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     for seed in range(args.seeds):
-        for way in WAYS:
+        for way in args.ways:
             out = args.out / f"{way}-{seed}"
             records[way].append(run_worker(way, out, [*common, "--seed", str(seed)]))
     if args.test:
@@ -301,10 +304,8 @@ def main() -> None:
     report = {
         "data": args.data.name, "solutions": len(rows), "attempts": attempts,
         "solutions_per_step": solutions, "dtype": args.dtype,
-        "ratio_trl": speed["ours"] / speed["trl"],
-        "ratio_prefix": speed["ours"] / speed["prefix"],
-        "processor_ratio_trl": apiece["ours"] / apiece["trl"],
-        "processor_ratio_prefix": apiece["ours"] / apiece["prefix"],
+        **{f"ratio_{way}": speed["ours"] / speed[way] for way in args.ways[1:]},
+        **{f"processor_ratio_{way}": apiece["ours"] / apiece[way] for way in args.ways[1:]},
         "supervised_steps_per_second": speed, "runs": records,
     }  # fmt: skip
     text = json.dumps(report, indent=2) + "\n"
