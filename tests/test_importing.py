@@ -262,6 +262,9 @@ def test_two_layers_stay_two_layers(tokenizer, tmp_path):
         prm = run(file, tmp_path / "ours" / name)
         require_equal(prm, load_scorer(str(file)))
         assert prm.manifest.head == "two_layers"
+        with pytest.raises(ValueError, match=r"has two layers.* Leave --bias drop out"):
+            run_to(file, tmp_path / "dropped", "--bias", "drop")
+        assert not (tmp_path / "dropped").exists()
         with pytest.raises(ValueError, match="nothing holds a head of two layers on a backbone"):
             export(str(tmp_path / "ours" / name), str(tmp_path / "out"))
 

@@ -93,7 +93,12 @@ def import_public(
     encoder, different = _our_encoder(scorer, manifest)
     _require_consent(manifest.model, different, wish)
     dropped = 0.0
-    if wish.bias == "drop" and head.inner is None:
+    if wish.bias == "drop":
+        if head.inner is not None:
+            raise ValueError(
+                f"import: the head of {manifest.model!r} has two layers, whose biases no shift of "
+                "log-odds makes up for. Leave --bias drop out."
+            )
         dropped = bias_of(head)
         without_bias(head, cast(PublicHead, scorer.head))
     threshold = moved_threshold(manifest.threshold, dropped)

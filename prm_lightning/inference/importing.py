@@ -33,7 +33,7 @@ def import_model(
             nearest that is, measures what that changes and records it.
         bias: of the head. keep is exact; drop takes it off all log-odds, moves the threshold as far
             and records it, for exports to sequence-classification, which has no place for one. A
-            head of two layers keeps its biases.
+            head of two layers has to keep its biases.
         tolerance: largest difference in P(correct) that is let pass, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         overwrite: replace the output.
