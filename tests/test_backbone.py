@@ -12,6 +12,7 @@ from prm_lightning.batching.data import collate, encode_solutions
 from prm_lightning.batching.plan import PlannedBatch
 from prm_lightning.batching.tree import attention_mask
 from prm_lightning.modeling import backbone as backbone_module
+from prm_lightning.modeling import tree_attention
 from prm_lightning.modeling.backbone import Backbone, hub_token, load_backbone, load_tokenizer
 from prm_lightning.modeling.prm import PRM
 
@@ -100,7 +101,7 @@ def test_no_cache_is_asked_for(tiny_model_folder):
 
 def test_the_mask_goes_with_the_attention_that_reads_it(tiny_model_folder):
     """A boolean mask is added as 0 and 1 by eager attention, without an error."""
-    for attention, name in (("sdpa", "sdpa"), ("flex", "flex_attention")):
+    for attention, name in (("sdpa", tree_attention.NAME), ("flex", "flex_attention")):
         model = load_backbone(Backbone(str(tiny_model_folder()), attention=attention))
         assert model.causal_lm.config._attn_implementation == name
     assert backbone_module._MASKS["sdpa"] is attention_mask
@@ -149,7 +150,7 @@ def test_tokens_come_from_the_environment_and_then_from_env_files(tmp_path, monk
 
 
 def test_bad_backbones_are_named(tmp_path, tiny_model_folder, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when imported
     with pytest.raises(ValueError, match=r"backbone: cannot load 'no/such-model'"):
         load_backbone(Backbone("no/such-model"))
     with pytest.raises(ValueError, match=r"backbone: cannot load 'no/such-model'"):

@@ -270,7 +270,7 @@ def test_two_layers_stay_two_layers(tokenizer, tmp_path):
 
 
 def test_what_cannot_be_imported_is_one_line(trl, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     run(trl, tmp_path / "ours")
     with pytest.raises(FileExistsError, match="ours exists"):
         run(trl, tmp_path / "ours")

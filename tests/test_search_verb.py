@@ -267,7 +267,7 @@ def test_a_search_reads_nothing_twice_and_finds_the_same(tiny_model_folder, meth
     ],
 )
 def test_bad_options_are_one_line(job, tmp_path, monkeypatch, changes, said):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises((ValueError, OSError), match=said):
         main([*job(**changes), "--output", str(tmp_path / "found.jsonl")])
     assert not (tmp_path / "found.jsonl").exists()

@@ -22,7 +22,6 @@ from prm_lightning.modeling.step_model import (
     require_fit,
     require_numbers,
 )
-from prm_lightning.modeling.tree_attention import in_blocks
 from prm_lightning.types import Aggregation
 
 
@@ -159,7 +158,7 @@ class IncrementalScorer:
     def _logits(self, tree: NodeTree, first: int, rows: list[int]) -> Tensor:
         """Compute the nodes from number `first` on; ``(len(rows),)`` log-odds at some of them."""
         device = self.model.backbone.device
-        with evaluating(self.model), in_blocks(self.model.backbone.causal_lm):
+        with evaluating(self.model):
             hidden = self.model.backbone.extend(
                 torch.tensor(tree.tokens[first:], device=device),
                 torch.tensor(tree.depths[first:], device=device),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prm_lightning.batching.tree import attention_mask
 from prm_lightning.modeling.gguf import converted
+from prm_lightning.modeling.tree_attention import attend_by_trees
 
 Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
@@ -90,6 +91,7 @@ class TreeModel(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        attend_by_trees(self.causal_lm)
 
     @property
     def hidden_size(self) -> int:

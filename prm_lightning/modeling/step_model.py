@@ -13,7 +13,6 @@ from prm_lightning.batching.data import EncodedSolutions, collate, encode_soluti
 from prm_lightning.batching.encode import Encoded, Encoder
 from prm_lightning.batching.plan import Planner
 from prm_lightning.modeling.backbone import TreeModel
-from prm_lightning.modeling.tree_attention import in_blocks
 from prm_lightning.types import Aggregation, Solution, Step, StepBatch
 
 TOKENS_PER_BATCH = 4096
@@ -132,7 +131,7 @@ class StepModel(nn.Module):
         data = encode_solutions(numbered, cast(Encoder, self.encoder), max_tokens=NO_LIMIT)
         self._require_fit(data, pairs)
         scores: list[list[float]] = [[] for _ in pairs]
-        with evaluating(self), in_blocks(self.backbone.causal_lm):
+        with evaluating(self):
             for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
                 batch = collate(planned, data, pad_id=PAD_ID)
                 batch = StepBatch(*(tensor.to(self.backbone.device) for tensor in batch))
