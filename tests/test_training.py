@@ -302,7 +302,9 @@ def test_bad_input_is_named(fit, tmp_path, capsys):
         fit("bad", "--overwrite", **{"data.tokens_per_batch": 0})
     with pytest.raises(SystemExit):
         fit("bad", "--overwrite", "--data.max_tokns", "5")
-    assert "max_tokns" in capsys.readouterr().err
+    tip, error = capsys.readouterr().err.splitlines()[-2:]
+    assert tip.endswith("python -m prm_lightning fit --help")
+    assert error == "error: unrecognized arguments: --data.max_tokns 5"
 
 
 def test_rows_that_cannot_be_used_are_counted_or_refused(fit, tmp_path):

@@ -262,7 +262,7 @@ class ClosingTable(Callback):
                 values = [column.get(name, math.nan) for column in columns]
                 table.add_row(name, *("-" if math.isnan(v) else f"{v:.3f}" for v in values))
         console = Console()
-        console.print(table)
+        console.print(table if table.row_count else "No validation data: nothing was measured.")
         for name in ("best_model", "final_model", "checkpoints", "metrics.csv", "data.json"):
             if (self.folder / name).exists():
                 console.print(f"{name:12} {self.folder / name}", highlight=False)

@@ -42,6 +42,13 @@ from prm_lightning.training.saving import StepCheckpoints
 from prm_lightning.training.sharded import ShardedStrategy
 
 
+class Parser(LightningArgumentParser):
+    """Names an error without a hundred options before it."""
+
+    def print_usage(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing; `--help` shows the options."""
+
+
 class PRMCLI(LightningCLI):
     """Links model and data, and keeps everything of a run in one folder."""
 
@@ -226,6 +233,8 @@ def main(args: list[str] | None = None) -> Path | None:
             "log_every_n_steps": 10,
         },
         load_from_checkpoint_support=False,
+        parser_class=Parser,
+        parser_kwargs={"prog": "python -m prm_lightning"},
         args=args,
     )
     return cli.folder if cli.subcommand == "fit" and cli.trainer.is_global_zero else None
