@@ -91,7 +91,7 @@ class Planner:
 
     sizes: TreeSizes
     tokens_per_batch: int
-    bucket: int = 32
+    bucket: int = 16
     solutions_per_step: int | None = None
     accumulate: int = 1
     seed: int = 0

@@ -48,8 +48,8 @@ def add_adapter(
     """``x W^T + bias + scale * (x A^T) B^T``, differentiable in x, A and B.
 
     What PEFT computes with a product, a scaling and an addition over all outputs more, forward and
-    backward; here the low-rank products are added where the large ones lie. Nothing is kept for
-    the backward pass but `x`.
+    backward; here the low-rank products are added where the large ones lie. Nothing large is kept
+    for the backward pass but `x`.
 
     Args:
         x: ``(..., K)`` float, cast to the dtype of `weight`.
@@ -81,22 +81,24 @@ class _AddAdapter(torch.autograd.Function):
         up: Tensor,
         scale: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, down, up)
-        ctx.scale = scale
         a, b = down.to(x.dtype), up.to(x.dtype)
-        return F.linear(x, weight, bias).addmm_(x @ a.T, b.T, alpha=scale)
+        inner = x @ a.T  # (T, r)
+        ctx.save_for_backward(x, weight, a, b, inner)
+        ctx.scale = scale
+        ctx.dtypes = down.dtype, up.dtype
+        return F.linear(x, weight, bias).addmm_(inner, b.T, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight, down, up = ctx.saved_tensors
+        x, weight, a, b, inner = ctx.saved_tensors
         scale: float = ctx.scale
-        a, b = down.to(x.dtype), up.to(x.dtype)
-        inner = grad @ b  # (T, r)
+        down_dtype, up_dtype = ctx.dtypes
+        grad_inner = grad @ b  # (T, r)
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = (grad @ weight).addmm_(inner, a, alpha=scale)
-        for_down = (inner.T @ x).mul_(scale).to(down.dtype)
-        for_up = (grad.T @ (x @ a.T)).mul_(scale).to(up.dtype)
+            for_x = (grad @ weight).addmm_(grad_inner, a, alpha=scale)
+        for_down = (grad_inner.T @ x).mul_(scale).to(down_dtype)
+        for_up = (grad.T @ inner).mul_(scale).to(up_dtype)
         return for_x, None, None, for_down, for_up, None
 
 
