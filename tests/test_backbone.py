@@ -149,8 +149,7 @@ def test_tokens_come_from_the_environment_and_then_from_env_files(tmp_path, monk
     assert hub_token(env) == "first"
 
 
-def test_bad_backbones_are_named(tmp_path, tiny_model_folder, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when imported
+def test_bad_backbones_are_named(tmp_path, tiny_model_folder):
     with pytest.raises(ValueError, match=r"backbone: cannot load 'no/such-model'"):
         load_backbone(Backbone("no/such-model"))
     with pytest.raises(ValueError, match=r"backbone: cannot load 'no/such-model'"):

@@ -269,8 +269,7 @@ def test_two_layers_stay_two_layers(tokenizer, tmp_path):
             export(str(tmp_path / "ours" / name), str(tmp_path / "out"))
 
 
-def test_what_cannot_be_imported_is_one_line(trl, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_what_cannot_be_imported_is_one_line(trl, tmp_path):
     run(trl, tmp_path / "ours")
     with pytest.raises(FileExistsError, match="ours exists"):
         run(trl, tmp_path / "ours")

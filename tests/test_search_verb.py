@@ -266,8 +266,7 @@ def test_a_search_reads_nothing_twice_and_finds_the_same(tiny_model_folder, meth
         ({"model": "nowhere/at/all"}, "nowhere/at/all"),
     ],
 )
-def test_bad_options_are_one_line(job, tmp_path, monkeypatch, changes, said):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def test_bad_options_are_one_line(job, tmp_path, changes, said):
     with pytest.raises((ValueError, OSError), match=said):
         main([*job(**changes), "--output", str(tmp_path / "found.jsonl")])
     assert not (tmp_path / "found.jsonl").exists()
