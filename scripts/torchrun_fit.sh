@@ -20,6 +20,8 @@ processes=${PROCESSES:-$((gpus > 0 ? gpus : 2))}
 nodes=${NODES:-1}
 accelerator=$([ "$gpus" -gt 0 ] && echo gpu || echo cpu)
 
+# Else processes that are started anew find the addresses of those before them, and never meet.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec "$python" -m torch.distributed.run \
     --nnodes "$nodes" --nproc-per-node "$processes" --max-restarts "${RESTARTS:-3}" \
     --rdzv-backend c10d --rdzv-id prm_lightning --rdzv-endpoint "${RENDEZVOUS:-localhost:0}" \
