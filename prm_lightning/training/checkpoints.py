@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ class SealedCheckpointIO(TorchCheckpointIO):
                 seal(beside)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(
-                f"checkpoint: {target} cannot be written ({_first_line(error)}). Earlier "
-                "checkpoints are as they were; free some space or lower --keep."
+                f"checkpoint: {target} cannot be written ({_first_line(error)}; "
+                f"{_free_megabytes(target):.1f} MB are free). Earlier checkpoints are as they "
+                "were; free some space or lower --keep."
             ) from error
 
     def load_checkpoint(
@@ -59,6 +61,12 @@ class SealedCheckpointIO(TorchCheckpointIO):
             path, map_location=map_location or "cpu", weights_only=True
         )
         return loaded
+
+
+def _free_megabytes(target: Path) -> float:
+    """Of the disk that a file would lie on."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    return shutil.disk_usage(folder).free / 1e6
 
 
 def require_whole(path: Path) -> None:
