@@ -57,7 +57,7 @@ NO_VALIDATION = {"trainer.max_steps": 14, "trainer.check_val_every_n_epoch": 3}
 EPOCH_ENDS = {"trainer.max_epochs": 2, "checkpoint_every": 7}
 IN_EPOCHS = {
     "data.solutions_per_step": "null",
-    "data.tokens_per_batch": 256,
+    "data.tokens_per_batch": 192,
     "trainer.val_check_interval": 3,
     "checkpoint_every": 3,
     "trainer.max_epochs": 1,

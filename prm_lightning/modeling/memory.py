@@ -130,11 +130,12 @@ def estimate_memory(
     - attention: queries, repeated keys and values, outputs, ``4 A e``, and ``4 h``;
     - inputs of its norms in float32, ``8 H``, and ``4 (A + K)`` for norms of queries and keys;
     - inputs of its linear layers, one for all that share it, ``(2 H + M) e``;
-    - with NF4, where `modeling.lora` does not run, the adapters' inner values, ``7 r e``, and in
+    - the adapters' inner values, ``7 r e``, and with NF4, where `modeling.lora` does not run, in
       bf16 a copy of the input for each adapter, ``(3 H + A) e`` more.
 
-    Full fine-tuning keeps normalised hidden states too, and in bf16 such copies. There and with
-    NF4, bf16 adds bf16 copies of the trained weights. There are no logits over the vocabulary.
+    Full fine-tuning keeps normalised hidden states too, and in bf16 such copies. bf16 adds bf16
+    copies of the trained weights. There are no logits over the vocabulary. On a CPU, attention
+    of `modeling.tree_attention` keeps other amounts, which are not counted.
 
     Args:
         config: a `transformers` configuration.
@@ -161,16 +162,16 @@ def estimate_memory(
     adapters = shape.layers * sum(i + o for i, o in shape.linears) * (lora_rank or 0)
     fused = lora_rank is not None and quantize == "none"
     kept = tokens_per_batch * _layer_bytes(shape, size, lora_rank, fused=fused)
-    copies = dtype == "bfloat16" and not fused
-    casts = (adapters or shape.linear_parameters) * (2 if copies else 0)
+    casts = (adapters or shape.linear_parameters) * (2 if dtype == "bfloat16" else 0)
     # Behind the last layer: the input of the last norm and, if its weight is trained, its output.
     last = tokens_per_batch * shape.hidden * (8 if lora_rank is None else 4)
     if gradient_checkpointing:
         layers_at_once = 1
         stream = shape.hidden * (4 if lora_rank is None else size)
         activations = shape.layers * tokens_per_batch * stream + last
-        # The forward pass holds all casts and no layer, the backward pass one layer with its own.
-        recomputed = max(casts, kept + casts // shape.layers)
+        # The forward pass holds all casts but those of fused adapters, and no layer; the backward
+        # pass one layer with its own.
+        recomputed = max(0 if fused else casts, kept + casts // shape.layers)
     else:
         layers_at_once = shape.layers
         activations, recomputed = shape.layers * kept + casts + last, 0
@@ -275,8 +276,6 @@ def _layer_bytes(shape: _Shape, size: int, lora_rank: int | None, *, fused: bool
     inputs = ((5 * h if copied else 2 * h) + m) * size
     if lora_rank is None:
         return 3 * m * size + attention + norms + 8 * h + shape.normed * size + inputs
-    if fused:
-        return 3 * m * size + attention + norms + inputs
     behind_attention = a * size if copied else 0
     return 3 * m * size + attention + norms + inputs + behind_attention + 7 * lora_rank * size
 
