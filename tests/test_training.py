@@ -8,6 +8,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from conftest import dev_data
 from torch.testing import assert_close
 
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.training.callbacks import ClosingTable
 from prm_lightning.training.checkpoints import SealedCheckpointIO
 from prm_lightning.training.cli import main
 from prm_lightning.training.module import PRMModule
@@ -300,9 +302,10 @@ def test_bad_input_is_named(fit, tmp_path, capsys):
         fit("bad", "--overwrite", **{"data.step_end": "not one"})
     with pytest.raises(ValueError, match=r"data\.tokens_per_batch is 0"):
         fit("bad", "--overwrite", **{"data.tokens_per_batch": 0})
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         fit("bad", "--overwrite", "--data.max_tokns", "5")
-    tip, error = capsys.readouterr().err.splitlines()[-2:]
+    tip, error = capsys.readouterr().err.splitlines()
     assert tip.endswith("python -m prm_lightning fit --help")
     assert error == "error: unrecognized arguments: --data.max_tokns 5"
 
@@ -379,3 +382,10 @@ def test_a_gated_model_names_the_token(tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: backbone: cannot load 'meta-llama/gated'")
     assert "HF_TOKEN" in last
+
+
+def test_a_run_without_validation_says_that_nothing_was_measured(tmp_path, capsys):
+    trainer = SimpleNamespace(is_global_zero=True)
+    module = SimpleNamespace(last_metrics={}, best_metrics={})
+    ClosingTable(tmp_path).on_fit_end(trainer, module)
+    assert capsys.readouterr().out == "No validation data: nothing was measured.\n"

@@ -45,6 +45,13 @@ def test_pieces_hold_every_key_that_is_seen_and_no_other(seed, queries):
         part = rebuilt[piece.rows, :, piece.queries]
         part[..., piece.keys] = piece.bias.isfinite()
     assert torch.equal(rebuilt, mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree_attention, "WHOLE", 39)
+        added = mask[:, :, -5:]  # as behind a cache: few queries, many keys, most of them unseen
+        seen = [piece.keys for piece in divide(added, torch.float32)]
+    assert [keys.tolist() for keys in seen] == [
+        row[0].any(dim=0).nonzero().flatten().tolist() for row in added
+    ]
     (whole,) = divide(mask, torch.float32)
     assert torch.equal(whole.bias.isfinite(), mask)
 

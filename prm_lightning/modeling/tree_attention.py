@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 NAME = "prm_tree"  # among the attention functions of transformers
-WHOLE = 256  # rows of so many queries are not divided
+WHOLE = 256  # rows of so many keys are not divided
 QUERIES = 128  # of a block: fewer see fewer keys in vain, but make more calls
 
 
@@ -46,7 +46,7 @@ def divide(mask: Tensor, dtype: torch.dtype) -> list[Piece]:
         dtype: of the queries.
     """
     every = slice(None)
-    if mask.shape[2] <= WHOLE:
+    if mask.shape[3] <= WHOLE:
         return [Piece(every, every, every, _bias(mask, dtype))]
     pieces = []
     for row in range(len(mask)):
