@@ -18,19 +18,29 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from batching import BACKBONE, compare, settle
 from torch import Tensor
+from train_step import matmul_peak, operations_per_token
 
 from prm_lightning.batching.data import collate, encode_solutions, measure
+from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.plan import Planner
-from prm_lightning.modeling.backbone import Attention, Backbone, Dtype, Quantize, load_backbone
+from prm_lightning.modeling.backbone import (
+    Attention,
+    Backbone,
+    Dtype,
+    Quantize,
+    load_backbone,
+    load_tokenizer,
+)
 from prm_lightning.modeling.heads import StepHead
 from prm_lightning.modeling.losses import reward_weighted_loss
 from prm_lightning.modeling.memory import GIB, estimate_memory, model_config
-from prm_lightning.modeling.prm import PRM
+from prm_lightning.modeling.prm import PRM, Manifest
 from prm_lightning.sources import Synthetic
 from prm_lightning.types import StepBatch
 
@@ -40,6 +50,8 @@ MOST_BF16 = 0.05  # mean difference of P(correct) that rounding to bf16 may make
 MOST_FP32 = 1e-3
 LEAST_COSINE = 0.98  # of the adapters' gradients in bf16 with those in fp32
 STEPS = 8  # of the short training
+SPEED_TOKENS = 16384  # a batch, as in the configurations
+SPEED_BATCHES = 6
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,25 @@ class Variant:
     quantize: Quantize
     dtype: Dtype
     attention: Attention
+    gradient_checkpointing: bool = False
+    compile_layers: bool = False
 
     def __str__(self) -> str:
-        return f"quantize {self.quantize}, {self.dtype}, {self.attention}"
+        text = f"quantize {self.quantize}, {self.dtype}, {self.attention}"
+        text += ", gradient checkpointing" if self.gradient_checkpointing else ""
+        return text + (", compiled layers" if self.compile_layers else "")
+
+
+SPEEDS = (
+    Variant("nf4", "bfloat16", "sdpa", gradient_checkpointing=True),
+    Variant("nf4", "bfloat16", "flex", gradient_checkpointing=True),
+    Variant("none", "bfloat16", "sdpa", gradient_checkpointing=True),
+    Variant("none", "bfloat16", "flex", gradient_checkpointing=True),
+    Variant("none", "bfloat16", "sdpa"),
+    Variant("none", "bfloat16", "flex"),
+    Variant("none", "bfloat16", "sdpa", compile_layers=True),
+    Variant("nf4", "bfloat16", "sdpa", compile_layers=True),
+)
 
 
 def build(variant: Variant, device: str) -> PRM:
@@ -146,29 +174,23 @@ def check_memory(device: str) -> str:
     """The highest point of a training step of a large model against `estimate_memory`."""
     if device == "cpu":
         return "not measured: needs a GPU (tests/test_memory.py measures on a CPU)"
-    from transformers import AutoModelForCausalLM
-
-    config = model_config(LARGE)
-    with tempfile.TemporaryDirectory() as folder:
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        model.save_pretrained(folder)
-        del model
-        backbone = Backbone(folder, quantize="nf4", gradient_checkpointing=True)
-        tree_model = load_backbone(backbone).to(device).train()
-    head = StepHead("scalar", tree_model.hidden_size).to(device)
-    trained = [p for p in (*tree_model.parameters(), *head.parameters()) if p.requires_grad]
+    prm = build_large(Variant("nf4", "bfloat16", "sdpa", gradient_checkpointing=True))
+    trained = [p for p in prm.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     ids = torch.randint(1000, (1, LARGE_TOKENS), device=device)
     positions = torch.arange(LARGE_TOKENS, device=device)[None]
     ends = torch.full_like(ids, LARGE_TOKENS)
     for _ in range(2):  # the optimizer's state is there from the second step on
         torch.cuda.reset_peak_memory_stats()
-        head(tree_model(ids, positions, ends)[0]).sum().backward()
+        prm.head(prm.backbone(ids, positions, ends)[0]).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     peak = torch.cuda.max_memory_allocated()
     expected = estimate_memory(
-        config, tokens_per_batch=LARGE_TOKENS, quantize="nf4", gradient_checkpointing=True
+        model_config(LARGE),
+        tokens_per_batch=LARGE_TOKENS,
+        quantize="nf4",
+        gradient_checkpointing=True,
     ).total
     said = (
         f"{LARGE}, NF4, {LARGE_TOKENS} tokens: {peak / GIB:.2f} GiB at the highest point, "
@@ -176,6 +198,85 @@ def check_memory(device: str) -> str:
     )
     require(peak <= 1.1 * expected, said)
     return said
+
+
+def build_large(variant: Variant) -> PRM:
+    """A PRM of the size of `LARGE` on the GPU, with SmolLM2's tokenizer."""
+    backbone = Backbone(
+        random_weights(LARGE).name,
+        quantize=variant.quantize,
+        dtype=variant.dtype,
+        attention=variant.attention,
+        gradient_checkpointing=variant.gradient_checkpointing,
+    )
+    tree_model = load_backbone(backbone)
+    if variant.compile_layers:
+        tree_model.compile_layers()
+    encoder = Encoder(load_tokenizer(BACKBONE))
+    head = StepHead("scalar", tree_model.hidden_size)
+    manifest = Manifest(backbone, "scalar", "chat", encoder.step_end, encoder.step_end_id)
+    return PRM(tree_model, head, encoder, manifest).to("cuda").train()
+
+
+@lru_cache
+def random_weights(name: str) -> tempfile.TemporaryDirectory[str]:
+    """A model folder of one of the memory table's models; it goes with the process."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tempfile.TemporaryDirectory()
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(model_config(name), dtype=torch.bfloat16)
+    model.save_pretrained(folder.name)
+    return folder
+
+
+def check_speed(device: str) -> str:
+    """Tokens a second of training a large model, by how it is held and how it attends.
+
+    Every batch has been computed once before, so that what is compiled for new shapes is not
+    counted; the seconds of that round are given apart.
+    """
+    if device == "cpu":
+        return "not measured: needs a GPU (benchmarks/train_step.py measures a CPU)"
+    peak = matmul_peak(torch.bfloat16, device, 8192)
+    said = [f"{LARGE}, a product of 8192 rows: {peak / 1e12:.0f} TFLOP/s"]
+    for variant in SPEEDS:
+        prm = build_large(variant)
+        first, seconds, tokens = time_steps(prm)
+        used = torch.cuda.max_memory_allocated() / GIB
+        share = tokens / seconds * operations_per_token(prm) / peak
+        said.append(
+            f"  {variant}: {tokens / seconds:,.0f} tokens/s, {share:.0%} of the product's rate, "
+            f"{used:.1f} GiB, first round {first:.1f} s, then {seconds:.2f} s"
+        )
+        print(said[-1], flush=True)
+        del prm
+    return said[0]
+
+
+def time_steps(prm: PRM) -> tuple[float, float, int]:
+    """Seconds of the first round, of a later one, and tokens, a batch an optimizer step."""
+    solutions = settle(Synthetic(problems=200, attempts=7).read())
+    data = encode_solutions(solutions, prm.encoder, 1024)
+    steps = Planner(measure(data), SPEED_TOKENS).train_steps(0)[:SPEED_BATCHES]
+    optimizer = torch.optim.AdamW([p for p in prm.parameters() if p.requires_grad], lr=1e-4)
+    torch.cuda.reset_peak_memory_stats()
+    rounds, tokens = [], 0
+    for _ in range(3):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        tokens = 0
+        for planned in (planned for step in steps for planned in step):
+            batch = StepBatch(*(tensor.to("cuda") for tensor in collate(planned, data, pad_id=0)))
+            tokens += batch.input_ids.numel()
+            reward_weighted_loss(
+                prm(batch), batch.labels, batch.weights, batch.total_weight
+            ).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.cuda.synchronize()
+        rounds.append(time.perf_counter() - begun)
+    return rounds[0], min(rounds[1:]), tokens
 
 
 def check_throughput(device: str) -> str:
@@ -188,14 +289,19 @@ def check_throughput(device: str) -> str:
 
 
 def check_processes(device: str) -> str:
-    """DDP over two devices takes the same first steps as one device."""
-    count = torch.cuda.device_count() if device != "cpu" else 2
-    if count < 2:
-        return f"not tried: {count} GPU"
+    """The first steps of a run of the command line: on the CPU, on the GPU, and under DDP."""
+    runs = [("cpu", 1), ("cpu", 2)] if device == "cpu" else [("cpu", 1), (device, 1)]
+    if device != "cpu" and torch.cuda.device_count() > 1:
+        runs.append((device, 2))
     with tempfile.TemporaryDirectory() as folder:
-        one, two = (first_losses(Path(folder) / str(n), device, n) for n in (1, 2))
-    said = f"losses on one device {one}, on two {two}"
-    require(all(abs(a - b) <= 0.02 * abs(a) for a, b in zip(one, two, strict=True)), said)
+        losses = {
+            f"{count} x {kind}": first_losses(Path(folder) / f"{kind}{count}", kind, count)
+            for kind, count in runs
+        }
+    said = f"losses: {losses}"
+    expected = losses["1 x cpu"]
+    for found in losses.values():
+        require(all(abs(a - b) <= 0.02 * a for a, b in zip(expected, found, strict=True)), said)
     return said
 
 
@@ -239,6 +345,7 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "training": check_training,
     "memory": check_memory,
     "throughput": check_throughput,
+    "speed": check_speed,
     "processes": check_processes,
 }
 

@@ -14,6 +14,7 @@ learning rate of our head is the adapter's, as theirs is, and classes are not we
 `processor_ratio_*` are the same per second of processor time, which other work on the machine
 disturbs less.
 `--dtype auto` is bfloat16 where the processor multiplies in it, else float32, for all three.
+`--device cuda` trains on a GPU, whose memory is then `peak_mb`.
 `ratio_trl` and `ratio_prefix` are supervised steps a second, ours over theirs, the median of seeds.
 Problems of `--test` are left out of the training rows; without it, quality is not measured.
 """
@@ -78,18 +79,27 @@ def run_worker(way: str, out: Path, options: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def work(way: str, out: Path, rows: Path, seed: int, solutions: int, dtype: str) -> None:
+def work(way: str, out: Path, args: argparse.Namespace) -> None:
     """Train one way and write its record."""
     begun = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     if way == "ours":
-        record = train_ours(out, rows, seed, solutions, dtype)
+        record = train_ours(out, args)
     else:
-        record = train_peer(out, rows, seed, solutions, dtype, prefixes=way == "prefix")
+        record = train_peer(out, args, prefixes=way == "prefix")
     record["seconds_to_first_step"] = record.pop("first_step_at") - begun
     record["tokens_per_supervised_step"] = record["tokens"] / record["supervised_steps"]
-    record["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    record["peak_mb"] = peak_bytes(args.device) / 2**20
     (out / "record.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def peak_bytes(device: str) -> int:
+    """Most memory that this process has held: of the GPU if it trains there."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    import torch
+
+    return torch.cuda.max_memory_allocated()
 
 
 class Clock(Callback):
@@ -121,18 +131,18 @@ class Clock(Callback):
         self.file.write_text(json.dumps(self.record), encoding="utf-8")
 
 
-def train_ours(out: Path, rows: Path, seed: int, solutions: int, dtype: str) -> dict[str, Any]:
+def train_ours(out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """This project, by its command line."""
     from prm_lightning.training import cli
 
     times = out / "times.json"
     clock = {"class_path": f"{Path(__file__).stem}.Clock", "init_args": {"file": str(times)}}
-    source = {"class_path": "prm_lightning.sources.Stepwise", "init_args": {"path": str(rows)}}
+    source = {"class_path": "prm_lightning.sources.Stepwise", "init_args": {"path": str(args.rows)}}
     options = {
-        "seed_everything": seed,
+        "seed_everything": args.seed,
         "output": out / "run",
         "model.backbone.name": BACKBONE,
-        "model.backbone.dtype": dtype,
+        "model.backbone.dtype": args.dtype,
         "model.lr": RATE,
         "model.head_lr": RATE,
         "data.sources": json.dumps([{"source": source}]),
@@ -140,11 +150,12 @@ def train_ours(out: Path, rows: Path, seed: int, solutions: int, dtype: str) -> 
         "data.step_end": SEPARATOR,
         "data.max_tokens": MAX_TOKENS,
         "data.tokens_per_batch": 2048,
-        "data.solutions_per_step": solutions,
+        "data.solutions_per_step": args.solutions,
         "data.val_ratio": 0,
         "data.after_first_error": "keep",  # as peers do
         "trainer.max_epochs": 1,
-        "trainer.accelerator": "cpu",
+        "trainer.accelerator": "cpu" if args.device == "cpu" else "gpu",
+        "trainer.devices": 1,
         "trainer.enable_progress_bar": "false",
         "trainer.callbacks": json.dumps([clock]),
     }
@@ -152,9 +163,7 @@ def train_ours(out: Path, rows: Path, seed: int, solutions: int, dtype: str) -> 
     return {**json.loads(times.read_text()), "model": str(out / "run" / "final_model")}
 
 
-def train_peer(
-    out: Path, rows: Path, seed: int, solutions: int, dtype: str, *, prefixes: bool
-) -> dict[str, Any]:
+def train_peer(out: Path, args: argparse.Namespace, *, prefixes: bool) -> dict[str, Any]:
     """TRL's trainer, on whole solutions or on an example a step prefix."""
     import torch
     from datasets import Dataset
@@ -164,7 +173,7 @@ def train_peer(
 
     from prm_lightning.modeling.backbone import Backbone, load_tokenizer, locate
 
-    settled = Backbone(BACKBONE, dtype=dtype).settled().dtype  # type: ignore[arg-type]
+    settled = Backbone(BACKBONE, dtype=args.dtype).settled().dtype  # type: ignore[arg-type]
     torch_dtype = getattr(torch, settled)
     tokenizer = load_tokenizer(BACKBONE)
     record: dict[str, Any] = {"tokens": 0, "supervised_steps": 0}
@@ -177,7 +186,7 @@ def train_peer(
         record["supervised_steps"] += int((batch["labels"] != -100).sum())
         return batch
 
-    data = [json.loads(line) for line in rows.read_text(encoding="utf-8").split("\n") if line]
+    data = [json.loads(line) for line in args.rows.read_text(encoding="utf-8").split("\n") if line]
     per_solution = 1.0
     if prefixes:
         whole = len(data)
@@ -187,11 +196,12 @@ def train_peer(
         locate(BACKBONE, torch_dtype), num_labels=2, dtype=torch_dtype
     )
     settings = PRMConfig(
-        output_dir=str(out / "trl"), seed=seed, num_train_epochs=1, learning_rate=RATE,
+        output_dir=str(out / "trl"), seed=args.seed, num_train_epochs=1, learning_rate=RATE,
         per_device_train_batch_size=ROWS, warmup_steps=5, max_length=MAX_TOKENS,
-        gradient_accumulation_steps=max(1, round(solutions * per_solution / ROWS)),
+        gradient_accumulation_steps=max(1, round(args.solutions * per_solution / ROWS)),
         step_separator=SEPARATOR, gradient_checkpointing=False, bf16=settled == "bfloat16",
-        use_cpu=True, report_to="none", save_strategy="no", logging_steps=10, disable_tqdm=True,
+        use_cpu=args.device == "cpu", report_to="none", save_strategy="no", logging_steps=10,
+        disable_tqdm=True,
     )  # fmt: skip
     lora = LoraConfig(task_type="TOKEN_CLS", r=16, lora_alpha=32, target_modules=list(LINEARS))
     trainer = PRMTrainer(
@@ -269,6 +279,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0 on")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="what to compare")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
@@ -280,7 +291,7 @@ def main() -> None:
         parser.error("--ways begins with ours, which the others are compared with")
     if args.worker:
         sys.path.insert(0, str(args.trl))  # before the trl of this environment
-        work(args.worker, args.out, args.rows, args.seed, args.solutions, args.dtype)
+        work(args.worker, args.out, args)
         return
     rows, attempts = read_rows(args.data, args.limit, args.test)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -288,7 +299,7 @@ def main() -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     solutions = 8 * attempts
     common = ["--rows", str(file), "--trl", str(args.trl), "--dtype", args.dtype]
-    common += ["--solutions", str(solutions)]
+    common += ["--device", args.device, "--solutions", str(solutions)]
     records: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     for seed in range(args.seeds):
         for way in args.ways:
@@ -303,7 +314,7 @@ def main() -> None:
     apiece = {way: median_speed(found, "processor_seconds") for way, found in records.items()}
     report = {
         "data": args.data.name, "solutions": len(rows), "attempts": attempts,
-        "solutions_per_step": solutions, "dtype": args.dtype,
+        "solutions_per_step": solutions, "device": args.device, "dtype": args.dtype,
         **{f"ratio_{way}": speed["ours"] / speed[way] for way in args.ways[1:]},
         **{f"processor_ratio_{way}": apiece["ours"] / apiece[way] for way in args.ways[1:]},
         "supervised_steps_per_second": speed, "runs": records,

@@ -111,22 +111,21 @@ def shares(loop: BareLoop) -> dict[str, float]:
 
 def operations_per_token(prm: PRM) -> float:
     """Of the linear layers: two a weight forward, two backward for the inputs alone."""
-    frozen = sum(
-        p.numel() for p in prm.backbone.causal_lm.base_model.parameters() if not p.requires_grad
-    )
-    embeddings = prm.backbone.causal_lm.get_input_embeddings().weight.numel()
-    return 4.0 * (frozen - embeddings)
+    linears = (m for m in prm.backbone.causal_lm.base_model.modules() if isinstance(m, nn.Linear))
+    return 4.0 * sum(m.in_features * m.out_features for m in linears if not m.weight.requires_grad)
 
 
-def matmul_peak(dtype: torch.dtype) -> float:
+def matmul_peak(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> float:
     """Floating-point operations a second of a large product."""
-    a, b = torch.randn(2048, 1536, dtype=dtype), torch.randn(1536, 1536, dtype=dtype)
+    a, b = (torch.randn(n, size, dtype=dtype, device=device) for n in (size + 512, size))
     seconds = []
     for _ in range(10):
         begun = time.perf_counter()
         a @ b
+        if device != "cpu":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
-    return 2 * 2048 * 1536 * 1536 / min(seconds)
+    return 2 * len(a) * size * size / min(seconds)
 
 
 def main() -> None:
