@@ -88,13 +88,14 @@ def build(variant: Variant, device: str) -> PRM:
     prm = PRM.create(
         Backbone(
             BACKBONE, quantize=variant.quantize, dtype=variant.dtype, attention=variant.attention
-        )
+        ),
+        device=device,
     )
     generator = torch.Generator().manual_seed(1)
     for name, parameter in prm.named_parameters():
         if "lora_" in name:
-            parameter.data.normal_(std=0.02, generator=generator)
-    prm.head.weight.data.normal_(std=0.02, generator=generator)
+            parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    prm.head.weight.data.copy_(0.02 * torch.randn(prm.head.weight.shape, generator=generator))
     return prm.to(device).train()
 
 
@@ -209,7 +210,7 @@ def build_large(variant: Variant) -> PRM:
         attention=variant.attention,
         gradient_checkpointing=variant.gradient_checkpointing,
     )
-    tree_model = load_backbone(backbone)
+    tree_model = load_backbone(backbone, device="cuda")
     if variant.compile_layers:
         tree_model.compile_layers()
     encoder = Encoder(load_tokenizer(BACKBONE))

@@ -191,7 +191,11 @@ class TreeModel(nn.Module):
 
 
 def load_backbone(
-    config: Backbone, *, trained_tokens: list[int] | None = None, saved: Path | None = None
+    config: Backbone,
+    *,
+    trained_tokens: list[int] | None = None,
+    saved: Path | None = None,
+    device: str | torch.device | None = None,
 ) -> TreeModel:
     """The language model of `config`, ready to train.
 
@@ -199,6 +203,8 @@ def load_backbone(
         config: which one.
         trained_tokens: ids whose embedding is trained, if `config.lora` asks for it.
         saved: a model folder whose adapters, or full weights, take the place of fresh ones.
+        device: where weights are read to; None takes the CPU, and for quantized ones the current
+            GPU if there is one.
 
     Raises:
         ValueError: the model cannot be found or read, or the settings do not go together.
@@ -217,6 +223,7 @@ def load_backbone(
             trust_remote_code=config.trust_remote_code,
             token=hub_token(),
             quantization_config=bnb_config(config),
+            device_map=None if device is None else {"": str(device)},
         )
     use_plain_nf4_layout(model)
     if config.gradient_checkpointing:

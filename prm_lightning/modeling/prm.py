@@ -144,11 +144,20 @@ class PRM(StepModel):
         head: HeadKind = "scalar",
         template: Template = "chat",
         step_end: str | None = None,
+        device: str | torch.device | None = None,
     ) -> PRM:
-        """A language model with fresh adapters and a fresh head."""
+        """A language model with fresh adapters and a fresh head.
+
+        Args:
+            backbone: see `Backbone`.
+            head: see `StepHead`.
+            template: see `Encoder`.
+            step_end: see `Encoder`.
+            device: where the language model is read to, see `load_backbone`.
+        """
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
         encoder = Encoder(tokenizer, template, step_end)
-        tree_model = load_backbone(backbone, trained_tokens=[encoder.step_end_id])
+        tree_model = load_backbone(backbone, trained_tokens=[encoder.step_end_id], device=device)
         fresh = StepHead(head, tree_model.hidden_size)
         if head == "token":
             wrong, right = tree_model.lm_head_rows(list(verdict_ids(tokenizer, template)))
@@ -172,11 +181,11 @@ class PRM(StepModel):
         tensors = read_head(folder, manifest.head)
         tokenizer = load_tokenizer(str(folder))
         encoder = Encoder(tokenizer, manifest.template, manifest.step_end)
-        backbone = load_backbone(manifest.backbone, saved=folder)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        backbone = load_backbone(manifest.backbone, saved=folder, device=chosen)
         head = StepHead(manifest.head, backbone.hidden_size, biased="bias" in tensors)
         head.load_state_dict(tensors)
         prm = cls(backbone, head, encoder, manifest, name=str(folder))
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return prm.to(chosen).eval()
 
     def save_pretrained(

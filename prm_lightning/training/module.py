@@ -97,7 +97,7 @@ class PRMModule(LightningModule):
             )
         else:
             self._require_same_shape(Path(self.init_from))
-            self.prm = PRM.from_pretrained(self.init_from, device=self.device)
+            self.prm = PRM.from_pretrained(self.init_from, device=torch.get_default_device())
         if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
             shard(self.prm, self.device_mesh["data_parallel"])
         if self.compile_layers:
