@@ -15,7 +15,7 @@ from prm_lightning.batching.data import collate, encode_solutions, lay_out, meas
 from prm_lightning.batching.plan import Planner
 from prm_lightning.batching.tree import attention_mask, build_tree
 from prm_lightning.modeling import tree_attention
-from prm_lightning.modeling.tree_attention import attend, divide, weigh_by_products
+from prm_lightning.modeling.tree_attention import attend, divide
 from prm_lightning.types import Solution, Step
 
 
@@ -31,29 +31,58 @@ def random_mask(rng, rows=2, length=40):
     return attention_mask(lay_out(trees, length, 0)[2])
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Rows of more than 39 keys are divided."""
+    monkeypatch.setattr(tree_attention, "WHOLE", 39)
+    monkeypatch.setattr(tree_attention, "QUERIES", 16)
+
+
+def require_same_mask(blocks, mask):
+    """What the blocks see, put back into a mask, is the mask; each query occurs once."""
+    rows, _, length, width = mask.shape
+    rebuilt = torch.zeros(rows * length, rows * width, dtype=torch.bool)
+    taken = torch.cat([block.queries.flatten() for block in blocks])
+    assert taken.sort().values.tolist() == list(range(rows * length))
+    for block in blocks:
+        for queries, keys, bias in zip(block.queries, block.keys, block.bias[:, 0], strict=True):
+            assert len(keys.unique()) == len(keys)
+            rebuilt[queries[:, None], keys[None]] = bias.isfinite()
+    apart = rebuilt.view(rows, length, rows, width)
+    for row in range(rows):
+        assert torch.equal(apart[row, :, row], mask[row, 0])
+        apart[row, :, row] = False
+    assert not apart.any()
+
+
 @settings(max_examples=20)
-@given(seed=st.integers(0, 2**16), queries=st.sampled_from([1, 3, 16, 128]))
-def test_pieces_hold_every_key_that_is_seen_and_no_other(seed, queries):
+@given(
+    seed=st.integers(0, 2**16),
+    queries=st.sampled_from([1, 3, 16, 128]),
+    spread=st.sampled_from([1, 1.25, 100]),
+)
+def test_blocks_hold_every_key_that_is_seen_and_no_other(seed, queries, spread):
     mask = random_mask(random.Random(seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree_attention, "WHOLE", 39)
         patch.setattr(tree_attention, "QUERIES", queries)
-        pieces = divide(mask, torch.float32)
-    rebuilt = torch.zeros_like(mask)
-    for piece in pieces:
-        assert piece.bias.isfinite().any(dim=2).all()
-        part = rebuilt[piece.rows, :, piece.queries]
-        part[..., piece.keys] = piece.bias.isfinite()
-    assert torch.equal(rebuilt, mask)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_attention, "WHOLE", 39)
-        added = mask[:, :, -5:]  # as behind a cache: few queries, many keys, most of them unseen
-        seen = [piece.keys for piece in divide(added, torch.float32)]
-    assert [keys.tolist() for keys in seen] == [
-        row[0].any(dim=0).nonzero().flatten().tolist() for row in added
-    ]
+        patch.setattr(tree_attention, "SPREAD", spread)
+        blocks = divide(mask, torch.float32)
+        require_same_mask(blocks, mask)
+        require_same_mask(divide(mask[:, :, -5:], torch.float32), mask[:, :, -5:])
+    for block in blocks:
+        counts = block.bias.isfinite().any(dim=2).sum(dim=-1)
+        assert counts.max() == block.keys.shape[1] <= spread * counts.min()
     (whole,) = divide(mask, torch.float32)
     assert torch.equal(whole.bias.isfinite(), mask)
+
+
+def test_behind_a_cache_only_seen_keys_are_read(small_blocks):
+    sees = torch.zeros(1, 1, 5, 400, dtype=torch.bool)
+    sees[..., :20] = True
+    sees[0, 0, :, -5:] = torch.ones(5, 5).tril().bool()
+    (block,) = divide(sees, torch.float32)
+    assert block.keys.tolist() == [[*range(20), *range(395, 400)]]
 
 
 @settings(max_examples=20)
@@ -61,9 +90,8 @@ def test_pieces_hold_every_key_that_is_seen_and_no_other(seed, queries):
     seed=st.integers(0, 2**16),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 1)]),
     whole=st.sampled_from([39, 40]),
-    trained=st.booleans(),
 )
-def test_it_is_attention_under_the_dense_mask(seed, heads, whole, trained):
+def test_it_is_attention_under_the_dense_mask(seed, heads, whole):
     mask = random_mask(random.Random(seed))
     torch.manual_seed(seed)
     query = torch.randn(2, heads[0], 40, 8, requires_grad=True)
@@ -71,13 +99,14 @@ def test_it_is_attention_under_the_dense_mask(seed, heads, whole, trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree_attention, "WHOLE", whole)
         patch.setattr(tree_attention, "QUERIES", 16)
-        if trained:  # what bfloat16 takes, here without its rounding
-            patch.setattr(tree_attention.F, "scaled_dot_product_attention", weigh_by_products)
         found, _ = attend(torch.nn.Identity(), query, key, value, mask, scaling=0.3)
+        with torch.no_grad():
+            scored, _ = attend(torch.nn.Identity(), query, key, value, mask, scaling=0.3)
     expected = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
     ).transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scored, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
     for one, other in zip(
         torch.autograd.grad((found * weights).sum(), (query, key, value)),
@@ -87,7 +116,33 @@ def test_it_is_attention_under_the_dense_mask(seed, heads, whole, trained):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_products_in_bfloat16_are_as_exact_as_bfloat16(monkeypatch):
+def test_its_backward_pass_is_that_of_its_forward_pass(small_blocks):
+    mask = random_mask(random.Random(3))
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(2, n, 40, 3, dtype=torch.float64, requires_grad=True) for n in (4, 2, 2)
+    )
+    torch.autograd.gradcheck(
+        lambda *x: attend(torch.nn.Identity(), *x, mask)[0], (query, key, value), fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("whole", [39, 40])
+def test_keys_that_were_normed_in_float32_are_rounded_under_autocast(monkeypatch, whole):
+    monkeypatch.setattr(tree_attention, "WHOLE", whole)
+    mask = random_mask(random.Random(1))
+    query, key = (torch.randn(2, 2, 40, 8, requires_grad=True) for _ in range(2))
+    value = torch.randn(2, 2, 40, 8, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = attend(torch.nn.Identity(), query, key, value, mask)
+    assert out.dtype == torch.bfloat16
+    grads = torch.autograd.grad(out.float().sum(), (query, key, value))
+    assert [x.dtype for x in grads] == [torch.float32, torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("whole", [39, 40])
+def test_products_in_bfloat16_are_as_exact_as_bfloat16(small_blocks, monkeypatch, whole):
+    monkeypatch.setattr(tree_attention, "WHOLE", whole)
     mask = random_mask(random.Random(0))
     torch.manual_seed(0)
     exact = [torch.randn(2, n, 40, 8, dtype=torch.float64, requires_grad=True) for n in (4, 2, 2)]

@@ -1,4 +1,4 @@
-"""Attention over token trees on a CPU: pieces of a batch, each with the keys that it sees.
+"""Attention over token trees on a CPU: blocks of queries, each with the keys that it sees.
 
 A token of a tree sees its ancestors, a small share of a row that holds many solutions, and a dense
 mask makes a CPU compute all the rest for nothing.
@@ -15,47 +15,70 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 NAME = "prm_tree"  # among the attention functions of transformers
 WHOLE = 256  # rows of so many keys are not divided
-QUERIES = 128  # of a block: fewer see fewer keys in vain, but make more calls
+QUERIES = 32  # of a block: fewer see fewer keys in vain, but make more blocks
+SPREAD = 5 / 4  # most keys in a group of blocks over fewest: more make fewer calls
 
 
-class Piece(NamedTuple):
-    """Some queries of some rows.
+class Blocks(NamedTuple):
+    """``B`` blocks of ``Q`` queries, each block with at most ``K`` keys.
 
     Args:
-        rows: which rows.
-        queries: ``Q`` of them, side by side.
-        keys: every key that one of them sees, ``K`` of them; all keys, or their ``(K,)`` int64.
-        bias: ``(rows, 1, Q, K)`` in the dtype of the queries: 0 where one sees a key, else -inf.
+        queries: ``(B, Q)`` int64, places among the queries of all rows; None if every block is a
+            whole row.
+        keys: ``(B, K)`` int64 likewise, every key that a query of the block sees, and others where
+            it sees fewer than K; None as before.
+        bias: ``(B, 1, Q, K)`` in the dtype of the queries: 0 where one sees a key, else -inf.
     """
 
-    rows: slice
-    queries: slice
-    keys: slice | Tensor
+    queries: Tensor | None
+    keys: Tensor | None
     bias: Tensor
 
 
 # The layers of a model share one mask.
-_PIECES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_BLOCKS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def divide(mask: Tensor, dtype: torch.dtype) -> list[Piece]:
-    """The pieces of a mask: one for all short rows, else blocks of `QUERIES` of one row.
+def divide(mask: Tensor, dtype: torch.dtype) -> list[Blocks]:
+    """The blocks of a mask: all short rows whole, else `QUERIES` of a row, grouped by their keys.
 
     Args:
         mask: ``(R, 1, Q, K)`` bool; every query sees a key.
         dtype: of the queries.
     """
-    every = slice(None)
-    if mask.shape[3] <= WHOLE:
-        return [Piece(every, every, every, _bias(mask, dtype))]
-    pieces = []
-    for row in range(len(mask)):
-        for start in range(0, mask.shape[2], QUERIES):
-            queries = slice(start, start + QUERIES)
-            sees = mask[row : row + 1, :, queries]
-            keys = sees.flatten(0, 2).any(dim=0).nonzero().flatten()
-            pieces.append(Piece(slice(row, row + 1), queries, keys, _bias(sees[..., keys], dtype)))
-    return pieces
+    rows, _, length, width = mask.shape
+    if width <= WHOLE:
+        return [Blocks(None, None, _bias(mask, dtype))]
+    groups = []
+    even = length - length % QUERIES
+    for start, stop, size in ((0, even, QUERIES), (even, length, length - even)):
+        if start == stop:
+            continue
+        sees = mask[:, 0, start:stop].reshape(-1, size, width)  # a block each
+        per_row = (stop - start) // size
+        row = torch.arange(rows).repeat_interleave(per_row)[:, None]
+        first = torch.arange(start, stop, size).repeat(rows)[:, None]
+        queries = row * length + first + torch.arange(size)
+        seen = sees.any(dim=1)
+        counts = seen.sum(dim=1)
+        for chosen in _alike(counts):
+            most = int(counts[chosen].max())
+            keys = seen[chosen].int().argsort(dim=1, descending=True, stable=True)[:, :most]
+            bias = _bias(sees[chosen].gather(2, keys[:, None].expand(-1, size, -1)), dtype)
+            groups.append(Blocks(queries[chosen], row[chosen] * width + keys, bias[:, None]))
+    return groups
+
+
+def _alike(counts: Tensor) -> list[Tensor]:
+    """Indices of numbers, together where the largest is at most `SPREAD` times the smallest."""
+    groups: list[list[int]] = []
+    least = 0
+    for i in counts.argsort(stable=True).tolist():
+        if not groups or counts[i] > SPREAD * least:
+            groups.append([])
+            least = int(counts[i])
+        groups[-1].append(i)
+    return [torch.tensor(group) for group in groups]
 
 
 def _bias(sees: Tensor, dtype: torch.dtype) -> Tensor:
@@ -82,8 +105,8 @@ def attend(
         attention_mask: ``(R, 1, Q, K)`` bool, such as `batching.tree.attention_mask` makes.
         dropout: in [0, 1), on the attention weights.
         scaling: of the products; None takes ``D ** -0.5``.
-        more: what `sdpa` refuses or treats in ways of its own is left to it, like other devices
-            and compiled code.
+        more: what `sdpa` refuses or treats in ways of its own is left to it, like dropout, other
+            devices and compiled code.
 
     Returns:
         ``(R, Q, H, D)``, and no weights.
@@ -92,6 +115,7 @@ def attend(
         query.device.type != "cpu"
         or torch.compiler.is_compiling()
         or attention_mask is None
+        or dropout
         or any(more.get(name) is not None for name in ("softcap", "position_bias", "cache"))
     ):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -99,56 +123,121 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **more
         )
-    if attention_mask not in _PIECES:
-        _PIECES[attention_mask] = divide(attention_mask, query.dtype)
-    pieces: list[Piece] = _PIECES[attention_mask]
-    # In bfloat16 the backward pass of PyTorch's kernel takes two to four times as long as products.
-    trained = query.requires_grad and query.dtype == torch.bfloat16
-    weigh = weigh_by_products if trained else F.scaled_dot_product_attention
-    parts = [
-        weigh(
-            query[rows, :, queries], key[rows, :, keys], value[rows, :, keys], attn_mask=bias,
-            dropout_p=dropout, scale=scaling, enable_gqa=key.shape[1] != query.shape[1],
-        ).transpose(1, 2)  # (rows, Q, H, D)
-        for rows, queries, keys, bias in pieces
-    ]  # fmt: skip
-    if len(parts) == 1:
-        return parts[0].contiguous(), None
-    per_row = len(parts) // len(query)
-    rows = [torch.cat(parts[i : i + per_row], dim=1) for i in range(0, len(parts), per_row)]
-    return torch.cat(rows), None
+    if torch.is_autocast_enabled("cpu"):  # norms of queries and keys may be float32
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if attention_mask not in _BLOCKS:
+        _BLOCKS[attention_mask] = divide(attention_mask, query.dtype)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    blocks: list[Blocks] = _BLOCKS[attention_mask]
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+        out: Tensor = _Attend.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]
+        return out, None
+    whole = blocks[0].queries is None
+    queries, keys, values = (x if whole else _lay_flat(x) for x in (query, key, value))
+    out = torch.empty_like(queries)
+    for block in blocks:
+        part = F.scaled_dot_product_attention(
+            _take(queries, block.queries),
+            _take(keys, block.keys),
+            _take(values, block.keys),
+            attn_mask=block.bias,
+            scale=scale,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        out = _put(out, block.queries, part)
+    return _as_rows(out, len(query)).transpose(1, 2).contiguous(), None
 
 
-def weigh_by_products(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor,
-    dropout_p: float = 0.0,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Scaled-dot-product attention, written out.
+class _Attend(torch.autograd.Function):
+    """Attention by two products and a softmax, forward and backward.
 
-    Args:
-        query: ``(R, H, Q, D)``.
-        key: ``(R, G, K, D)``, where G divides H.
-        value: like `key`.
-        attn_mask: ``(R, 1, Q, K)``, added to the products.
-        dropout_p: in [0, 1), on the attention weights.
-        scale: of the products; None takes ``D ** -0.5``.
-        enable_gqa: nothing depends on it.
-
-    Returns:
-        ``(R, H, Q, D)``. In bfloat16 products are rounded before the softmax, as in `eager`
-        attention of transformers.
+    PyTorch's kernel has a backward pass that takes two to four times as long in bfloat16, and
+    gathering keys for each block by plain operators makes gradients as large as all keys for each.
+    Products are rounded before the softmax, as in `eager` attention of transformers. Only the
+    weights are kept beside the inputs.
     """
-    rows, groups, keys, size = key.shape
-    stacked = query.reshape(rows, groups, -1, size) * (scale or size**-0.5)
-    products = (stacked @ key.transpose(2, 3)).view(rows, groups, -1, query.shape[2], keys)
-    weights = torch.softmax(products + attn_mask[:, :, None], dim=-1)
-    weights = F.dropout(weights, dropout_p).view(rows, groups, -1, keys)
-    return (weights @ value).view_as(query)
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float
+    ) -> Tensor:
+        ctx.blocks, ctx.scale, ctx.shapes = blocks, scale, (query.shape, key.shape)
+        whole = blocks[0].queries is None
+        queries, keys, values = (x if whole else _lay_flat(x) for x in (query * scale, key, value))
+        out = torch.empty_like(queries)
+        kept = []
+        for block in blocks:
+            q = _stack(_take(queries, block.queries), key.shape[1])
+            k, v = _take(keys, block.keys), _take(values, block.keys)
+            weights = torch.softmax(_add(q @ k.transpose(2, 3), block.bias), dim=-1)
+            out = _put(out, block.queries, _unstack(weights @ v, query.shape[1]))
+            kept.append(weights)
+        ctx.save_for_backward(queries, keys, values, *kept)
+        return _as_rows(out, len(query)).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        queries, keys, values, *kept = ctx.saved_tensors
+        (rows, heads, _, _), (_, groups, _, _) = ctx.shapes
+        whole = ctx.blocks[0].queries is None
+        grads = grad.transpose(1, 2) if whole else grad.flatten(0, 1)
+        for_q, for_k, for_v = (torch.zeros_like(x) for x in (queries, keys, values))
+        for block, weights in zip(ctx.blocks, kept, strict=True):
+            q, g = (_stack(_take(x, block.queries), groups) for x in (queries, grads))
+            k, v = _take(keys, block.keys), _take(values, block.keys)
+            for_v = _add_to(for_v, block.keys, weights.transpose(2, 3) @ g)
+            products = torch._softmax_backward_data(
+                g @ v.transpose(2, 3), weights, -1, weights.dtype
+            )
+            for_k = _add_to(for_k, block.keys, products.transpose(2, 3) @ q)
+            for_q = _put(for_q, block.queries, _unstack(products @ k, heads))
+        return *(_as_rows(x, rows) for x in (for_q * ctx.scale, for_k, for_v)), None, None
+
+
+def _lay_flat(x: Tensor) -> Tensor:
+    """``(R, H, T, D)`` to ``(R * T, H, D)``."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _as_rows(x: Tensor, rows: int) -> Tensor:
+    """The reverse; ``(R, H, T, D)`` stays."""
+    return x if x.dim() == 4 else x.view(rows, -1, *x.shape[1:]).transpose(1, 2)
+
+
+def _take(x: Tensor, places: Tensor | None) -> Tensor:
+    """``(B, H, N, D)``: N places of ``(R * T, H, D)`` for each block; without places `x` is it."""
+    if places is None:
+        return x
+    taken = x.index_select(0, places.flatten())  # several times as fast as indexing
+    return taken.view(*places.shape, *x.shape[1:]).transpose(1, 2)
+
+
+def _put(x: Tensor, places: Tensor | None, blocks: Tensor) -> Tensor:
+    """`x` with ``(B, H, N, D)`` at their places, each of which occurs once; see `_take`."""
+    return blocks if places is None else x.index_copy_(0, places.flatten(), _lay_flat(blocks))
+
+
+def _add_to(x: Tensor, places: Tensor | None, blocks: Tensor) -> Tensor:
+    """`x` with ``(B, H, N, D)`` added at their places, which may occur in several blocks."""
+    return blocks if places is None else x.index_add_(0, places.flatten(), _lay_flat(blocks))
+
+
+def _stack(x: Tensor, groups: int) -> Tensor:
+    """``(B, H, Q, D)`` to ``(B, G, H / G * Q, D)``: the heads that share keys lie together."""
+    return x.reshape(len(x), groups, -1, x.shape[3])
+
+
+def _unstack(x: Tensor, heads: int) -> Tensor:
+    """The reverse of `_stack`."""
+    return x.view(len(x), heads, -1, x.shape[3])
+
+
+def _add(products: Tensor, bias: Tensor) -> Tensor:
+    """``(B, G, H / G * Q, K)`` plus ``(B, 1, Q, K)`` for every head, in place."""
+    blocks, groups, _, keys = products.shape
+    products.view(blocks, groups, -1, bias.shape[2], keys).add_(bias[:, :, None])
+    return products
 
 
 def attend_by_trees(model: Any) -> None:
