@@ -3,7 +3,8 @@
     python -m prm_lightning.modeling.memory
 
 prints a table for common models and cards. The formula was found by listing what PyTorch keeps
-for the backward pass on a CPU, where a test still compares the two. No GPU was measured.
+for the backward pass on a CPU, where a test still compares the two. Of the table one row was
+measured on a GPU: docs/memory.md.
 """
 
 from __future__ import annotations

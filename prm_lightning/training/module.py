@@ -45,7 +45,8 @@ class PRMModule(LightningModule):
         step_end: see `Encoder`.
         reward_as: how rewards become labels and weights; the data module does it.
         on_nan: what to do with an optimizer step whose gradient is not finite, see `FiniteSteps`.
-        compile_layers: train with layers that `torch.compile` has made faster, on a GPU.
+        compile_layers: train with layers that `torch.compile` has made; see docs/performance.md
+            before you do, as gradients were compared on a CPU alone.
     """
 
     def __init__(
