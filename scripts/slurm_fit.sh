@@ -14,15 +14,20 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=SIGUSR1@90
-# SIGUSR1 comes to every task 90 seconds before the end: Lightning saves, and has the job queued
-# again with the same number. --ckpt_path last takes the newest whole checkpoint, or starts where
-# none was written yet. `sbatch --signal=B:...` would send it to this shell alone: do not.
+# SIGUSR1 comes to every task 90 seconds before the end: the run is saved and ends with status 75, and
+# the job is queued again with the same number. --ckpt_path last takes the newest whole checkpoint, or
+# starts where none was written yet. `sbatch --signal=B:...` would send it to this shell alone: do not.
 set -euo pipefail
 
 python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 
+status=0
 srun --kill-on-bad-exit=1 "$python" -m prm_lightning fit \
     --trainer.accelerator gpu --trainer.devices "${SLURM_NTASKS_PER_NODE:?start it with sbatch}" \
     --trainer.num_nodes "${SLURM_NNODES:?start it with sbatch}" \
-    --trainer.strategy ddp --ckpt_path last "$@"
+    --trainer.strategy ddp --ckpt_path last "$@" || status=$?
+if [ "$status" -eq 75 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -129,7 +129,7 @@ class StepCheckpoints(Checkpoint):
         path = self.folder / (f"step-{self.step:06d}.ckpt" if self.keep else LAST)
         if trainer.is_global_zero:
             flush(trainer.loggers)
-        trainer.save_checkpoint(path)  # by all ranks
+        trainer.save_checkpoint(path, weights_only=False)  # by all ranks; optimizer and all
         if trainer.is_global_zero and self.keep:
             self._name_last(path)
             kept = sorted(self.folder.glob(STEPS), key=lambda p: (p.stat().st_mtime_ns, p.name))
