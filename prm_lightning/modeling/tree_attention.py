@@ -130,9 +130,17 @@ def attend(
         _BLOCKS[attention_mask] = divide(attention_mask, query.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     blocks: list[Blocks] = _BLOCKS[attention_mask]
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         out: Tensor = _Attend.apply(query, key, value, blocks, scale)  # type: ignore[no-untyped-call]
-        return out, None
+    else:
+        out = _attend_by_kernel(query, key, value, blocks, scale)
+    return out, None
+
+
+def _attend_by_kernel(
+    query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float
+) -> Tensor:
+    """What `_Attend` gives, by PyTorch's kernel, which rounds less and has a slow backward pass."""
     whole = blocks[0].queries is None
     queries, keys, values = (x if whole else _lay_flat(x) for x in (query, key, value))
     out = torch.empty_like(queries)
@@ -146,7 +154,7 @@ def attend(
             enable_gqa=key.shape[1] != query.shape[1],
         )
         out = _put(out, block.queries, part)
-    return _as_rows(out, len(query)).transpose(1, 2).contiguous(), None
+    return _as_rows(out, len(query)).transpose(1, 2).contiguous()
 
 
 class _Attend(torch.autograd.Function):
