@@ -255,19 +255,18 @@ def check_speed(device: str) -> str:
     if device == "cpu":
         return "not measured: needs a GPU (benchmarks/train_step.py measures a CPU)"
     peak = matmul_peak(torch.bfloat16, device, 8192)
-    said = [f"{LARGE}, a product of 8192 rows: {peak / 1e12:.0f} TFLOP/s"]
     for variant in SPEEDS:
         prm = build_large(variant)
         first, seconds, tokens = time_steps(prm)
         used = torch.cuda.max_memory_allocated() / GIB
         share = tokens / seconds * operations_per_token(prm) / peak
-        said.append(
+        print(
             f"  {variant}: {tokens / seconds:,.0f} tokens/s, {share:.0%} of the product's rate, "
-            f"{used:.1f} GiB, first round {first:.1f} s, then {seconds:.2f} s"
+            f"{used:.1f} GiB, first round {first:.1f} s, then {seconds:.2f} s",
+            flush=True,
         )
-        print(said[-1], flush=True)
         del prm
-    return said[0]
+    return f"  {LARGE}, a product of 8192 rows: {peak / 1e12:.0f} TFLOP/s"
 
 
 def time_steps(prm: PRM) -> tuple[float, float, int]:
