@@ -116,6 +116,30 @@ def test_checkpointed_activations_change_no_gradient(tiny_model_folder):
     assert_close(*grads)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_last_layer_is_computed_at_the_nodes_that_are_read(tiny_model_folder, kind, dtype):
+    prm = tiny_prm(tiny_model_folder(kind), dtype=dtype)
+    (batch,) = batches_of(prm, rollouts())
+    trees = batch.input_ids, batch.position_ids, batch.subtree_end
+    nodes = batch.step_nodes[batch.step_nodes >= 0]
+    rows = []
+    last = prm.backbone.causal_lm.base_model.layers[-1].mlp.down_proj
+    last.register_forward_hook(lambda _, args, out: rows.append(out.shape[:-1].numel()))
+    found = []
+    for read in (None, nodes):
+        prm.zero_grad()
+        hidden = prm.backbone(*trees, read=read).flatten(0, 1)[nodes]
+        hidden.float().pow(2).sum().backward()
+        grads = torch.cat([g.flatten() for n, g in gradients(prm).items() if "lora" in n])
+        found.append((hidden.detach(), grads))
+    assert rows == [batch.input_ids.numel(), len(nodes.unique())]
+    exact = dtype == "float32"
+    (hidden, grads), (hidden_there, grads_there) = found
+    assert_close(hidden_there, hidden, rtol=0, atol=1e-5 if exact else 0.05)
+    assert (grads_there - grads).norm() < (1e-5 if exact else 0.03) * grads.norm()
+
+
 def test_full_training_keeps_float32_weights(tiny_model_folder):
     prm = PRM.create(Backbone(str(tiny_model_folder()), dtype="bfloat16", lora=None))
     assert {p.dtype for p in prm.parameters()} == {torch.float32}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prm_lightning.batching.tree import attention_mask
 from prm_lightning.modeling.gguf import converted
+from prm_lightning.modeling.read_nodes import computed_at, pointwise_of_last_layer
 from prm_lightning.modeling.tree_attention import attend_by_trees
 
 Quantize = Literal["none", "int8", "nf4"]
@@ -91,6 +92,7 @@ class TreeModel(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        self.compiled = False
         attend_by_trees(self.causal_lm)
 
     @property
@@ -119,19 +121,28 @@ class TreeModel(nn.Module):
         ):
             yield
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, subtree_end: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        subtree_end: Tensor,
+        read: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states behind the last norm.
 
         Args:
             input_ids: ``(R, T)`` int64, see `StepBatch`, as all three.
             position_ids: ``(R, T)`` int64.
             subtree_end: ``(R, T)`` int64.
+            read: int64 of any shape, flat indices into R*T of the nodes whose hidden states are
+                read; None is all. On a CPU most of the last layer is computed for them alone.
 
         Returns:
-            ``(R, T, H)`` in the backbone's dtype.
+            ``(R, T, H)`` in the backbone's dtype; what stands at nodes that are not read means
+            nothing.
         """
         mask = _MASKS[self.config.attention](subtree_end)
-        with self.precision():
+        with self.precision(), self._read_at(read):
             # A cache would make transformers ignore how trees lie side by side in a row.
             out = self.causal_lm.base_model(
                 input_ids=input_ids,
@@ -140,6 +151,13 @@ class TreeModel(nn.Module):
                 use_cache=False,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
+
+    def _read_at(self, read: Tensor | None) -> AbstractContextManager[None]:
+        """See `forward`. On a GPU, finding the nodes would make the processor wait for it."""
+        again = self.config.gradient_checkpointing  # computes once more, when this has ended
+        if read is None or read.device.type != "cpu" or self.compiled or again:
+            return nullcontext()
+        return computed_at(pointwise_of_last_layer(self.causal_lm), torch.unique(read))
 
     def extend(self, input_ids: Tensor, position_ids: Tensor, sees: Tensor, cache: Any) -> Tensor:
         """Hidden states of nodes that come after those of a cache, which takes them up.
@@ -183,6 +201,7 @@ class TreeModel(nn.Module):
         for layer in self.causal_lm.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(dynamic=True)
+        self.compiled = True
 
     def lm_head_rows(self, ids: list[int]) -> Tensor:
         """``(len(ids), H)`` float32, rows of the LM head."""

@@ -73,8 +73,9 @@ class StepModel(nn.Module):
         Returns:
             ``(B, S)`` float32; what stands where a solution has no step means nothing.
         """
-        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end)
-        at_steps = hidden.flatten(0, 1)[batch.step_nodes.clamp(min=0).flatten()]  # (B*S, H)
+        nodes = batch.step_nodes.clamp(min=0).flatten()
+        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=nodes)
+        at_steps = hidden.flatten(0, 1)[nodes]  # (B*S, H)
         return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
 
     def score(
