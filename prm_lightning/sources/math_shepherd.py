@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from prm_lightning.sources.fields import (
@@ -19,7 +19,7 @@ from prm_lightning.sources.fields import (
     step_cleaner,
 )
 from prm_lightning.sources.marked_text import STEP_MARK, find_first_step
-from prm_lightning.sources.rows import name_of, read_rows
+from prm_lightning.sources.rows import Part, Row, name_of, read_rows
 from prm_lightning.types import Dropped, Solution
 
 COLUMNS = ("input", "label")
@@ -64,7 +64,13 @@ class MathShepherd:
             FileNotFoundError: nothing stands at ``path``, here or on the Hub.
             ValueError: the data are empty, broken as a whole, or lack a column altogether.
         """
-        return parse_rows(read_rows(self.path, self.split), self._parse, self.name, COLUMNS)
+        return self.parse(read_rows(self.path, self.split))
+
+    def parse(
+        self, rows: Iterable[Row | Dropped], part: Part | None = None
+    ) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold, see `RowSource`."""
+        return parse_rows(rows, self._parse, self.name, COLUMNS, part=part)
 
     def _parse(self, values: dict[str, Any], id: str) -> list[Solution]:
         require_columns(values, COLUMNS)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -130,23 +130,21 @@ def read_mixture(
         solutions, dropped = _read_source(spec, left, strict=strict)
         if left is not None:
             left -= len(solutions) + len(dropped)
-        name_of_dropped = spec.name or _name_source(spec.source, solutions)
+        name_of_dropped = name_source(spec, solutions[0].source if solutions else None)
         mixture.report.dropped.setdefault(name_of_dropped, []).extend(dropped)
         for position, solution in enumerate(solutions):
             name = spec.name or solution.source
             if license := spec.license or getattr(spec.source, "license", None):
                 mixture.report.licenses[name] = license
-            id = _make_unique(name, solution.id or f"{name}:{position}", ids)
+            id = make_unique(name, solution.id or f"{name}:{position}", ids)
             named = replace(solution, source=name, id=id)
             mixture.solutions.append(supervise(named, reward_as, after_first_error))
             mixture.repeats.append(spec.repeat)
     mixture.report.solutions.extend(mixture.solutions)
     if unlabelled == "refuse" and not any(map(_supervised, mixture.solutions)):
-        raise ValueError(
-            f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
-            f"from {', '.join(mixture.report.dropped) or 'no source'} has a label with a weight "
-            "above 0; add a source with labels or see why its rows were dropped: "
-            f"{_count_by_reason([d for rows in mixture.report.dropped.values() for d in rows])}"
+        dropped = [row for rows in mixture.report.dropped.values() for row in rows]
+        raise nothing_supervised(
+            len(mixture.solutions), mixture.report.dropped, _count_by_reason(dropped)
         )
     return mixture
 
@@ -180,6 +178,43 @@ def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
     }
 
 
+def make_unique(name: str, id: str, taken: Counter[tuple[str, str]]) -> str:
+    """The id, with a suffix such as ``#2`` where a source of that name has it already."""
+    taken[name, id] += 1
+    if taken[name, id] == 1:
+        return id
+    return make_unique(name, f"{id}#{taken[name, id]}", taken)
+
+
+def name_source(spec: SourceSpec, first: str | None) -> str:
+    """What the rows of a source that are dropped count under.
+
+    Args:
+        spec: of the source.
+        first: name that its first solution gives; None if it has none.
+    """
+    if spec.name or first is not None:
+        return spec.name or str(first)
+    return str(getattr(spec.source, "name", type(spec.source).__name__))  # nothing kept: ask it
+
+
+def nothing_supervised(
+    solutions: int, names: Iterable[str], dropped: dict[str, dict[str, Any]]
+) -> ValueError:
+    """The error of a mixture without any label.
+
+    Args:
+        solutions: how many it has.
+        names: of its sources.
+        dropped: rows by reason, with ``count`` and the ``first`` messages.
+    """
+    return ValueError(
+        f"read_mixture: nothing is supervised, no step of {solutions} solutions from "
+        f"{', '.join(names) or 'no source'} has a label with a weight above 0; add a source with "
+        f"labels or see why its rows were dropped: {dropped}"
+    )
+
+
 def fingerprint(solutions: Sequence[Solution]) -> str:
     """SHA-256, in hex, of what a model is trained on, in order.
 
@@ -210,19 +245,6 @@ def _read_source(
         else:
             dropped.append(row)
     return solutions, dropped
-
-
-def _name_source(source: Source, solutions: Sequence[Solution]) -> str:
-    if solutions:
-        return solutions[0].source
-    return str(getattr(source, "name", type(source).__name__))  # nothing kept: ask the source
-
-
-def _make_unique(name: str, id: str, taken: Counter[tuple[str, str]]) -> str:
-    taken[name, id] += 1
-    if taken[name, id] == 1:
-        return id
-    return _make_unique(name, f"{id}#{taken[name, id]}", taken)
 
 
 def _quantiles(numbers: Sequence[int]) -> dict[str, int]:

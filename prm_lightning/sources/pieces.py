@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from prm_lightning.sources.rows import (
     Row,
+    count_rows,
     files_of_split,
     parse_lines,
     read_file,
@@ -29,6 +31,7 @@ class Piece:
         first: of a JSON Lines file the number of the first line, of a Parquet file the index of
             the row group's first row.
         skip: rows of the row group that belong to other pieces.
+        blank: lines among `count` that are no rows.
     """
 
     file: str
@@ -36,9 +39,10 @@ class Piece:
     begin: int = 0
     first: int = 0
     skip: int = 0
+    blank: int = 0
 
 
-def cut(path: str, rows: int) -> list[Piece]:
+def cut(path: str, rows: int, split: str = "train") -> list[Piece]:
     """Pieces of a file or a folder, in order; together they are what `read_rows` reads.
 
     JSON Lines files are read once to find where pieces begin, Parquet files are not read. A JSON
@@ -47,6 +51,7 @@ def cut(path: str, rows: int) -> list[Piece]:
     Args:
         path: a file or a folder, as for `read_rows`.
         rows: most rows of a piece.
+        split: of a folder.
 
     Raises:
         FileNotFoundError: there is none; a data set of the Hub has to be fetched first.
@@ -55,7 +60,7 @@ def cut(path: str, rows: int) -> list[Piece]:
     if Path(path).is_file():
         files = [path]
     elif Path(path).is_dir():
-        files = files_of_split(path)
+        files = files_of_split(path, split)
     else:
         raise FileNotFoundError(
             f"{path!r}: no such file or folder; to read it in pieces, fetch it to a folder that "
@@ -78,6 +83,22 @@ def read_piece(piece: Piece) -> Iterator[Row | Dropped]:
             yield from parse_lines(file, islice(lines, piece.count), piece.first)
 
 
+def size_of(piece: Piece) -> int:
+    """How many rows it has; a file that is one piece is read for it."""
+    if piece.count is None:
+        return count_rows(Path(piece.file))
+    return piece.count - piece.blank
+
+
+def digest(pieces: Sequence[Piece]) -> str:
+    """32 hexadecimal digits of the files: their names, sizes and times of change."""
+    hashed = hashlib.sha256()
+    for file in sorted({piece.file for piece in pieces}):
+        stat = Path(file).stat()
+        hashed.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return hashed.hexdigest()[:32]
+
+
 def _cut_file(file: Path, rows: int) -> Iterator[Piece]:
     if file.suffix == ".parquet":
         return _cut_row_groups(file, rows)
@@ -89,9 +110,10 @@ def _cut_file(file: Path, rows: int) -> Iterator[Piece]:
 def _cut_lines(file: Path, rows: int) -> Iterator[Piece]:
     begin, first = 0, 1
     with file.open("rb") as lines:
-        while sizes := [len(line) for line in islice(lines, rows)]:
-            yield Piece(str(file), len(sizes), begin, first)
-            begin, first = begin + sum(sizes), first + len(sizes)
+        while taken := list(islice(lines, rows)):
+            blank = sum(not line.strip() for line in taken)
+            yield Piece(str(file), len(taken), begin, first, blank=blank)
+            begin, first = begin + sum(map(len, taken)), first + len(taken)
 
 
 def _cut_row_groups(file: Path, rows: int) -> Iterator[Piece]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from prm_lightning.sources.fields import (
     show,
     texts_in,
 )
-from prm_lightning.sources.rows import name_of, read_rows
+from prm_lightning.sources.rows import Part, Row, name_of, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Step
 
@@ -75,7 +75,13 @@ class Prm800k:
             FileNotFoundError: nothing stands at ``path``, here or on the Hub.
             ValueError: the data are empty, broken as a whole, or lack a column altogether.
         """
-        return parse_rows(read_rows(self.path, self.split), self._parse, self.name, COLUMNS)
+        return self.parse(read_rows(self.path, self.split))
+
+    def parse(
+        self, rows: Iterable[Row | Dropped], part: Part | None = None
+    ) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold, see `RowSource`."""
+        return parse_rows(rows, self._parse, self.name, COLUMNS, part=part)
 
     def _parse(self, values: dict[str, Any], id: str) -> Iterator[Solution]:
         require_columns(values, COLUMNS)

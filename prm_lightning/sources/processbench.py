@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from prm_lightning.sources.fields import (
@@ -17,7 +17,7 @@ from prm_lightning.sources.fields import (
     show,
     texts_in,
 )
-from prm_lightning.sources.rows import name_of, read_rows
+from prm_lightning.sources.rows import Part, Row, name_of, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution
 
@@ -61,6 +61,12 @@ class ProcessBench:
             FileNotFoundError: nothing stands at ``path``, here or on the Hub.
             ValueError: the data are empty, broken as a whole, or lack a column altogether.
         """
+        return self.parse(read_rows(self.path, self.split))
+
+    def parse(
+        self, rows: Iterable[Row | Dropped], part: Part | None = None
+    ) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold, see `RowSource`."""
         taken: Counter[str] = Counter()
 
         def parse(values: dict[str, Any], id: str) -> list[Solution]:
@@ -71,10 +77,11 @@ class ProcessBench:
             steps = make_steps(texts, labels, fold_newlines)
             problem = problem_in(values["problem"], "problem")
             own = values.get("id")
-            id = claim_id(own if own and is_text(own) else id, taken)
+            id = own if own and is_text(own) else id
+            id = claim_id(id, taken) if part is None else id
             return [Solution(problem, steps, self.name, id)]
 
-        return parse_rows(read_rows(self.path, self.split), parse, self.name, COLUMNS)
+        return parse_rows(rows, parse, self.name, COLUMNS, part=part)
 
     def _require_chosen(self, correct: object) -> None:
         if correct is not None and not isinstance(correct, bool):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from prm_lightning.sources.duplicates import near_groups
@@ -57,21 +58,75 @@ def split_by_group(solutions: Sequence[Solution], val_ratio: float, seed: int) -
             "share of problems to validate on, such as 0.1."
         )
     keys = _split_keys(solutions)
-    leaders = _lead_groups(keys.values(), seed)
+    sides = choose_sides(keys.values(), val_ratio, seed)
+    train: list[Solution] = []
+    validation: list[Solution] = []
+    counts: Counter[str] = Counter()
+    for solution in solutions:
+        key = keys[solution.group, solution.problem][0]
+        (validation if sides.validates(key) else train).append(solution)
+        counts[key] += 1
+    return Split(train, validation, sides.describe(counts))
+
+
+class Sides(NamedTuple):
+    """Which split keys train and which validate.
+
+    Args:
+        leaders: for each key the one that decides for its group.
+        validation: leaders that validate.
+        moved: keys that are for another side than the one they are on.
+    """
+
+    leaders: dict[str, str]
+    validation: set[str]
+    moved: set[str]
+
+    def validates(self, key: str) -> bool:
+        """Whether the solutions of a split key are there to validate."""
+        return self.leaders[key] in self.validation
+
+    def describe(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """The report of a `Split`.
+
+        Args:
+            counts: solutions of each key.
+        """
+        together = Counter(self.leaders.values())
+        of_leader: Counter[str] = Counter()
+        for key, count in counts.items():
+            of_leader[self.leaders[key]] += count
+        return {
+            "groups": len(together),
+            "near_duplicates": sum(count > 1 for count in together.values()),
+            "moved": {"keys": len(self.moved), "solutions": sum(counts[k] for k in self.moved)},
+            "largest": {
+                "keys": max(together.values(), default=0),
+                "solutions": max(of_leader.values(), default=0),
+            },
+        }
+
+
+def choose_sides(keys: Iterable[tuple[str, str]], val_ratio: float, seed: int) -> Sides:
+    """Divide split keys, see `split_by_group`.
+
+    Args:
+        keys: each with a normalised problem that it has solutions of; the order does not matter.
+        val_ratio: in [0, 1).
+        seed: of the hash.
+    """
+    leaders = _lead_groups(list(keys), seed)
     places = {key: _place(key, seed) for key in leaders}
     heads = sorted(set(leaders.values()), key=lambda key: (places[key], key))
     count = sum(places[key] < val_ratio for key in heads)
     if val_ratio > 0:
         count = min(max(count, 1), len(heads) - 1)
-    validation = set(heads[: max(count, 0)])
-    sides: tuple[list[Solution], list[Solution]] = ([], [])
-    moved: Counter[str] = Counter()
-    for solution in solutions:
-        key = keys[solution.group, solution.problem][0]
-        sides[leaders[key] in validation].append(solution)
-        if (places[key] < val_ratio) != (places[leaders[key]] < val_ratio):
-            moved[key] += 1
-    return Split(*sides, _describe_groups(solutions, keys, leaders, moved))
+    moved = {
+        key
+        for key, leader in leaders.items()
+        if (places[key] < val_ratio) != (places[leader] < val_ratio)
+    }
+    return Sides(leaders, set(heads[: max(count, 0)]), moved)
 
 
 def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solution]:
@@ -86,17 +141,71 @@ def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solu
             randomly drawn steps of the larger class to 0, until both have as many.
         seed: for ``subsample``.
     """
-    wrong = [step for _, _, step in _supervised(solutions) if _is_wrong(step)]
-    correct = [step for _, _, step in _supervised(solutions) if not _is_wrong(step)]
+    wrong = Counter(step.weight for _, _, step in _supervised(solutions) if is_wrong(step))
+    correct = Counter(step.weight for _, _, step in _supervised(solutions) if not is_wrong(step))
     if how == "none" or not wrong or not correct:
         return list(solutions)
     if how == "weights":
-        factor = sum(s.weight for s in correct) / sum(s.weight for s in wrong)
-        return _scale_wrong(solutions, min(factor, MAX_BALANCE))
-    surplus = abs(len(correct) - len(wrong))
-    from_wrong = len(wrong) > len(correct)
-    places = [(i, k) for i, k, step in _supervised(solutions) if _is_wrong(step) == from_wrong]
-    return _silence(solutions, set(random.Random(seed).sample(places, surplus)))
+        factor = factor_of_wrong(correct, wrong)
+        return [scale_wrong(solution, factor) for solution in solutions]
+    from_wrong = wrong.total() > correct.total()
+    places = [(i, k) for i, k, step in _supervised(solutions) if is_wrong(step) == from_wrong]
+    silent: dict[int, set[int]] = {}
+    for place in draw_surplus(correct.total(), wrong.total(), seed):
+        i, k = places[place]
+        silent.setdefault(i, set()).add(k)
+    return [silence(solution, silent.get(i, set())) for i, solution in enumerate(solutions)]
+
+
+def factor_of_wrong(correct: Mapping[float, int], wrong: Mapping[float, int]) -> float:
+    """What `balance` multiplies the weights of wrong steps by.
+
+    Args:
+        correct: how many correct steps have each weight, which is above 0.
+        wrong: likewise.
+    """
+    total, of_wrong = (
+        sum(Fraction(weight) * count for weight, count in counts.items())
+        for counts in (correct, wrong)
+    )
+    return min(float(total / of_wrong), MAX_BALANCE)
+
+
+def draw_surplus(correct: int, wrong: int, seed: int) -> list[int]:
+    """Which steps of the larger class, counted among themselves, `balance` silences."""
+    return random.Random(seed).sample(range(max(correct, wrong)), abs(correct - wrong))
+
+
+def scale_wrong(solution: Solution, factor: float) -> Solution:
+    """A solution whose wrong steps weigh so many times as much."""
+
+    def scale(step: Step) -> Step:
+        return replace(step, weight=step.weight * factor) if is_wrong(step) else step
+
+    return replace(solution, steps=tuple(scale(step) for step in solution.steps))
+
+
+def silence(solution: Solution, steps: Container[int]) -> Solution:
+    """A solution some of whose steps weigh nothing, by index."""
+    return replace(
+        solution,
+        steps=tuple(
+            replace(step, weight=0.0) if k in steps else step
+            for k, step in enumerate(solution.steps)
+        ),
+    )
+
+
+def supervised(solution: Solution) -> Iterator[tuple[int, Step]]:
+    """The steps with a label and a weight above 0, and where they stand."""
+    for k, step in enumerate(solution.steps):
+        if step.label is not None and step.weight > 0:
+            yield k, step
+
+
+def is_wrong(step: Step) -> bool:
+    """Whether the label says so."""
+    return step.label is not None and step.label < 0.5
 
 
 Keys = dict[tuple[str, str], tuple[str, str]]
@@ -112,7 +221,7 @@ def _split_keys(solutions: Sequence[Solution]) -> Keys:
     }
 
 
-def _lead_groups(keys: Iterable[tuple[str, str]], seed: int) -> dict[str, str]:
+def _lead_groups(keys: Sequence[tuple[str, str]], seed: int) -> dict[str, str]:
     """For each split key the one of its group whose hash is smallest."""
     problems = list(dict.fromkeys(problem for _, problem in keys))
     first = dict(zip(problems, near_groups(problems), strict=True))
@@ -131,22 +240,6 @@ def _lead_groups(keys: Iterable[tuple[str, str]], seed: int) -> dict[str, str]:
     return {key: smallest[find(key)] for key, _ in keys}
 
 
-def _describe_groups(
-    solutions: Sequence[Solution], keys: Keys, leaders: Mapping[str, str], moved: Counter[str]
-) -> dict[str, Any]:
-    together = Counter(leaders.values())
-    of_leader = Counter(leaders[keys[s.group, s.problem][0]] for s in solutions)
-    return {
-        "groups": len(together),
-        "near_duplicates": sum(count > 1 for count in together.values()),
-        "moved": {"keys": len(moved), "solutions": sum(moved.values())},
-        "largest": {
-            "keys": max(together.values(), default=0),
-            "solutions": max(of_leader.values(), default=0),
-        },
-    }
-
-
 def _hash(key: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogatepass")).digest()
 
@@ -159,32 +252,7 @@ def _place(key: str, seed: int) -> float:
     return int.from_bytes(_hash(key, seed)[-6:], "big") / 2**48
 
 
-def _is_wrong(step: Step) -> bool:
-    return step.label is not None and step.label < 0.5
-
-
 def _supervised(solutions: Sequence[Solution]) -> Iterator[tuple[int, int, Step]]:
     for i, solution in enumerate(solutions):
-        for k, step in enumerate(solution.steps):
-            if step.label is not None and step.weight > 0:
-                yield i, k, step
-
-
-def _scale_wrong(solutions: Sequence[Solution], factor: float) -> list[Solution]:
-    def scale(step: Step) -> Step:
-        return replace(step, weight=step.weight * factor) if _is_wrong(step) else step
-
-    return [replace(s, steps=tuple(scale(step) for step in s.steps)) for s in solutions]
-
-
-def _silence(solutions: Sequence[Solution], places: set[tuple[int, int]]) -> list[Solution]:
-    return [
-        replace(
-            solution,
-            steps=tuple(
-                replace(step, weight=0.0) if (i, k) in places else step
-                for k, step in enumerate(solution.steps)
-            ),
-        )
-        for i, solution in enumerate(solutions)
-    ]
+        for k, step in supervised(solution):
+            yield i, k, step

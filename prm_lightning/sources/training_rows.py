@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal, overload
 
+from prm_lightning.sources.splits import supervised
 from prm_lightning.types import Solution, Step
 
 Layout = Literal["steps", "solutions"]
@@ -52,13 +53,9 @@ class StepRows(Sequence[dict[str, Any]]):
                 yield _step_row(solution, k)
 
 
-def _is_supervised(step: Step) -> bool:
-    return step.label is not None and step.weight > 0
-
-
 def _supervised(solution: Solution) -> list[int]:
     """Indices of the steps that train."""
-    return [k for k, step in enumerate(solution.steps) if _is_supervised(step)]
+    return [k for k, _ in supervised(solution)]
 
 
 def _step_row(solution: Solution, k: int) -> dict[str, Any]:
