@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +13,12 @@ from typing import Any
 from prm_lightning.inference.resumable import ResumableRows
 from prm_lightning.inference.score_file import ROWS_AT_A_TIME, Reading, parse_row, score_rows
 from prm_lightning.inference.scorers import fingerprint, load_scorer
-from prm_lightning.sources.pieces import Piece, cut, read_piece
+from prm_lightning.on_ray import PartWorker, replace_folder, run_on_ray
+from prm_lightning.sources.pieces import Piece, cut, digest, read_piece
 from prm_lightning.types import Aggregation
 
 PIECE_ROWS = 4 * ROWS_AT_A_TIME  # cut as the local engine cuts, so that scores are equal bit by bit
 RECORD = ".parts.jsonl"  # a line a part: its name and the outcomes of its rows
-MOST_BLOCKS = 10_000  # that Ray keeps track of; pieces beyond share one
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +76,38 @@ def score_on_ray(
     if len(missing) == len(pieces):
         _remove(folder.glob("part-*"))  # of another job
     yield counts, len(pieces) - len(missing), len(pieces)
-    for done in _run(job, folder, missing):
+    tasks = [[part, asdict(piece)] for part, piece in missing.items()]
+    gpus = job.device in (None, "cuda")
+    for done in run_on_ray("score", PieceScorer, (job, folder), tasks, job.workers, gpus=gpus):
         record.append(done)
         del missing[done["part"]]
         counts.update(done["rows"])
         yield counts, len(pieces) - len(missing), len(pieces)
     _remove(folder.glob(".part-*"))  # that an actor did not finish
-    _replace(folder, job.output)
+    replace_folder(folder, job.output)
     ResumableRows(job.output / RECORD, record.job).finish()
 
 
-class PieceScorer:
-    """An actor: holds the model, reads pieces, writes parts.
+class PieceScorer(PartWorker):
+    """Holds the model, reads pieces, writes parts.
 
     Args:
         job: what it works on.
         folder: to write to.
-        here: that relative paths start from; Ray does not promise where its workers stand.
+        here: see `PartWorker`.
     """
 
     def __init__(self, job: RayJob, folder: Path, here: Path) -> None:
-        os.chdir(here)
+        super().__init__(here)
         self.folder = folder
         self.scorer = load_scorer(job.model, job.device)
         limit = self.scorer.threshold if job.threshold is None else job.threshold
         self.reading = Reading(job.aggregation or self.scorer.aggregation, limit)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Score the pieces of a batch; returns what the record says of each, as JSON."""
-        done = []
-        for part, piece in map(json.loads, batch["piece"]):
-            counts = self.score(part, Piece(**piece))
-            done.append(json.dumps({"part": part, "rows": counts}))
-        return {"done": done}
+    def work(self, *task: Any) -> dict[str, Any]:
+        """Score a piece; returns what the record says of it."""
+        part, piece = task
+        return {"part": part, "rows": self.score(part, Piece(**piece))}
 
     def score(self, part: int, piece: Piece) -> Counter[str]:
         """Write the part of a piece; its rows by outcome."""
@@ -142,67 +138,13 @@ def _require_scorable(pieces: Sequence[Piece], path: str) -> None:
 
 def _describe(job: RayJob, pieces: Sequence[Piece]) -> dict[str, Any]:
     """What a job is, so that only the same one is gone on with."""
-    digest = hashlib.sha256()
-    for file in sorted({piece.file for piece in pieces}):
-        stat = Path(file).stat()
-        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return {
         "model": fingerprint(job.model),
-        "input": digest.hexdigest()[:32],
+        "input": digest(pieces),
         "parts": len(pieces),
         "aggregation": job.aggregation,
         "threshold": job.threshold,
     }
-
-
-def _run(job: RayJob, folder: Path, pieces: dict[int, Piece]) -> Iterator[dict[str, Any]]:
-    """What `PieceScorer` says of each piece, as they are finished."""
-    if not pieces:
-        return
-    ray = _start_ray(job.workers)
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if job.device in (None, "cuda") else 0
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    items = [{"piece": json.dumps([part, asdict(piece)])} for part, piece in pieces.items()]
-    try:
-        done = ray.data.from_items(
-            items, override_num_blocks=min(len(items), MOST_BLOCKS)
-        ).map_batches(
-            PieceScorer,
-            fn_constructor_args=(job, folder, Path.cwd()),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=job.workers or gpus or cpus),
-            num_cpus=1,
-            num_gpus=1 if gpus else 0,
-        )
-        for row in done.iter_rows():
-            yield json.loads(row["done"])
-    except ray.exceptions.RayError as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"score: an actor failed: {cause}".strip().splitlines()[0]) from error
-
-
-def _start_ray(workers: int | None) -> Any:
-    """Ray, connected to a cluster or with one of its own that has room for the workers."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ValueError(
-            "score: --engine ray needs Ray, which is not installed. Install the extra: "
-            "pip install 'prm_lightning[ray]'."
-        ) from error
-    if not ray.is_initialized():
-        alone: dict[str, Any] = {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": max(workers or 1, os.cpu_count() or 1),
-        }
-        if os.environ.get("RAY_ADDRESS"):
-            alone = {}
-        ray.init(logging_level=logging.WARNING, log_to_driver=False, **alone)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    return ray
 
 
 def _write_lines(path: Path, records: Sequence[dict[str, Any]], piece: Piece) -> None:
@@ -233,11 +175,3 @@ def _write_parquet(path: Path, records: Sequence[dict[str, Any]], piece: Piece) 
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-
-
-def _replace(folder: Path, output: Path) -> None:
-    """Give a finished folder its name, also if another thing has it."""
-    if output.is_dir():
-        shutil.rmtree(output)
-    output.unlink(missing_ok=True)
-    folder.rename(output)
