@@ -52,13 +52,14 @@ def parts(folder):
     return [row for path in sorted(folder.glob("part-*.jsonl")) for row in lines(path)]
 
 
-def workers():
+def workers_of(name):
+    """Process ids of the actors of a class."""
     import psutil
 
     return [
         process.pid
         for process in psutil.Process().children(recursive=True)
-        if "PieceScorer" in " ".join(process.cmdline())
+        if name in " ".join(process.cmdline())
     ]
 
 
@@ -94,7 +95,7 @@ def test_ray_writes_the_rows_of_the_local_engine_also_if_a_worker_is_killed(
                 written = len(list((tmp_path / ".ray.partial").glob("part-*")))
                 assert written < FILES
                 assert not output.exists()
-                killed, *_ = workers()
+                killed, *_ = workers_of("PieceScorer")
                 os.kill(killed, signal.SIGKILL)
         assert killed
         assert counts == {"scored": 3 * FILES - 1, "no steps": 1, "not a JSON object": 1}

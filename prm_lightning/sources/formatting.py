@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prm_lightning.command import run_verb
 from prm_lightning.folders import written_folder
@@ -27,6 +27,22 @@ ROWS_A_PROBLEM = 100  # read at most to preview a problem
 SHOWN = 400  # characters of a text in a sample
 
 
+class Summary(NamedTuple):
+    """What is told of a run.
+
+    Args:
+        shapes: of the sides by name, as `mixture.describe` says it.
+        report: of the rows read, as `ReadReport.to_json` says it.
+        moved: problems that changed sides to stay with near duplicates.
+        rows: of the training side, as in the layout `steps`.
+    """
+
+    shapes: dict[str, dict[str, Any]]
+    report: dict[str, dict[str, Any]]
+    moved: int
+    rows: Iterable[dict[str, Any]]
+
+
 class Formatted(NamedTuple):
     """Solutions ready to be written.
 
@@ -41,6 +57,12 @@ class Formatted(NamedTuple):
     validation: list[Solution]
     report: ReadReport
     split: dict[str, Any]
+
+    def summarise(self) -> Summary:
+        """What is told of it."""
+        shapes = {"train": describe(self.train), "validation": describe(self.validation)}
+        moved = self.split["moved"]["keys"]
+        return Summary(shapes, self.report.to_json(), moved, StepRows(self.train))
 
 
 def main(args: Sequence[str]) -> None:
@@ -58,6 +80,8 @@ def format_files(
     val_ratio: float = 0.1,
     seed: int = 17,
     preview: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
     *,
     overwrite: bool = False,
 ) -> None:
@@ -77,6 +101,10 @@ def format_files(
         val_ratio: share of problems to validate on, in [0, 1).
         seed: of the split and of the draw.
         preview: format this many problems only, print them, and write nothing.
+        engine: local is this process; ray maps the rows over workers, on this machine or on the
+            cluster of RAY_ADDRESS, and writes folders prm_train and prm_val of files whose rows
+            are the same. A killed run goes on where it stopped when it is started again.
+        workers: of the engine ray; one a CPU if not given.
         overwrite: replace the folder if it exists.
     """
     if balance == "weights" and layout == "steps":
@@ -86,14 +114,28 @@ def format_files(
         )
     for name, value in (
         ("max_examples", max_examples), ("max_problems", max_problems), ("preview", preview),
+        ("workers", workers),
     ):  # fmt: skip
         if value is not None and value < 1:
             raise ValueError(f"format: --{name} is {value}, expected 1 or more.")
+    if engine == "local" and workers is not None:
+        raise ValueError(f"format: --workers {workers} goes with --engine ray.")
+    if engine == "ray" and preview is not None:
+        raise ValueError("format: --preview goes without --engine ray, it reads few rows.")
     if Path(output).exists() and not overwrite and preview is None:
         raise FileExistsError(f"format: {output} exists. Give another --output, or --overwrite.")
     if preview is not None:
         max_problems = min(preview, max_problems or preview)
         max_examples = max_examples or preview * ROWS_A_PROBLEM
+    if engine == "ray":
+        from prm_lightning.sources.format_parts import Choices
+        from prm_lightning.sources.format_ray import FormatJob, format_on_ray
+
+        choices = Choices(max_examples, max_problems, balance, val_ratio, seed)
+        job = FormatJob(source, Path(output), layout, choices, workers)
+        print_summary(format_on_ray(job, overwrite=overwrite))
+        print(f"wrote {output}/prm_train/ and prm_val/")
+        return
     formatted = format_specs(
         read_specs(source), max_examples, max_problems, balance, val_ratio, seed
     )
@@ -101,7 +143,9 @@ def format_files(
         with written_folder(Path(output), overwrite=overwrite) as folder:
             write_solutions(folder / TRAIN_FILE, formatted.train, layout)
             write_solutions(folder / VAL_FILE, formatted.validation, layout)
-    print_summary(formatted, None if preview else Path(output))
+    print_summary(formatted.summarise())
+    written = f"wrote {output}/{TRAIN_FILE} and {VAL_FILE}"
+    print("preview: nothing was written" if preview else written)
 
 
 def format_stepwise(
@@ -141,7 +185,7 @@ def format_specs(
     seed: int,
 ) -> Formatted:
     """Read, choose, split by problem and balance; every label is kept, also behind an error."""
-    with _progress("reading") as advance:
+    with progress("reading") as advance:
         mixture = read_mixture(
             [SourceSpec(_Watched(s.source, advance), s.repeat, s.limit, s.name) for s in specs],
             max_rows=max_examples,
@@ -184,43 +228,36 @@ def write_solutions(path: Path, solutions: Sequence[Solution], layout: Layout) -
     """Write a file of the layout, row by row, so that memory does not grow with the rows."""
     with (
         path.open("w", encoding="utf-8", newline="\n") as file,
-        _progress(f"writing {path.name}", len(solutions)) as advance,
+        progress(f"writing {path.name}", len(solutions)) as advance,
     ):
         for solution in solutions:
             file.writelines(LINES[layout](solution))
             advance()
 
 
-def print_summary(formatted: Formatted, folder: Path | None) -> None:
+def print_summary(summary: Summary) -> None:
     """Print counts of both sides, what was dropped, and a right and a wrong step."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table("", "problems", "solutions", "steps", "correct", "wrong", "% wrong")
-    for name, side in (("train", formatted.train), ("validation", formatted.validation)):
-        shape = describe(side)
+    for name, shape in summary.shapes.items():
         share = shape["wrong_share"]
         keys = ("problems", "solutions", "supervised_steps", "correct_steps", "wrong_steps")
         percent = "" if share is None else f"{100 * share:.1f}"
         table.add_row(name, *(f"{shape[key]:,}" for key in keys), percent)
     console.print(table)
-    for name, entry in formatted.report.to_json().items():
+    for name, entry in summary.report.items():
         lengths = entry["steps_per_solution"]
         steps = f", {lengths['min']} to {lengths['max']} steps each" if lengths else ""
         console.print(f"{name}: {entry['read']:,} rows read, {entry['kept']:,} kept{steps}")
         for reason, dropped in entry["dropped"].items():
             console.print(f"  dropped {dropped['count']:,}: {reason}", markup=False)
             console.print(f"    {dropped['first'][0]}", markup=False)
-    if moved := formatted.split["moved"]["keys"]:
-        console.print(f"{moved:,} problems changed sides to stay with near duplicates")
-    _print_samples(console, StepRows(formatted.train))
-    console.print(
-        "preview: nothing was written"
-        if folder is None
-        else f"wrote {folder}/{TRAIN_FILE} and {VAL_FILE}",
-        markup=False,
-    )
+    if summary.moved:
+        console.print(f"{summary.moved:,} problems changed sides to stay with near duplicates")
+    _print_samples(console, summary.rows)
 
 
 class _Watched:
@@ -238,24 +275,29 @@ class _Watched:
 
 
 @contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """A function to call for each thing done; a bar on stderr, if somebody watches it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
 
 
-def _print_samples(console: Console, rows: StepRows) -> None:
+def _print_samples(console: Console, rows: Iterable[dict[str, Any]]) -> None:
     """The first right step and the first wrong one, each with what leads to it."""
+    first: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["label"], row)
+        if len(first) == 2:
+            break
     for label, name in ((1, "correct"), (0, "wrong")):
-        row = next((row for row in rows if row["label"] == label), None)
-        if row is None:
+        if label not in first:
             continue
+        row = first[label]
         console.print(
             f"\n{name}, step {row['step_index'] + 1} of {row['total_steps']}", style="bold"
         )
