@@ -9,7 +9,6 @@ from peft.tuners.lora.layer import Linear
 from torch import nn
 from torch.testing import assert_close
 
-from prm_lightning.modeling import lora
 from prm_lightning.modeling.backbone import Backbone, Lora, load_backbone, native_dtype
 from prm_lightning.modeling.lora import FusedLinear, fuse_adapters
 
@@ -59,73 +58,6 @@ def test_output_and_gradients_are_those_of_peft(dtype, tolerance):
         assert mine.dtype == theirs.dtype
         scale = theirs.float().abs().max().item()
         assert_close(mine.float(), theirs.float(), rtol=0, atol=tolerance * scale)
-
-
-class Attention(nn.Module):
-    """Three layers that read one input, of two widths."""
-
-    def __init__(self):
-        super().__init__()
-        self.q_proj = nn.Linear(24, 40)
-        self.k_proj, self.v_proj = (nn.Linear(24, 16, bias=False) for _ in range(2))
-
-    def forward(self, x):
-        x = torch.tanh(x)
-        return torch.cat([self.q_proj(x), self.k_proj(x).sin(), self.v_proj(x)], dim=-1)
-
-
-def attention(dtype=torch.float32, **settings):
-    torch.manual_seed(0)
-    names = ["q_proj", "k_proj", "v_proj"]
-    config = LoraConfig(r=4, lora_alpha=12, target_modules=names, **settings)
-    model = get_peft_model(Attention().to(dtype), config, autocast_adapter_dtype=True)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.3)
-    return model
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
-def test_layers_of_one_input_are_computed_at_once_as_by_peft(dtype, tolerance, monkeypatch):
-    plain = attention(dtype)
-    fused = copy.deepcopy(plain)
-    assert fuse_adapters(fused) == 3
-    fused = copy.deepcopy(fused)
-    calls = []
-    at_once = lora.add_adapters
-    monkeypatch.setattr(lora, "add_adapters", lambda x, y: calls.append(len(y)) or at_once(x, y))
-    x = torch.randn(3, 5, 24, dtype=dtype)
-    expected, found = outcome(plain, x, dtype), outcome(fused, x, dtype)
-    assert calls == [3]
-    assert found[2].keys() == expected[2].keys() and len(found[2]) == 6
-    pairs = [*zip(found[:2], expected[:2], strict=True)]
-    pairs += [(found[2][name], expected[2][name]) for name in expected[2]]
-    for mine, theirs in pairs:
-        assert mine.dtype == theirs.dtype
-        scale = theirs.float().abs().max().item()
-        assert_close(mine.float(), theirs.float(), rtol=0, atol=tolerance * scale)
-
-
-def test_layers_of_one_input_hold_nothing_and_can_be_called_alone():
-    model = attention()
-    fuse_adapters(model)
-    layers = [m for m in model.modules() if isinstance(m, FusedLinear)]
-    together = layers[0].together
-    x = torch.randn(2, 24)
-    q, k, v = (layer(x) for layer in layers)
-    assert together._input is None and not together._outputs
-    assert_close(layers[1](x), k)  # the others are not called
-    assert_close(layers[1](x), k)
-    assert_close(layers[1](2 * x), 2 * k)
-    assert_close(torch.cat([layer(x) for layer in layers], dim=-1), torch.cat([q, k, v], dim=-1))
-    with model.disable_adapter():
-        assert not torch.allclose(layers[2](x), v)
-
-
-def test_layers_of_other_ranks_are_computed_apart():
-    model = attention(rank_pattern={"k_proj": 2})
-    assert fuse_adapters(model) == 3
-    assert all(m.together is None for m in model.modules() if isinstance(m, FusedLinear))
 
 
 def test_the_gradient_is_that_of_finite_differences():
