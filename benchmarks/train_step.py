@@ -28,6 +28,7 @@ from prm_lightning.batching.plan import PlannedBatch, Planner
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.losses import reward_weighted_loss
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.modeling.read_nodes import pointwise_of_last_layer
 from prm_lightning.sources import Stepwise
 from prm_lightning.training import cli
 from prm_lightning.types import Solution
@@ -109,10 +110,19 @@ def shares(loop: BareLoop) -> dict[str, float]:
     return {event.key: round(event.self_cpu_time_total / total, 3) for event in most}
 
 
-def operations_per_token(prm: PRM) -> float:
-    """Of the linear layers: two a weight forward, two backward for the inputs alone."""
-    linears = (m for m in prm.backbone.causal_lm.base_model.modules() if isinstance(m, nn.Linear))
-    return 4.0 * sum(m.in_features * m.out_features for m in linears if not m.weight.requires_grad)
+def operations_per_token(prm: PRM, *, everywhere: bool = False) -> float:
+    """Of the linear layers: two a weight forward, two backward for the inputs alone.
+
+    Args:
+        prm: with frozen linear layers.
+        everywhere: count those alone that are computed at every node, as they are on a CPU.
+    """
+    causal_lm = prm.backbone.causal_lm
+    few = pointwise_of_last_layer(causal_lm) if everywhere else []
+    left_out = {part for module in few for part in module.modules()}
+    linears = (m for m in causal_lm.base_model.modules() if isinstance(m, nn.Linear))
+    counted = (m for m in linears if not m.weight.requires_grad and m not in left_out)
+    return 4.0 * sum(m.in_features * m.out_features for m in counted)
 
 
 def matmul_peak(dtype: torch.dtype, device: str = "cpu", size: int = 1536) -> float:
@@ -143,7 +153,7 @@ def main() -> None:
         for _ in range(args.rounds)
     ]
     dtype = getattr(torch, loop.prm.backbone.config.dtype)
-    operations, peak = operations_per_token(loop.prm), matmul_peak(dtype)
+    operations, peak = operations_per_token(loop.prm, everywhere=True), matmul_peak(dtype)
     bare = statistics.median(r["bare"] for r in rounds)
     report = {
         "dtype": loop.prm.backbone.config.dtype,

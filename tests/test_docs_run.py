@@ -129,6 +129,9 @@ def write_data(place: Path) -> None:
     files = {
         "solutions.jsonl": [{"problem": p, "steps": steps} for p, steps, _ in seen],
         "solutions/part.jsonl": [{"problem": p, "steps": steps} for p, steps, _ in seen],
+        "steps/part.jsonl": [
+            {"prompt": p, "completions": steps, "labels": labels} for p, steps, labels in seen
+        ],
         "gsm8k.jsonl": gsm8k(seen),
         "prm.jsonl": math_shepherd(seen),
         "val.jsonl": processbench(seen),

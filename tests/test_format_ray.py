@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from test_score_ray import workers_of
 
 from prm_lightning.sources import format_ray
 from prm_lightning.sources.formatting import main
+from prm_lightning.sources.stepwise import Stepwise
+from prm_lightning.types import Dropped, Solution
 
 WRONG, RIGHT = "2 + 2 = 5.", "2 + 2 = 4."
 
@@ -68,7 +72,7 @@ def parts(folder):
 
 
 def assert_same(source, tmp_path, *args):
-    """Both engines write the same bytes, or refuse with the same error."""
+    """Both engines write the same bytes, which is True, or both refuse."""
     local, ray = tmp_path / "local", tmp_path / "ray"
     errors = []
     for output, engine in ((local, "local"), (ray, "ray")):
@@ -166,6 +170,24 @@ def mixture(tmp_path):
 )  # fmt: skip
 def test_a_mixture_of_sources_is_written_as_by_the_local_engine(mixture, tmp_path, options):
     assert assert_same(mixture, tmp_path, *options)
+
+
+class Shouting(Stepwise):
+    """A source of one's own, made from one of ours."""
+
+    def read(self) -> Iterator[Solution | Dropped]:
+        for found in super().read():
+            yield replace(found, problem=found.problem.upper())
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_source_that_changes_what_ours_reads_is_read_as_a_whole(tmp_path):
+    rows = [row(f"{n} and two", [True, n % 2 == 0]) for n in range(9)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    source = {"class_path": f"{__name__}.Shouting", "init_args": {"path": f"{tmp_path}/in.jsonl"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump([{"source": source}]))
+    assert assert_same(tmp_path / "own.yaml", tmp_path, "--layout", "solutions")
+    assert b"WHAT IS 3 AND TWO?" in parts(tmp_path / "ray" / "prm_train")
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prm_lightning.batching.tree import attention_mask
 from prm_lightning.modeling.gguf import converted
-from prm_lightning.modeling.read_nodes import computed_at, pointwise_of_last_layer
+from prm_lightning.modeling.read_nodes import computed_at, in_full_blocks, pointwise_of_last_layer
 from prm_lightning.modeling.tree_attention import attend_by_trees
 
 Quantize = Literal["none", "int8", "nf4"]
@@ -142,7 +142,7 @@ class TreeModel(nn.Module):
             nothing.
         """
         mask = _MASKS[self.config.attention](subtree_end)
-        with self.precision(), self._read_at(read):
+        with self.precision(), self._read_at(read, input_ids.numel()):
             # A cache would make transformers ignore how trees lie side by side in a row.
             out = self.causal_lm.base_model(
                 input_ids=input_ids,
@@ -152,12 +152,13 @@ class TreeModel(nn.Module):
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
-    def _read_at(self, read: Tensor | None) -> AbstractContextManager[None]:
+    def _read_at(self, read: Tensor | None, total: int) -> AbstractContextManager[None]:
         """See `forward`. On a GPU, finding the nodes would make the processor wait for it."""
         again = self.config.gradient_checkpointing  # computes once more, when this has ended
         if read is None or read.device.type != "cpu" or self.compiled or again:
             return nullcontext()
-        return computed_at(pointwise_of_last_layer(self.causal_lm), torch.unique(read))
+        modules = pointwise_of_last_layer(self.causal_lm)
+        return computed_at(modules, in_full_blocks(read, total))
 
     def extend(self, input_ids: Tensor, position_ids: Tensor, sees: Tensor, cache: Any) -> Tensor:
         """Hidden states of nodes that come after those of a cache, which takes them up.

@@ -7,6 +7,7 @@ piece out of all surveys; `Decision.apply` makes of a solution what is written.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -234,8 +235,10 @@ def save(what: Survey | Decision, file: Path) -> None:
         for column in fields(what)
         for value in [getattr(what, column.name)]
     }
-    with written_file(file) as beside:
-        beside.write_text(json.dumps(values), encoding="utf-8")
+    with written_file(file) as beside, beside.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(values))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def load(kind: type[T], file: Path) -> T:

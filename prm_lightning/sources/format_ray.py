@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from prm_lightning.inference.resumable import ResumableRows
 from prm_lightning.on_ray import PartWorker, replace_folder, run_on_ray
@@ -37,7 +37,7 @@ from prm_lightning.sources.pieces import Piece, cut, digest, read_piece, size_of
 from prm_lightning.sources.rows import Part, Row
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.training_rows import LINES, Layout, StepRows
-from prm_lightning.types import Dropped, RowSource, Solution
+from prm_lightning.types import Dropped, RowSource, Solution, Source
 
 PIECE_ROWS = 4096
 FOLDERS = TRAIN, VALIDATION = "prm_train", "prm_val"  # of parts, in the output
@@ -169,6 +169,9 @@ class PieceFormatter(PartWorker):
                     file = (train, validation)[decision.sides[count]]
                     file.writelines(LINES[self.job.layout](decision.apply(count, row)))
                 count += 1
+            for file in (train, validation):
+                file.flush()
+                os.fsync(file.fileno())
         if count != len(decision.sides):
             where = task.piece.file if task.piece else self.job.source
             raise ValueError(f"format: {where} changed while it was read. Begin anew: --overwrite.")
@@ -181,7 +184,7 @@ class PieceFormatter(PartWorker):
     def _rows(self, task: Task, part: Part) -> Iterator[Solution | Dropped]:
         """The rows of a piece, solutions settled."""
         spec = self.specs[task.spec]
-        if task.piece is not None and isinstance(spec.source, RowSource):
+        if task.piece is not None and _reads_row_by_row(spec.source):
             rows = spec.source.parse(read_piece(task.piece), part)
         else:
             rows = spec.source.read()
@@ -192,7 +195,7 @@ class PieceFormatter(PartWorker):
 def _divide(number: int, spec: SourceSpec) -> Iterator[Task]:
     source = spec.source
     pieces = []
-    if isinstance(source, RowSource) and Path(source.path).exists():
+    if _reads_row_by_row(source) and Path(source.path).exists():
         pieces = cut(source.path, PIECE_ROWS, source.split)
     rows = (row for piece in pieces for row in read_piece(piece))
     first = next((row for row in rows if isinstance(row, Row)), None)
@@ -202,6 +205,17 @@ def _divide(number: int, spec: SourceSpec) -> Iterator[Task]:
         sizes = [size_of(piece) for piece in pieces]
         for piece, first_row in zip(pieces, accumulate(sizes, initial=0), strict=False):
             yield Task(number, piece, first_row)
+
+
+def _reads_row_by_row(source: Source) -> TypeGuard[RowSource]:
+    """Whether `parse` of parts gives what `read` gives, also in a class made from one of ours."""
+    if not isinstance(source, RowSource):
+        return False
+    owners = (
+        next(kind for kind in type(source).__mro__ if name in vars(kind))
+        for name in ("read", "parse")
+    )
+    return len(set(owners)) == 1
 
 
 def _describe(job: FormatJob, tasks: Sequence[Task]) -> dict[str, Any]:
