@@ -142,6 +142,14 @@ def test_the_last_layer_is_computed_at_the_nodes_that_are_read(tiny_model_folder
     assert (grads_there - grads).norm() < (1e-5 if exact else 0.03) * grads.norm()
 
 
+def test_a_batch_without_rows_has_a_loss_and_gradients(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder())
+    data = encode_solutions(rollouts(), prm.encoder, max_tokens=2048)
+    filler = collate(PlannedBatch(rows=(), row_tokens=1), data, pad_id=0)
+    prm(filler).sum().backward()
+    assert {name for name in gradients(prm) if "lora" in name}
+
+
 def test_full_training_keeps_float32_weights(tiny_model_folder):
     prm = PRM.create(Backbone(str(tiny_model_folder()), dtype="bfloat16", lora=None))
     assert {p.dtype for p in prm.parameters()} == {torch.float32}

@@ -155,7 +155,7 @@ class TreeModel(nn.Module):
     def _read_at(self, read: Tensor | None, total: int) -> AbstractContextManager[None]:
         """See `forward`. On a GPU, finding the nodes would make the processor wait for it."""
         again = self.config.gradient_checkpointing  # computes once more, when this has ended
-        if read is None or read.device.type != "cpu" or self.compiled or again:
+        if read is None or not len(read) or read.device.type != "cpu" or self.compiled or again:
             return nullcontext()
         modules = pointwise_of_last_layer(self.causal_lm)
         return computed_at(modules, in_full_blocks(read, total))

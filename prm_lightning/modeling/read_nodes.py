@@ -63,7 +63,7 @@ def computed_at(modules: list[nn.Module], nodes: Tensor) -> Iterator[None]:
         if shape is None:
             return None
         whole = out.new_zeros(shape[0] * shape[1], out.shape[-1])
-        return whole.index_copy(0, nodes, out).view(*shape[:2], -1)
+        return whole.index_copy(0, nodes, out).view(*shape[:2], out.shape[-1])
 
     hooks = [module.register_forward_pre_hook(narrow) for module in modules]
     hooks += [module.register_forward_hook(widen) for module in modules]
