@@ -88,6 +88,11 @@ def run_on_ray(
         raise ValueError(f"{verb}: an actor failed: {cause}".strip().splitlines()[0]) from error
 
 
+def _is_urgent(record: logging.LogRecord) -> bool:
+    """Whether it is more than news of each step, or of progress bars that were turned off."""
+    return record.levelno > logging.WARNING
+
+
 def replace_folder(folder: Path, output: Path) -> None:
     """Give a finished folder its name, also if another thing has it."""
     if output.is_dir():
@@ -117,4 +122,7 @@ def _start(verb: str, workers: int | None) -> Any:
             alone = {}
         ray.init(logging_level=logging.WARNING, log_to_driver=False, **alone)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.addFilter(_is_urgent)
     return ray
