@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -112,16 +112,8 @@ def format_files(
             "format: the layout steps has no weights; give --balance subsample or none, or "
             "--layout solutions."
         )
-    for name, value in (
-        ("max_examples", max_examples), ("max_problems", max_problems), ("preview", preview),
-        ("workers", workers),
-    ):  # fmt: skip
-        if value is not None and value < 1:
-            raise ValueError(f"format: --{name} is {value}, expected 1 or more.")
-    if engine == "local" and workers is not None:
-        raise ValueError(f"format: --workers {workers} goes with --engine ray.")
-    if engine == "ray" and preview is not None:
-        raise ValueError("format: --preview goes without --engine ray, it reads few rows.")
+    counts = {"max_examples": max_examples, "max_problems": max_problems, "preview": preview}
+    _require_sensible({**counts, "workers": workers}, engine)
     if Path(output).exists() and not overwrite and preview is None:
         raise FileExistsError(f"format: {output} exists. Give another --output, or --overwrite.")
     if preview is not None:
@@ -306,6 +298,17 @@ def _print_samples(console: Console, rows: Iterable[dict[str, Any]]) -> None:
             console.print(f"    {text[:SHOWN]}", markup=False, style="dim")
         console.print(f"  > {row['step'][:SHOWN]}", markup=False)
     console.print()
+
+
+def _require_sensible(counts: Mapping[str, int | None], engine: str) -> None:
+    """Refuse counts below 1, and options that the other engine has."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"format: --{name} is {value}, expected 1 or more.")
+    if engine == "local" and counts["workers"] is not None:
+        raise ValueError(f"format: --workers {counts['workers']} goes with --engine ray.")
+    if engine == "ray" and counts["preview"] is not None:
+        raise ValueError("format: --preview goes without --engine ray, it reads few rows.")
 
 
 def _unalias(arg: str) -> str:
