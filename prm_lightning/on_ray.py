@@ -25,8 +25,14 @@ class PartWorker(ABC):
         os.chdir(here)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Work on the parts of a batch of Ray Data."""
-        return {"done": [json.dumps(self.work(*json.loads(task))) for task in batch["task"]]}
+        """Work on the parts of a batch of Ray Data; of an error Ray would lose the message."""
+        done = []
+        for task in batch["task"]:
+            try:
+                done.append(self.work(*json.loads(task)))
+            except (OSError, ValueError) as error:
+                done.append({"failed": str(error)})
+        return {"done": [json.dumps(what) for what in done]}
 
     @abstractmethod
     def work(self, *task: Any) -> dict[str, Any]:
@@ -69,28 +75,32 @@ def run_on_ray(
     gpu_count = int(resources.get("GPU", 0)) if gpus else 0
     items = [{"task": json.dumps(task)} for task in tasks]
     try:
-        done = ray.data.from_items(
+        found = ray.data.from_items(
             items, override_num_blocks=min(len(items), MOST_BLOCKS)
         ).map_batches(
             worker,
             fn_constructor_args=(*arguments, Path.cwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
-                size=workers or gpu_count or int(resources.get("CPU", 1))
+                size=min(len(items), workers or gpu_count or int(resources.get("CPU", 1)))
             ),
             num_cpus=1,
             num_gpus=1 if gpu_count else 0,
         )
-        for row in done.iter_rows():
-            yield json.loads(row["done"])
+        for row in found.iter_rows():
+            done = json.loads(row["done"])
+            if "failed" in done:
+                raise ValueError(f"{verb}: {done['failed']}")
+            yield done
     except ray.exceptions.RayError as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"{verb}: an actor failed: {cause}".strip().splitlines()[0]) from error
+        raise ValueError(f"{verb}: an actor failed: {_explain(error)}") from error
 
 
-def _is_urgent(record: logging.LogRecord) -> bool:
-    """Whether it is more than news of each step, or of progress bars that were turned off."""
-    return record.levelno > logging.WARNING
+def _explain(error: BaseException) -> str:
+    """One line of what an actor ran into, below the exceptions that Ray wraps it in."""
+    while inner := getattr(error, "cause", None) or error.__cause__:
+        error = inner
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def replace_folder(folder: Path, output: Path) -> None:
@@ -123,6 +133,6 @@ def _start(verb: str, workers: int | None) -> Any:
         ray.init(logging_level=logging.WARNING, log_to_driver=False, **alone)
     ray.data.DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:
-        if handler.name == "console":
-            handler.addFilter(_is_urgent)
+        if handler.name == "console":  # news of each step; what fails is raised
+            handler.setLevel(logging.CRITICAL)
     return ray

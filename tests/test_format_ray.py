@@ -275,6 +275,8 @@ def test_ray_formats_as_one_process_does_also_if_a_worker_is_killed(tmp_path, mo
     try:
         run(tmp_path / "in", tmp_path / "ray", "--layout", "solutions", "--engine", "ray",
             "--workers", "2")  # fmt: skip
+        with pytest.raises(ValueError, match=r"^format: 'nothere': no such file or folder"):
+            run("nothere", tmp_path / "none", "--engine", "ray", "--workers", "2")
     finally:
         ray.shutdown()
     assert killed == ["reading", "writing"]

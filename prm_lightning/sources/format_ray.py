@@ -174,7 +174,7 @@ class PieceFormatter(PartWorker):
                 os.fsync(file.fileno())
         if count != len(decision.sides):
             where = task.piece.file if task.piece else self.job.source
-            raise ValueError(f"format: {where} changed while it was read. Begin anew: --overwrite.")
+            raise ValueError(f"{where} changed while it was read. Begin anew: --overwrite.")
         for path, written in zip(paths, beside, strict=True):
             if written.stat().st_size:
                 written.replace(path)
