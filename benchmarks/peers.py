@@ -41,7 +41,7 @@ ROWS = 8  # of a peer's batch; more rows are accumulated
 SEPARATOR = "\n"
 RATE = 1e-4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SHOWN = ("auroc", "processbench_f1_at_0.5", "processbench_wrong_at_0.5")
+SHOWN = ("auroc", "brier", "processbench_f1_at_0.5", "processbench_wrong_at_0.5")
 
 
 def read_rows(path: Path, limit: int, test: Path | None) -> tuple[list[dict[str, Any]], int]:
@@ -168,7 +168,11 @@ def train_peer(out: Path, args: argparse.Namespace, *, prefixes: bool) -> dict[s
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+    from transformers import (
+        AutoModelForTokenClassification,
+        DataCollatorForTokenClassification,
+        set_seed,
+    )
     from trl.experimental.prm import PRMConfig, PRMTrainer
 
     from prm_lightning.modeling.backbone import Backbone, load_tokenizer, locate
@@ -192,6 +196,7 @@ def train_peer(out: Path, args: argparse.Namespace, *, prefixes: bool) -> dict[s
         whole = len(data)
         data = [example for row in data for example in prefix_examples(row, tokenizer)]
         per_solution = len(data) / whole
+    set_seed(args.seed)  # the trainer does so after the head was drawn
     model = AutoModelForTokenClassification.from_pretrained(
         locate(BACKBONE, torch_dtype), num_labels=2, dtype=torch_dtype
     )
