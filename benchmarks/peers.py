@@ -298,6 +298,13 @@ def main() -> None:
         sys.path.insert(0, str(args.trl))  # before the trl of this environment
         work(args.worker, args.out, args)
         return
+    if args.data is None:
+        parser.error("--data is missing")
+    for path in (args.data, args.test or args.data):
+        if not path.is_file():
+            parser.error(f"{path} is no file of rows")
+    if not (args.trl / "trl").is_dir():
+        parser.error(f"{args.trl} holds no trl: see docs/performance.md")
     rows, attempts = read_rows(args.data, args.limit, args.test)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "rows.jsonl"
