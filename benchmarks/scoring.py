@@ -34,10 +34,10 @@ from pathlib import Path
 
 import torch
 
-from prm_lightning.inference.incremental import IncrementalScorer, State
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.modeling.step_model import evaluating
+from prm_lightning.scoring.incremental import IncrementalScorer, State
 from prm_lightning.sources import Synthetic
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.types import Dropped, Solution

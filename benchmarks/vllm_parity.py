@@ -40,16 +40,16 @@ from typing import Any, NamedTuple
 import httpx2
 import torch
 
-from prm_lightning.inference.export import export
-from prm_lightning.inference.export_formats import Format
-from prm_lightning.inference.merging import compute_in_float32
-from prm_lightning.inference.model_card import EXAMPLE
-from prm_lightning.inference.parity import PROBES, Parity, compare
-from prm_lightning.inference.scorers import ModelScorer, load_scorer
+from prm_lightning.interop.export import export
+from prm_lightning.interop.export_formats import Format
+from prm_lightning.interop.merging import compute_in_float32
+from prm_lightning.interop.model_card import EXAMPLE
+from prm_lightning.interop.parity import PROBES, Parity, compare
 from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind, StepHead
 from prm_lightning.modeling.prm import PRM, read_manifest
 from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.scoring.scorers import ModelScorer, load_scorer
 from prm_lightning.sources import Synthetic
 from prm_lightning.types import Solution
 

@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prm_lightning.inference.search import best_of_n
     from prm_lightning.modeling.prm import PRM
+    from prm_lightning.searching.search import best_of_n
     from prm_lightning.sources.formatting import format_stepwise
     from prm_lightning.types import Solution, Step
 
@@ -15,7 +15,7 @@ _MODULES = {
     "PRM": "modeling.prm",
     "Solution": "types",
     "Step": "types",
-    "best_of_n": "inference.search",
+    "best_of_n": "searching.search",
     "format_stepwise": "sources.formatting",
 }
 

@@ -26,16 +26,16 @@ VERBS = {
     "predict": Verb("write the scores of data to predictions.jsonl", LIGHTNING),
     "format": Verb("write any source as training rows", "sources.formatting"),
     "label": Verb("turn problems into solutions with judged steps", "labelling.pipeline"),
-    "score": Verb("score the steps of solutions", "inference.score"),
+    "score": Verb("score the steps of solutions", "scoring.score"),
     "search": Verb(
-        "find answers with a generator and a process reward model", "inference.search_verb"
+        "find answers with a generator and a process reward model", "searching.search_verb"
     ),
     "evaluate": Verb(
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
         "evaluation.evaluate",
     ),
-    "export": Verb("write a model for transformers, vLLM, SGLang or PEFT", "inference.export"),
-    "import": Verb("turn a public model into a folder of ours", "inference.importing"),
+    "export": Verb("write a model for transformers, vLLM, SGLang or PEFT", "interop.export"),
+    "import": Verb("turn a public model into a folder of ours", "interop.importing"),
     "report": Verb("show runs and evaluations on one HTML page", "evaluation.report"),
     "completion": Verb("print a completion script for bash, zsh or tcsh", "completion"),
 }

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from prm_lightning.answers import extract_answer, same_answer
-from prm_lightning.inference.reward import PRMReward
 from prm_lightning.modeling.backbone import locate
+from prm_lightning.scoring.reward import PRMReward
 from prm_lightning.sources import Synthetic
 from prm_lightning.text import split_steps
 from prm_lightning.types import Aggregation, Solution

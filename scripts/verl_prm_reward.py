@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from prm_lightning.answers import extract_answer, same_answer
-from prm_lightning.inference.reward import PRMReward
+from prm_lightning.scoring.reward import PRMReward
 from prm_lightning.text import split_steps
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.inference.aggregate import AGGREGATIONS, aggregate
+from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 

@@ -28,8 +28,8 @@ from prm_lightning.evaluation.subsets import (
     takes_all,
 )
 from prm_lightning.evaluation.tables import Choice, Entry
-from prm_lightning.inference.aggregate import AGGREGATIONS, aggregate
-from prm_lightning.inference.voting import group_answers
+from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
+from prm_lightning.searching.voting import group_answers
 
 SEEDS = st.integers(0, 2**16)
 

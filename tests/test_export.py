@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 from test_prm import LINEAR_HEADS, TEMPLATES, tiny_prm
 from transformers import AutoConfig, AutoTokenizer
 
-from prm_lightning.inference import export_formats as formats
-from prm_lightning.inference.card_code import read_encoding, scoring_code
-from prm_lightning.inference.export import main
-from prm_lightning.inference.importing import main as import_main
-from prm_lightning.inference.merging import merge
-from prm_lightning.inference.model_card import write_card
-from prm_lightning.inference.parity import PROBES, compare, require_parity
-from prm_lightning.inference.scorers import load_scorer
+from prm_lightning.interop import export_formats as formats
+from prm_lightning.interop.card_code import read_encoding, scoring_code
+from prm_lightning.interop.export import main
+from prm_lightning.interop.importing import main as import_main
+from prm_lightning.interop.merging import merge
+from prm_lightning.interop.model_card import write_card
+from prm_lightning.interop.parity import PROBES, compare, require_parity
 from prm_lightning.modeling.backbone import Lora
 from prm_lightning.modeling.heads import verdict_ids
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.scorers import load_scorer
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # what 4 bits need
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)

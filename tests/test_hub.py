@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from test_export import trained
 
-from prm_lightning.inference.export import main
-from prm_lightning.inference.hub import open_repository, push
+from prm_lightning.interop.export import main
+from prm_lightning.interop.hub import open_repository, push
 
 TOKEN = "hf_good"  # of ann, who may write to her own name only
 

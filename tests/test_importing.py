@@ -12,13 +12,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from prm_lightning.inference.export import export
-from prm_lightning.inference.export_formats import write_classifier, write_qwen_prm
-from prm_lightning.inference.imported import moved_threshold, shift_of
-from prm_lightning.inference.importing import main
-from prm_lightning.inference.merging import merge
-from prm_lightning.inference.scorers import load_scorer
+from prm_lightning.interop.export import export
+from prm_lightning.interop.export_formats import write_classifier, write_qwen_prm
+from prm_lightning.interop.imported import moved_threshold, shift_of
+from prm_lightning.interop.importing import main
+from prm_lightning.interop.merging import merge
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.scorers import load_scorer
 
 PROBLEM = "Ann has 3 apples and buys 12 more. How many?"
 SOLUTIONS = [

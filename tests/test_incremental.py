@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prm import tiny_prm
 
-from prm_lightning.inference.incremental import IncrementalScorer
 from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.scoring.incremental import IncrementalScorer
 
 TEMPLATES = ["chat", "plain", "guide"]
 STEPS = [f"She has {a} + {b} = {a + b} apples." for a in range(2) for b in range(3)] + ["So 3."]

@@ -4,8 +4,8 @@ import pytest
 from test_prm import tiny_prm
 from test_scorers import Counting
 
-from prm_lightning.inference.aggregate import aggregate
-from prm_lightning.inference.reward import PRMReward
+from prm_lightning.modeling.aggregate import aggregate
+from prm_lightning.scoring.reward import PRMReward
 
 QUESTION = "How many apples?"
 TEXT = "Step 1: She has 3 + 12 = 15 apples.\nStep 2: So the answer is 15."

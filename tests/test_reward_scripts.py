@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_prm import tiny_prm
 
-from prm_lightning.inference.reward import PRMReward
+from prm_lightning.scoring.reward import PRMReward
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 QUESTION = "How many apples?"

@@ -12,9 +12,9 @@ from conftest import dev_data
 from test_prm import tiny_prm
 from test_scorers import STEPS, Counting
 
-from prm_lightning.inference.score import main
-from prm_lightning.inference.score_file import Reading, read_solutions, score_file
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.score import main
+from prm_lightning.scoring.score_file import Reading, read_solutions, score_file
 
 SHORT = {"max_position_embeddings": 128}
 
@@ -195,7 +195,7 @@ def test_steps_may_also_be_given_by_equals_and_in_any_place(model, capsys):
 
 def test_help_is_quick_to_load():
     code = (
-        "import sys; from prm_lightning.inference.score import main\n"
+        "import sys; from prm_lightning.scoring.score import main\n"
         "try: main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -210,7 +210,7 @@ def test_a_killed_process_goes_on(model, tmp_path):
 
     def start(output):
         arguments = ["--model", model, "--input", source, "--output", str(output)]
-        code = f"from prm_lightning.inference.score import main; main({arguments!r})"
+        code = f"from prm_lightning.scoring.score import main; main({arguments!r})"
         return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
     assert start(tmp_path / "whole").wait() == 0

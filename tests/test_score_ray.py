@@ -10,8 +10,8 @@ import pytest
 from test_prm import tiny_prm
 from test_scorers import STEPS
 
-from prm_lightning.inference.score import main
-from prm_lightning.inference.score_ray import RayJob, score_on_ray
+from prm_lightning.scoring.score import main
+from prm_lightning.scoring.score_ray import RayJob, score_on_ray
 
 FILES = 50
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prm import tiny_prm
 
-from prm_lightning.inference.cache import CachedScorer
-from prm_lightning.inference.scorers import fingerprint, load_scorer
 from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.scoring.cache import CachedScorer
+from prm_lightning.scoring.scorers import fingerprint, load_scorer
 from prm_lightning.types import Scorer
 
 STEPS = [f"She has {a} + {b} = {a + b} apples." for a in range(3) for b in range(3)]

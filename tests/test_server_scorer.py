@@ -10,10 +10,10 @@ import pytest
 import torch
 from test_prm import rollouts, tiny_prm
 
-from prm_lightning.inference.scorers import load_scorer
-from prm_lightning.inference.server import ServerScorer
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.scoring.scorers import load_scorer
+from prm_lightning.scoring.server import ServerScorer
 
 PROBLEM = "How many?"
 SOLUTIONS = [[step.text for step in s.steps] for s in rollouts(problems=1)]

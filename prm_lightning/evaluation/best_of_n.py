@@ -26,7 +26,7 @@ from prm_lightning.evaluation.subsets import (
     takes_all,
 )
 from prm_lightning.evaluation.tables import Entry, Report, Row, Table, show, show_interval
-from prm_lightning.inference.aggregate import AGGREGATIONS, aggregate
+from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Aggregation
 

@@ -63,7 +63,7 @@ def score_models(
         baselines: ``cheap`` leaves the twins and their surprisal out.
         seed: of the twins' heads.
     """
-    from prm_lightning.inference.scorers import fingerprint, load_scorer
+    from prm_lightning.scoring.scorers import fingerprint, load_scorer
 
     marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
     known: set[str] = set()
@@ -143,7 +143,7 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
 
 def _folder_of_ours(model: str) -> Path | None:
     """The folder of ours that is a model, or that a server's URL names behind ``#``."""
-    from prm_lightning.inference.scorers import is_url
+    from prm_lightning.scoring.scorers import is_url
 
     folder = Path(urldefrag(model)[1] if is_url(model) else model)
     return folder if (folder / MANIFEST).is_file() else None

@@ -16,8 +16,8 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from prm_lightning.inference.resumable import ResumableRows
 from prm_lightning.on_ray import PartWorker, replace_folder, run_on_ray
+from prm_lightning.scoring.resumable import ResumableRows
 from prm_lightning.sources.format_parts import (
     NONE,
     Choices,

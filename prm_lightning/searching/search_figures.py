@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from prm_lightning.answers import same_answer
-from prm_lightning.inference.search_result import (
+from prm_lightning.labelling.problems import Problem
+from prm_lightning.searching.search_result import (
     SearchResult,
     choose_best,
     choose_majority,
     choose_weighted,
 )
-from prm_lightning.labelling.problems import Problem
 
 ANSWERED = "answered"
 NO_ANSWER = "no answer"

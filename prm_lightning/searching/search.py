@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from prm_lightning.answers import extract_answer, stated_answer
-from prm_lightning.inference.aggregate import aggregate
-from prm_lightning.inference.budget import BudgetedWriter, Piece
-from prm_lightning.inference.search_result import (
+from prm_lightning.modeling.aggregate import aggregate
+from prm_lightning.scoring.step_scores import Path, StepScores, StepwiseScorer, score_each
+from prm_lightning.searching.budget import BudgetedWriter, Piece
+from prm_lightning.searching.search_result import (
     Candidate,
     Ended,
     SearchResult,
     choose_best,
     choose_weighted,
 )
-from prm_lightning.inference.step_scores import Path, StepScores, StepwiseScorer, score_each
 from prm_lightning.text import split_steps
 from prm_lightning.types import Aggregation, Generator, Sampling, Scorer
 

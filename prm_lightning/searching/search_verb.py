@@ -96,6 +96,6 @@ class Options:
 def main(args: Sequence[str]) -> None:
     """Search, and print what was found."""
     options: Options = run_verb("search", Options, args)
-    from prm_lightning.inference.search_run import run
+    from prm_lightning.searching.search_run import run
 
     print("\n".join(run(options)))

@@ -75,7 +75,7 @@ def score(
     elif input is not None and output is not None:
         _score_file(model, input, Path(output), aggregate, threshold, cache, device, overwrite)
     elif steps is not None:
-        from prm_lightning.inference.score_problem import load, score_problem
+        from prm_lightning.scoring.score_problem import load, score_problem
 
         score_problem(load(model, cache, device), problem, steps, aggregate, threshold)
 
@@ -90,9 +90,9 @@ def _score_file(
     device: str | None,
     overwrite: bool,
 ) -> None:
-    from prm_lightning.inference.score_file import Reading, read_solutions, score_file
-    from prm_lightning.inference.score_problem import load
-    from prm_lightning.inference.scorers import fingerprint
+    from prm_lightning.scoring.score_file import Reading, read_solutions, score_file
+    from prm_lightning.scoring.score_problem import load
+    from prm_lightning.scoring.scorers import fingerprint
 
     if output.exists() and not overwrite:  # before a model is loaded
         raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
@@ -114,7 +114,7 @@ def _score_on_ray(
     workers: int | None,
     overwrite: bool,
 ) -> None:
-    from prm_lightning.inference.score_ray import RayJob, score_on_ray
+    from prm_lightning.scoring.score_ray import RayJob, score_on_ray
 
     job = RayJob(model, input, output, how, threshold, device, workers)
     _show(output, score_on_ray(job, overwrite=overwrite))
@@ -125,7 +125,7 @@ def _show(output: Path, progress: Iterator[tuple[Counter[str], int, int]]) -> No
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from prm_lightning.inference.score_file import SCORED
+    from prm_lightning.scoring.score_file import SCORED
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

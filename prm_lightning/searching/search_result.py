@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prm_lightning.inference.voting import best_scored, group_answers, vote
+from prm_lightning.searching.voting import best_scored, group_answers, vote
 
 Ended = Literal[
     "end", "answer", "blank", "length", "steps", "budget", "unscorable", "pruned", "duplicate"

@@ -12,17 +12,17 @@ from urllib.parse import urldefrag
 
 from prm_lightning.folders import written_file
 from prm_lightning.generation.sampling import check_sampling
-from prm_lightning.inference.budget import Remembers
-from prm_lightning.inference.resumable import ResumableRows
-from prm_lightning.inference.search import METHODS, SearchSettings, require_division
-from prm_lightning.inference.search_figures import Figures, record_of, refused
 from prm_lightning.labelling.problems import Problem, read_problems
 from prm_lightning.labelling.progress import Meter
+from prm_lightning.scoring.resumable import ResumableRows
+from prm_lightning.searching.budget import Remembers
+from prm_lightning.searching.search import METHODS, SearchSettings, require_division
+from prm_lightning.searching.search_figures import Figures, record_of, refused
 from prm_lightning.types import Completion, Dropped, Generator, Prompt, Sampling
 
 if TYPE_CHECKING:
-    from prm_lightning.inference.scorers import ModelScorer
-    from prm_lightning.inference.search_verb import Options
+    from prm_lightning.scoring.scorers import ModelScorer
+    from prm_lightning.searching.search_verb import Options
 
 _NOT_THE_RESULT = {"problems", "output", "limit", "overwrite", "device"}
 
@@ -79,8 +79,8 @@ def run(options: Options) -> list[str]:
     settings = _settings(options)
     ResumableRows(options.results, {}).require_new(overwrite=options.overwrite)
     problems, left_out = _read(options)
-    from prm_lightning.inference.scorers import fingerprint, load_scorer
     from prm_lightning.libraries import quieten_libraries
+    from prm_lightning.scoring.scorers import fingerprint, load_scorer
 
     quieten_libraries()
     job = _job(options, problems, fingerprint(options.model))
@@ -184,8 +184,8 @@ def _search(
 
 def _reader(scorer: ModelScorer, options: Options) -> Any:
     """The scorer, or one on top of it that reads each step once."""
-    from prm_lightning.inference.incremental import IncrementalScorer
     from prm_lightning.modeling.step_model import StepModel
+    from prm_lightning.scoring.incremental import IncrementalScorer
 
     if not options.is_stepwise or not isinstance(scorer, StepModel):
         return scorer

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE, Encoded, Encoder, Template
-from prm_lightning.inference.manifests import PublicManifest
+from prm_lightning.interop.manifests import PublicManifest
 from prm_lightning.modeling.step_model import StepEncoder, Unscorable
 
 

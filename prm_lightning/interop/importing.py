@@ -41,7 +41,7 @@ def import_model(
     target = Path(output)
     if target.exists() and not overwrite:  # before a model is loaded
         raise FileExistsError(f"{target} exists. Give another --output, or --overwrite.")
-    from prm_lightning.inference.imported import Wish, import_public, read_public
+    from prm_lightning.interop.imported import Wish, import_public, read_public
 
     manifest, folder = read_public(model)
     wish = Wish(target, "bfloat16" if dtype == "bf16" else "float32", encoding, bias, tolerance)

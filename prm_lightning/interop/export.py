@@ -58,8 +58,8 @@ def export(
     if target.exists() and not overwrite:  # before a model is loaded
         raise FileExistsError(f"{target} exists. Give another --output, or --overwrite.")
     from prm_lightning.folders import written_folder
-    from prm_lightning.inference.exported import Choice, write_checked
-    from prm_lightning.inference.hub import open_repository, push
+    from prm_lightning.interop.exported import Choice, write_checked
+    from prm_lightning.interop.hub import open_repository, push
     from prm_lightning.modeling.prm import PRM
 
     hub = None

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prm_lightning.inference.card_code import Encoding
-from prm_lightning.inference.export_formats import Format
+from prm_lightning.interop.card_code import Encoding
+from prm_lightning.interop.export_formats import Format
 from prm_lightning.modeling.prm import PRM
 
 PER_STEP = "All steps of a solution at once (vLLM):"

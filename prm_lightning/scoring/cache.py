@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prm_lightning.inference.scorers import ModelScorer
+from prm_lightning.scoring.scorers import ModelScorer
 from prm_lightning.types import Aggregation
 
 SOLUTIONS_AT_A_TIME = 128  # looked up and stored together

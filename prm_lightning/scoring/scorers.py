@@ -9,22 +9,22 @@ from typing import Protocol
 from urllib.parse import parse_qs, urldefrag
 
 from prm_lightning.batching.encode import Encoder
-from prm_lightning.inference.layouts import make_encoder
-from prm_lightning.inference.manifests import (
+from prm_lightning.interop.layouts import make_encoder
+from prm_lightning.interop.manifests import (
     SUFFIXES,
     PublicManifest,
     read_public_manifest,
     recognise,
 )
-from prm_lightning.inference.public import (
+from prm_lightning.interop.public import (
     ADAPTER_CONFIG,
     find_model,
     load_public,
     tensor_names,
 )
-from prm_lightning.inference.server import ServerScorer
 from prm_lightning.modeling.backbone import load_tokenizer
 from prm_lightning.modeling.prm import MANIFEST, PRM, read_manifest
+from prm_lightning.scoring.server import ServerScorer
 from prm_lightning.types import Aggregation
 
 WHOLE = 2**26  # bytes; of larger files the size and the time stand for the content

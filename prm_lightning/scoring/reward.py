@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prm_lightning.inference.aggregate import aggregate as combine
+from prm_lightning.modeling.aggregate import aggregate as combine
 from prm_lightning.text import cut_chat_markup, split_steps
 from prm_lightning.types import Aggregation
 
 if TYPE_CHECKING:
-    from prm_lightning.inference.scorers import ModelScorer
+    from prm_lightning.scoring.scorers import ModelScorer
 
 Text = str | Sequence[Mapping[str, Any]]  # plain, or the messages of a chat
 
@@ -38,7 +38,7 @@ class PRMReward:
         device: str | None = None,
     ) -> None:
         if isinstance(model, str):
-            from prm_lightning.inference.scorers import load_scorer
+            from prm_lightning.scoring.scorers import load_scorer
 
             model = load_scorer(model, device)
         self.scorer = model

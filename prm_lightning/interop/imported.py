@@ -15,16 +15,16 @@ from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.folders import written_folder
-from prm_lightning.inference.card_code import shared_beginning
-from prm_lightning.inference.manifests import (
+from prm_lightning.interop.card_code import shared_beginning
+from prm_lightning.interop.manifests import (
     SUFFIXES,
     Dtype,
     PublicManifest,
     read_public_manifest,
     recognise,
 )
-from prm_lightning.inference.parity import PROBES, Parity, compare, require_parity
-from prm_lightning.inference.public import PublicHead, find_model, load_public, tensor_names
+from prm_lightning.interop.parity import PROBES, Parity, compare, require_parity
+from prm_lightning.interop.public import PublicHead, find_model, load_public, tensor_names
 from prm_lightning.modeling.backbone import Backbone, TreeModel
 from prm_lightning.modeling.heads import HeadKind, StepHead
 from prm_lightning.modeling.prm import MANIFEST, PRM, Manifest

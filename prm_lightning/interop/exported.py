@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prm_lightning.inference.card_code import Encoding, read_encoding, scoring_code
-from prm_lightning.inference.export_formats import (
+from prm_lightning.interop.card_code import Encoding, read_encoding, scoring_code
+from prm_lightning.interop.export_formats import (
     Format,
     Labels,
     require_layout,
@@ -21,16 +21,16 @@ from prm_lightning.inference.export_formats import (
     write_classifier,
     write_qwen_prm,
 )
-from prm_lightning.inference.manifests import MANIFEST_FILE
-from prm_lightning.inference.merging import (
+from prm_lightning.interop.manifests import MANIFEST_FILE
+from prm_lightning.interop.merging import (
     ExportDtype,
     MergeInto,
     compute_in_float32,
     is_exact,
     merge,
 )
-from prm_lightning.inference.model_card import write_card
-from prm_lightning.inference.parity import (
+from prm_lightning.interop.model_card import write_card
+from prm_lightning.interop.parity import (
     PROBES,
     Parity,
     compare,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prm_lightning.inference.export_formats import Format
-from prm_lightning.inference.merging import ExportDtype
+from prm_lightning.interop.export_formats import Format
+from prm_lightning.interop.merging import ExportDtype
 from prm_lightning.modeling.prm import PRM
 
 

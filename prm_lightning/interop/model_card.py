@@ -22,10 +22,10 @@ from prm_lightning.evaluation.intervals import (
 from prm_lightning.evaluation.processbench import find_first_error
 from prm_lightning.evaluation.steps import Steps, measure_steps
 from prm_lightning.evaluation.tables import show_interval
-from prm_lightning.inference.card_code import Encoding
-from prm_lightning.inference.export_formats import Format
-from prm_lightning.inference.parity import Parity
-from prm_lightning.inference.serving import Served, serve_commands
+from prm_lightning.interop.card_code import Encoding
+from prm_lightning.interop.export_formats import Format
+from prm_lightning.interop.parity import Parity
+from prm_lightning.interop.serving import Served, serve_commands
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.text import normalise_problem

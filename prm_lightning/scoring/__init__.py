@@ -1,0 +1,1 @@
+"""Scores of solutions: scorers, the verb `score`, incremental scoring, rewards."""

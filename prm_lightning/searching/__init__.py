@@ -1,0 +1,1 @@
+"""Search with a generator and a process reward model."""
