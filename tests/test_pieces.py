@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from prm_lightning.sources.pieces import cut, read_piece
+from prm_lightning.scoring.pieces import cut, read_piece
 from prm_lightning.sources.rows import read_rows
 
 ROWS = [{"id": i, "text": "\u2028\n" * (i % 3)} for i in range(23)]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeGuard, TypeVar
 
-from prm_lightning.sources.rows import Part, Row
+from prm_lightning.sources.rows import Row
 from prm_lightning.text import (
     cut_chat_markup,
     fold_newlines,
@@ -53,7 +53,6 @@ def parse_rows(
     parse: Callable[[dict[str, Any], str], Iterable[T]],
     name: str,
     *layouts: Sequence[str],
-    part: Part | None = None,
 ) -> Iterator[T | Dropped]:
     """Yield what each row holds; a row that `parse` refuses with a `RowError` is `Dropped`.
 
@@ -62,13 +61,12 @@ def parse_rows(
         parse: takes a row's columns and its id, ``name:row index``, and returns what it holds.
         name: of the source.
         layouts: the columns needed, in one way or several.
-        part: which rows these are, if they are not all of them.
 
     Raises:
         ValueError: no row of all has the columns of any of the layouts.
     """
     columns: set[str] = set()
-    for index, row in enumerate(rows, start=part.first if part else 0):
+    for index, row in enumerate(rows):
         if isinstance(row, Dropped):
             yield row
             continue
@@ -77,7 +75,7 @@ def parse_rows(
             yield from parse(row.values, f"{name}:{index}")
         except RowError as error:
             yield Dropped(row.place, error.reason, f"{row.place}: {error.message}")
-    if part is None and not any(columns.issuperset(layout) for layout in layouts):
+    if not any(columns.issuperset(layout) for layout in layouts):
         expected = " or ".join(", ".join(layout) for layout in layouts)
         raise ValueError(
             f"{name}: the rows have the columns {', '.join(sorted(columns)) or '(none)'}, "

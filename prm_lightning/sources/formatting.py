@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prm_lightning.command import run_verb
 from prm_lightning.folders import written_folder
@@ -27,22 +27,6 @@ ROWS_A_PROBLEM = 100  # read at most to preview a problem
 SHOWN = 400  # characters of a text in a sample
 
 
-class Summary(NamedTuple):
-    """What is told of a run.
-
-    Args:
-        shapes: of the sides by name, as `mixture.describe` says it.
-        report: of the rows read, as `ReadReport.to_json` says it.
-        moved: problems that changed sides to stay with near duplicates.
-        rows: of the training side, as in the layout `steps`.
-    """
-
-    shapes: dict[str, dict[str, Any]]
-    report: dict[str, dict[str, Any]]
-    moved: int
-    rows: Iterable[dict[str, Any]]
-
-
 class Formatted(NamedTuple):
     """Solutions ready to be written.
 
@@ -57,12 +41,6 @@ class Formatted(NamedTuple):
     validation: list[Solution]
     report: ReadReport
     split: dict[str, Any]
-
-    def summarise(self) -> Summary:
-        """What is told of it."""
-        shapes = {"train": describe(self.train), "validation": describe(self.validation)}
-        moved = self.split["moved"]["keys"]
-        return Summary(shapes, self.report.to_json(), moved, StepRows(self.train))
 
 
 def main(args: Sequence[str]) -> None:
@@ -80,8 +58,6 @@ def format_files(
     val_ratio: float = 0.1,
     seed: int = 17,
     preview: int | None = None,
-    engine: Literal["local", "ray"] = "local",
-    workers: int | None = None,
     *,
     overwrite: bool = False,
 ) -> None:
@@ -101,10 +77,6 @@ def format_files(
         val_ratio: share of problems to validate on, in [0, 1).
         seed: of the split and of the draw.
         preview: format this many problems only, print them, and write nothing.
-        engine: local is this process; ray maps the rows over workers, on this machine or on the
-            cluster of RAY_ADDRESS, and writes folders prm_train and prm_val of files whose rows
-            are the same. A killed run goes on where it stopped when it is started again.
-        workers: of the engine ray; one a CPU if not given.
         overwrite: replace the folder if it exists.
     """
     if balance == "weights" and layout == "steps":
@@ -113,21 +85,14 @@ def format_files(
             "--layout solutions."
         )
     counts = {"max_examples": max_examples, "max_problems": max_problems, "preview": preview}
-    _require_sensible({**counts, "workers": workers}, engine)
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"format: --{name} is {value}, expected 1 or more.")
     if Path(output).exists() and not overwrite and preview is None:
         raise FileExistsError(f"format: {output} exists. Give another --output, or --overwrite.")
     if preview is not None:
         max_problems = min(preview, max_problems or preview)
         max_examples = max_examples or preview * ROWS_A_PROBLEM
-    if engine == "ray":
-        from prm_lightning.sources.format_parts import Choices
-        from prm_lightning.sources.format_ray import FormatJob, format_on_ray
-
-        choices = Choices(max_examples, max_problems, balance, val_ratio, seed)
-        job = FormatJob(source, Path(output), layout, choices, workers)
-        print_summary(format_on_ray(job, overwrite=overwrite))
-        print(f"wrote {output}/prm_train/ and prm_val/")
-        return
     formatted = format_specs(
         read_specs(source), max_examples, max_problems, balance, val_ratio, seed
     )
@@ -135,7 +100,7 @@ def format_files(
         with written_folder(Path(output), overwrite=overwrite) as folder:
             write_solutions(folder / TRAIN_FILE, formatted.train, layout)
             write_solutions(folder / VAL_FILE, formatted.validation, layout)
-    print_summary(formatted.summarise())
+    print_summary(formatted)
     written = f"wrote {output}/{TRAIN_FILE} and {VAL_FILE}"
     print("preview: nothing was written" if preview else written)
 
@@ -227,29 +192,30 @@ def write_solutions(path: Path, solutions: Sequence[Solution], layout: Layout) -
             advance()
 
 
-def print_summary(summary: Summary) -> None:
+def print_summary(formatted: Formatted) -> None:
     """Print counts of both sides, what was dropped, and a right and a wrong step."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table("", "problems", "solutions", "steps", "correct", "wrong", "% wrong")
-    for name, shape in summary.shapes.items():
+    for name, side in (("train", formatted.train), ("validation", formatted.validation)):
+        shape = describe(side)
         share = shape["wrong_share"]
         keys = ("problems", "solutions", "supervised_steps", "correct_steps", "wrong_steps")
         percent = "" if share is None else f"{100 * share:.1f}"
         table.add_row(name, *(f"{shape[key]:,}" for key in keys), percent)
     console.print(table)
-    for name, entry in summary.report.items():
+    for name, entry in formatted.report.to_json().items():
         lengths = entry["steps_per_solution"]
         steps = f", {lengths['min']} to {lengths['max']} steps each" if lengths else ""
         console.print(f"{name}: {entry['read']:,} rows read, {entry['kept']:,} kept{steps}")
         for reason, dropped in entry["dropped"].items():
             console.print(f"  dropped {dropped['count']:,}: {reason}", markup=False)
             console.print(f"    {dropped['first'][0]}", markup=False)
-    if summary.moved:
-        console.print(f"{summary.moved:,} problems changed sides to stay with near duplicates")
-    _print_samples(console, summary.rows)
+    if moved := formatted.split["moved"]["keys"]:
+        console.print(f"{moved:,} problems changed sides to stay with near duplicates")
+    _print_samples(console, StepRows(formatted.train))
 
 
 class _Watched:
@@ -298,17 +264,6 @@ def _print_samples(console: Console, rows: Iterable[dict[str, Any]]) -> None:
             console.print(f"    {text[:SHOWN]}", markup=False, style="dim")
         console.print(f"  > {row['step'][:SHOWN]}", markup=False)
     console.print()
-
-
-def _require_sensible(counts: Mapping[str, int | None], engine: str) -> None:
-    """Refuse counts below 1, and options that the other engine has."""
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"format: --{name} is {value}, expected 1 or more.")
-    if engine == "local" and counts["workers"] is not None:
-        raise ValueError(f"format: --workers {counts['workers']} goes with --engine ray.")
-    if engine == "ray" and counts["preview"] is not None:
-        raise ValueError("format: --preview goes without --engine ray, it reads few rows.")
 
 
 def _unalias(arg: str) -> str:

@@ -19,7 +19,7 @@ from prm_lightning.sources.fields import (
     step_cleaner,
 )
 from prm_lightning.sources.marked_text import STEP_MARK, find_first_step
-from prm_lightning.sources.rows import Part, Row, name_of, read_rows
+from prm_lightning.sources.rows import Row, name_of, read_rows
 from prm_lightning.types import Dropped, Solution
 
 
@@ -81,11 +81,9 @@ class OpenRlhf:
         """
         return self.parse(read_rows(self.path, self.split))
 
-    def parse(
-        self, rows: Iterable[Row | Dropped], part: Part | None = None
-    ) -> Iterator[Solution | Dropped]:
-        """Yield what some of the rows hold, see `RowSource`."""
-        return parse_rows(rows, self._parse, self.name, self.columns, part=part)
+    def parse(self, rows: Iterable[Row | Dropped]) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold."""
+        return parse_rows(rows, self._parse, self.name, self.columns)
 
     def _parse(self, values: dict[str, Any], id: str) -> list[Solution]:
         require_columns(values, self.columns)

@@ -17,7 +17,7 @@ from prm_lightning.sources.fields import (
     show,
     texts_in,
 )
-from prm_lightning.sources.rows import Part, Row, name_of, read_rows
+from prm_lightning.sources.rows import Row, name_of, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Step
 
@@ -77,11 +77,9 @@ class Prm800k:
         """
         return self.parse(read_rows(self.path, self.split))
 
-    def parse(
-        self, rows: Iterable[Row | Dropped], part: Part | None = None
-    ) -> Iterator[Solution | Dropped]:
-        """Yield what some of the rows hold, see `RowSource`."""
-        return parse_rows(rows, self._parse, self.name, COLUMNS, part=part)
+    def parse(self, rows: Iterable[Row | Dropped]) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold."""
+        return parse_rows(rows, self._parse, self.name, COLUMNS)
 
     def _parse(self, values: dict[str, Any], id: str) -> Iterator[Solution]:
         require_columns(values, COLUMNS)

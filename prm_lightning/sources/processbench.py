@@ -17,7 +17,7 @@ from prm_lightning.sources.fields import (
     show,
     texts_in,
 )
-from prm_lightning.sources.rows import Part, Row, name_of, read_rows
+from prm_lightning.sources.rows import Row, name_of, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution
 
@@ -63,10 +63,8 @@ class ProcessBench:
         """
         return self.parse(read_rows(self.path, self.split))
 
-    def parse(
-        self, rows: Iterable[Row | Dropped], part: Part | None = None
-    ) -> Iterator[Solution | Dropped]:
-        """Yield what some of the rows hold, see `RowSource`."""
+    def parse(self, rows: Iterable[Row | Dropped]) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold."""
         taken: Counter[str] = Counter()
 
         def parse(values: dict[str, Any], id: str) -> list[Solution]:
@@ -78,10 +76,10 @@ class ProcessBench:
             problem = problem_in(values["problem"], "problem")
             own = values.get("id")
             id = own if own and is_text(own) else id
-            id = claim_id(id, taken) if part is None else id
+            id = claim_id(id, taken)
             return [Solution(problem, steps, self.name, id)]
 
-        return parse_rows(rows, parse, self.name, COLUMNS, part=part)
+        return parse_rows(rows, parse, self.name, COLUMNS)
 
     def _require_chosen(self, correct: object) -> None:
         if correct is not None and not isinstance(correct, bool):

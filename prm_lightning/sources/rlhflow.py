@@ -20,7 +20,7 @@ from prm_lightning.sources.fields import (
     sign_in,
     step_cleaner,
 )
-from prm_lightning.sources.rows import Part, Row, name_of, read_rows
+from prm_lightning.sources.rows import Row, name_of, read_rows
 from prm_lightning.text import cut_chat_markup, cut_first_step
 from prm_lightning.types import Dropped, Solution
 
@@ -75,10 +75,8 @@ class RlhFlow:
         """
         return self.parse(read_rows(self.path, self.split))
 
-    def parse(
-        self, rows: Iterable[Row | Dropped], part: Part | None = None
-    ) -> Iterator[Solution | Dropped]:
-        """Yield what some of the rows hold, see `RowSource`."""
+    def parse(self, rows: Iterable[Row | Dropped]) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold."""
         known = _read_problems(self.problems) if self.problems else {}
 
         def parse(values: dict[str, Any], id: str) -> list[Solution]:
@@ -88,7 +86,7 @@ class RlhFlow:
             return [Solution(problem_in(question, "first turn"), steps, self.name, id)]
 
         columns = [[column] for column in COLUMNS]
-        return parse_rows(rows, parse, self.name, *columns, part=part)
+        return parse_rows(rows, parse, self.name, *columns)
 
 
 def _read_problems(path: str) -> dict[str, list[str]]:

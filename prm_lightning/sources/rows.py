@@ -11,7 +11,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -36,20 +35,6 @@ class Row(NamedTuple):
 
     place: str
     values: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Part:
-    """Which rows of a data set some of its rows are.
-
-    Args:
-        first: index of the first one.
-        carried: plain JSON that the rows in front left behind for these, and these for the rows
-            behind them, by key.
-    """
-
-    first: int
-    carried: dict[str, Any] = field(default_factory=dict)
 
 
 def read_rows(
@@ -95,14 +80,6 @@ def _read(path: str, split: str, how: str) -> Iterator[Row | Dropped]:
         f"{path!r}: no such file or folder, and not a Hub id of the form owner/name; "
         f"name an existing file ({', '.join(DATA_SUFFIXES)}), a folder of such files or a Hub id."
     )
-
-
-def count_rows(file: Path) -> int:
-    """How many rows `read_file` gives; lines are not parsed for it."""
-    if file.name.endswith(LINES_SUFFIXES):
-        with _opened(file) as lines:
-            return sum(bool(line.strip()) for line in lines)
-    return sum(1 for _ in read_file(file))
 
 
 def read_file(file: Path) -> Iterator[Row | Dropped]:

@@ -30,7 +30,7 @@ from prm_lightning.sources.formatted import (
     prefix_in,
     solution_in,
 )
-from prm_lightning.sources.rows import Part, Row, name_of, read_rows
+from prm_lightning.sources.rows import Row, name_of, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Step
 
@@ -108,33 +108,21 @@ class Stepwise:
             rows = _compare_with_documented(rows, self.path)
         return self.parse(rows)
 
-    def parse(
-        self, rows: Iterable[Row | Dropped], part: Part | None = None
-    ) -> Iterator[Solution | Dropped]:
-        """Yield what some of the rows hold, see `RowSource`.
-
-        Raises:
-            ValueError: a part holds rows of the layout `steps`, which are joined over all rows.
-        """
+    def parse(self, rows: Iterable[Row | Dropped]) -> Iterator[Solution | Dropped]:
+        """Yield what some of the rows hold."""
         taken: Counter[str] = Counter()
 
         def parse(values: dict[str, Any], id: str) -> Iterable[Solution | Prefix]:
             if values.keys() >= {*PREFIX_COLUMNS}:
-                if part is not None:
-                    raise ValueError(
-                        f"{self.path}: holds rows of one step each among others, which cannot be "
-                        "read in parts; take them into a file of their own, or --engine local."
-                    )
                 return [prefix_in(values, id)]
             if values.keys() >= {*SOLUTION_COLUMNS}:
                 solution = solution_in(values, self._name_of_row(values), id, self.clean)
-                id = claim_id(solution.id, taken) if part is None else solution.id
-                return [replace(solution, id=id)]
+                return [replace(solution, id=claim_id(solution.id, taken))]
             return self._parse(values, id)
 
         layouts = (COLUMNS, SOLUTION_COLUMNS, PREFIX_COLUMNS)
-        found = parse_rows(rows, parse, self.name, *layouts, part=part)
-        found = _carry_answers(found, {} if part is None else part.carried)
+        found = parse_rows(rows, parse, self.name, *layouts)
+        found = _carry_answers(found)
         return join_prefixes(found, self.name, self.clean)
 
     def _parse(self, values: dict[str, Any], id: str) -> list[Solution]:
@@ -163,21 +151,16 @@ class Stepwise:
         return source if not self.renames and source and is_text(source) else self.name
 
 
-def _carry_answers(items: Iterable[Item], carried: dict[str, Any]) -> Iterator[Item]:
-    """Take the answer of a problem from an attempt that is right to the end.
-
-    Args:
-        items: in order.
-        carried: problem and answer of the last such attempt, if there was any; kept up to date.
-    """
+def _carry_answers(items: Iterable[Item]) -> Iterator[Item]:
+    """Take the answer of a problem from an attempt that is right to the end."""
+    problem, answer = "", None  # of the last such attempt
     for item in items:
         if isinstance(item, Solution) and item.answer is None:
             last = item.steps[-1].text
             if last.startswith(ANSWER_MARK) and all(step.label == 1 for step in item.steps):
-                answer = last.removeprefix(ANSWER_MARK).strip() or None
-                carried.update(problem=item.problem, answer=answer)
-            if carried.get("problem") == item.problem and carried["answer"] is not None:
-                item = replace(item, answer=carried["answer"])
+                problem, answer = item.problem, last.removeprefix(ANSWER_MARK).strip() or None
+            if item.problem == problem and answer is not None:
+                item = replace(item, answer=answer)
         yield item
 
 

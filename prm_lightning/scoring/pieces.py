@@ -10,7 +10,6 @@ from pathlib import Path
 
 from prm_lightning.sources.rows import (
     Row,
-    count_rows,
     files_of_split,
     parse_lines,
     read_file,
@@ -31,7 +30,6 @@ class Piece:
         first: of a JSON Lines file the number of the first line, of a Parquet file the index of
             the row group's first row.
         skip: rows of the row group that belong to other pieces.
-        blank: lines among `count` that are no rows.
     """
 
     file: str
@@ -39,7 +37,6 @@ class Piece:
     begin: int = 0
     first: int = 0
     skip: int = 0
-    blank: int = 0
 
 
 def cut(path: str, rows: int, split: str = "train") -> list[Piece]:
@@ -83,13 +80,6 @@ def read_piece(piece: Piece) -> Iterator[Row | Dropped]:
             yield from parse_lines(file, islice(lines, piece.count), piece.first)
 
 
-def size_of(piece: Piece) -> int:
-    """How many rows it has; a file that is one piece is read for it."""
-    if piece.count is None:
-        return count_rows(Path(piece.file))
-    return piece.count - piece.blank
-
-
 def digest(pieces: Sequence[Piece]) -> str:
     """32 hexadecimal digits of the files: their names, sizes and times of change."""
     hashed = hashlib.sha256()
@@ -111,8 +101,7 @@ def _cut_lines(file: Path, rows: int) -> Iterator[Piece]:
     begin, first = 0, 1
     with file.open("rb") as lines:
         while taken := list(islice(lines, rows)):
-            blank = sum(not line.strip() for line in taken)
-            yield Piece(str(file), len(taken), begin, first, blank=blank)
+            yield Piece(str(file), len(taken), begin, first)
             begin, first = begin + sum(map(len, taken)), first + len(taken)
 
 
