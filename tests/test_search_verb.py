@@ -16,11 +16,11 @@ import yaml
 from test_prm import tiny_prm
 from test_server_generator import answer, chat, serving
 
+from prm_lightning.files import ResumableRows
 from prm_lightning.generation.local import LocalGenerator
 from prm_lightning.labelling.problems import Problem
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.scoring.resumable import ResumableRows
 from prm_lightning.searching.search import METHODS, SearchSettings
 from prm_lightning.searching.search_figures import Figures, record_of
 from prm_lightning.searching.search_result import Candidate, SearchResult

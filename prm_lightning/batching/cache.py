@@ -35,7 +35,7 @@ from prm_lightning.batching.data import EncodedSolutions, Names, Side
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.origin import CODE_VERSION, file_digest, origin_of
 from prm_lightning.batching.plan import TreeSizes
-from prm_lightning.folders import cache_folder
+from prm_lightning.files import cache_folder
 from prm_lightning.types import Solution
 
 MAX_BYTES = 8 * 2**30

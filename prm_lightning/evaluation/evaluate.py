@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prm_lightning.command import run_verb
-from prm_lightning.folders import written_folder
+from prm_lightning.files import written_folder
 
 if TYPE_CHECKING:
     from prm_lightning.evaluation.runs import Outcome, Request
@@ -70,7 +70,7 @@ def evaluate(
         raise ValueError(f"evaluate: --benchmark {benchmark} needs --model, such as a folder.")
     models = list(dict.fromkeys(model or []))
     from prm_lightning.evaluation.runs import Request, run
-    from prm_lightning.libraries import quieten_libraries
+    from prm_lightning.terminal import quieten_libraries
 
     quieten_libraries()
     journals = folder.with_name(f".{folder.name}.scores")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prm_lightning.command import run_verb
-from prm_lightning.folders import written_file
+from prm_lightning.files import written_file
 
 if TYPE_CHECKING:
     from prm_lightning.evaluation.report_inputs import ScoredSet

@@ -57,7 +57,7 @@ def export(
     target = Path(output)
     if target.exists() and not overwrite:  # before a model is loaded
         raise FileExistsError(f"{target} exists. Give another --output, or --overwrite.")
-    from prm_lightning.folders import written_folder
+    from prm_lightning.files import written_folder
     from prm_lightning.interop.exported import Choice, write_checked
     from prm_lightning.interop.hub import open_repository, push
     from prm_lightning.modeling.prm import PRM

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
-from prm_lightning.folders import written_folder
+from prm_lightning.files import written_folder
 from prm_lightning.interop.card_code import shared_beginning
 from prm_lightning.interop.manifests import (
     SUFFIXES,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from prm_lightning.folders import written_folder
+from prm_lightning.files import written_folder
 from prm_lightning.labelling.candidates import Candidate, sound
 from prm_lightning.sources.rewards import he_rewards, se_rewards
 from prm_lightning.types import Judgement

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from prm_lightning.folders import cache_folder, written_folder
+from prm_lightning.files import cache_folder, written_folder
 
 
 def converted(file: Path, dtype: torch.dtype) -> Path:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
-from prm_lightning.folders import written_folder
+from prm_lightning.files import written_folder
 from prm_lightning.modeling.backbone import (
     Backbone,
     Lora,

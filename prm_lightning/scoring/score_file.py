@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prm_lightning.files import ResumableRows
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.modeling.step_model import Unscorable
-from prm_lightning.scoring.resumable import ResumableRows
 from prm_lightning.scoring.scorers import ModelScorer
 from prm_lightning.sources.rows import Row as RawRow
 from prm_lightning.sources.rows import read_rows

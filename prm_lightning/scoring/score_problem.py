@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from prm_lightning.libraries import quieten_libraries
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.scoring.cache import CachedScorer
 from prm_lightning.scoring.scorers import ModelScorer, fingerprint, load_scorer
+from prm_lightning.terminal import quieten_libraries
 from prm_lightning.types import Aggregation
 
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prm_lightning.files import ResumableRows
 from prm_lightning.on_ray import PartWorker, replace_folder, run_on_ray
 from prm_lightning.scoring.pieces import Piece, cut, digest, read_piece
-from prm_lightning.scoring.resumable import ResumableRows
 from prm_lightning.scoring.score_file import ROWS_AT_A_TIME, Reading, parse_row, score_rows
 from prm_lightning.scoring.scorers import fingerprint, load_scorer
 from prm_lightning.types import Aggregation

@@ -10,11 +10,10 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urldefrag
 
-from prm_lightning.folders import written_file
+from prm_lightning.files import ResumableRows, written_file
 from prm_lightning.generation.sampling import check_sampling
 from prm_lightning.labelling.problems import Problem, read_problems
 from prm_lightning.labelling.progress import Meter
-from prm_lightning.scoring.resumable import ResumableRows
 from prm_lightning.searching.budget import Remembers
 from prm_lightning.searching.search import METHODS, SearchSettings, require_division
 from prm_lightning.searching.search_figures import Figures, record_of, refused
@@ -79,8 +78,8 @@ def run(options: Options) -> list[str]:
     settings = _settings(options)
     ResumableRows(options.results, {}).require_new(overwrite=options.overwrite)
     problems, left_out = _read(options)
-    from prm_lightning.libraries import quieten_libraries
     from prm_lightning.scoring.scorers import fingerprint, load_scorer
+    from prm_lightning.terminal import quieten_libraries
 
     quieten_libraries()
     job = _job(options, problems, fingerprint(options.model))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prm_lightning.command import run_verb
-from prm_lightning.folders import written_folder
+from prm_lightning.files import written_folder
 from prm_lightning.sources.mixture import Mixture, ReadReport, SourceSpec, describe, read_mixture
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise

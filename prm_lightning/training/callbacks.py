@@ -12,7 +12,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from prm_lightning.folders import written_file
+from prm_lightning.files import written_file
 from prm_lightning.modeling.sharding import gather_weights
 from prm_lightning.training.validation import (
     VALIDATION_SCORES,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from prm_lightning.folders import written_file
+from prm_lightning.files import written_file
 
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 64  # with the digest in hex

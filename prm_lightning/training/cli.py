@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
-from prm_lightning.folders import written_file
-from prm_lightning.libraries import quieten_libraries
+from prm_lightning.files import written_file
+from prm_lightning.terminal import quieten_libraries
 from prm_lightning.training.callbacks import (
     ClosingTable,
     DataReport,

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from prm_lightning.folders import written_file
+from prm_lightning.files import written_file
 
 METRICS = "metrics.csv"
 

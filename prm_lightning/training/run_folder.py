@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from prm_lightning.folders import written_file
+from prm_lightning.files import written_file
 from prm_lightning.training.finite import RECORD
 from prm_lightning.training.loggers import METRICS
 from prm_lightning.training.validation import VALIDATION_SCORES

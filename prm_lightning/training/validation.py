@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.tree import shared_prefix
-from prm_lightning.folders import written_file
+from prm_lightning.files import written_file
 from prm_lightning.modeling.metrics import StepScores
 
 VALIDATION_SCORES = "val_scores.jsonl"

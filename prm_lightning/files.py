@@ -1,0 +1,350 @@
+"""Files and folders that appear whole or not at all, rows of a job that resumes, locks, digests."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+CHUNK = 1 << 24  # bytes read at a time
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/prm_lightning``, or ``~/.cache/prm_lightning``: what can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return Path(root or Path.home() / ".cache") / "prm_lightning"
+
+
+def digest(content: str | bytes | Iterable[str | bytes]) -> str:
+    """SHA-256 in hex of one text, or of several parts with a newline after each.
+
+    A text is hashed as UTF-8; lone surrogates, which some data hold, are allowed.
+    """
+    if isinstance(content, (str, bytes)):
+        return hashlib.sha256(_as_bytes(content)).hexdigest()
+    hashed = hashlib.sha256()
+    for part in content:
+        hashed.update(_as_bytes(part))
+        hashed.update(b"\n")
+    return hashed.hexdigest()
+
+
+def file_digest(path: Path, *, without_last: int = 0) -> str:
+    """SHA-256 in hex of a file's content, apart from its last `without_last` bytes."""
+    hashed = hashlib.sha256()
+    left = path.stat().st_size - without_last
+    with path.open("rb") as file:
+        while left > 0 and (part := file.read(min(CHUNK, left))):
+            hashed.update(part)
+            left -= len(part)
+    return hashed.hexdigest()
+
+
+@contextmanager
+def written_folder(
+    folder: Path, *, overwrite: bool = False, ours: Sequence[str] | None = None
+) -> Iterator[Path]:
+    """A folder to write into, which takes its name only when the block ends without an error.
+
+    If the name is a symbolic link, the folder that it points to is replaced.
+
+    Args:
+        folder: the name it gets.
+        overwrite: replace what has that name.
+        ours: patterns such as ``*.jsonl`` of the names that this kind of folder holds; a folder
+            with anything else in it is never replaced. None replaces any folder.
+
+    Raises:
+        FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
+    """
+    require_replaceable(folder, overwrite=overwrite, ours=ours)
+    folder = folder.resolve() if folder.is_symlink() else folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        with disk_faults_named(folder):
+            yield partial
+        _open_to_readers(partial)
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_replaceable(
+    folder: Path, *, overwrite: bool, ours: Sequence[str] | None = None
+) -> None:
+    """Refuse a folder that must not be replaced; for the arguments see `written_folder`.
+
+    Raises:
+        FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
+    """
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} exists. Give another folder, or allow overwriting.")
+    if ours is None:
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, expected a folder. Give another folder.")
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
+    if foreign:
+        raise FileExistsError(
+            f"{folder} is not replaced: it holds {foreign[0]!r}, which was not written by this "
+            "verb. Give another folder, or remove that file."
+        )
+
+
+@contextmanager
+def written_file(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the name `path` only when the block ends without an error.
+
+    What has that name is replaced; the folder is made if it is not there. If the name is a symbolic
+    link, the file that it points to is replaced.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with disk_faults_named(path):
+            yield partial
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as a JSON file for people to read, whole or not at all."""
+    with written_file(path) as partial:
+        partial.write_bytes(_json(value, indent=2))
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as a JSON Lines file, whole or not at all."""
+    with written_file(path) as partial, partial.open("wb") as file:
+        file.writelines(map(_json, rows))
+
+
+@dataclass(frozen=True, slots=True)
+class ResumableRows:
+    """Rows of a JSON Lines file that appears when all of them are there.
+
+    Until then they are in ``.NAME.partial`` next to it, after a line that says what job they are
+    of. A row is on the disk when `append` returns.
+
+    Args:
+        output: path of the finished file.
+        job: all that decides what the rows are, as plain JSON. Only the same job is resumed.
+    """
+
+    output: Path
+    job: dict[str, Any]
+
+    @property
+    def partial(self) -> Path:
+        """Where the rows are until all of them are there."""
+        return self.output.with_name(f".{self.output.name}.partial")
+
+    def begin(self, *, overwrite: bool = False) -> Iterator[dict[str, Any]]:
+        """Begin, or resume after the last whole row.
+
+        Args:
+            overwrite: replace the output, or what another job has begun.
+
+        Returns:
+            The rows that are there.
+
+        Raises:
+            FileExistsError: the output is there already.
+            ValueError: another job was begun here, or it is no file of ours.
+        """
+        self.require_new(overwrite=overwrite)
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        begun = _first_line(self.partial)
+        if begun is not None and begun != self.job and not overwrite:
+            before = begun if isinstance(begun, dict) else {}
+            names = {**self.job, **before}
+            changed = [name for name in names if before.get(name) != self.job.get(name)]
+            raise ValueError(
+                f"{self.partial} was begun by another job (its {', '.join(changed)} differ). Give "
+                "the same options again, another --output, or --overwrite to begin anew."
+            )
+        if begun != self.job:
+            _write_synced(self.partial, "wb", _json(self.job))
+        _cut_after_last_line(self.partial)
+        return self._rows()
+
+    def require_new(self, *, overwrite: bool = False) -> None:
+        """Refuse an output that is there.
+
+        Raises:
+            FileExistsError: it is, and `overwrite` is off.
+        """
+        if self.output.exists() and not overwrite:
+            raise FileExistsError(f"{self.output} exists. Give another --output, or --overwrite.")
+
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Add rows, and wait until they are on the disk."""
+        _write_synced(self.partial, "ab", b"".join(map(_json, rows)))
+
+    def finish(self, expected: int | None = None) -> None:
+        """The rows become the output.
+
+        Args:
+            expected: how many rows there must be; None does not count them.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
+        if expected is not None:
+            found = sum(1 for _ in self._rows())
+            if found != expected:
+                raise ValueError(
+                    f"{self.partial} has {found} rows, expected {expected}: something else wrote "
+                    "to it. Remove it and run the same command again."
+                )
+        with (
+            written_file(self.output) as whole,
+            self.partial.open("rb") as source,
+            whole.open("wb") as target,
+        ):
+            source.readline()  # the job
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
+        self.partial.unlink()
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with self.partial.open("rb") as file:
+            file.readline()
+            for line in file:
+                yield json.loads(line)
+
+
+@contextmanager
+def job_lock(output: Path, verb: str) -> Iterator[None]:
+    """Let only one process at a time write an output.
+
+    The lock is ``.NAME.lock`` next to the output, and is removed at the end. It belongs to the
+    process, not to its children: when the process dies, however it dies, the lock is free.
+
+    Args:
+        output: the file or folder that the job writes.
+        verb: what is being done, for the message.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f".{output.name}.lock")
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # POSIX allows both
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise BlockingIOError(
+                    f"{verb}: {output} is being written by {holder}. Wait for it to end, or give "
+                    "another --output."
+                ) from None
+            if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                continue  # the process before this one removed it after we had opened it
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} ({verb})")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
+def disk_faults_named(path: Path) -> Iterator[None]:
+    """Name the file or folder that cannot be written; the system's message does not.
+
+    Raises:
+        OSError: the disk is full, over a quota, broken or read-only.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in DISK_FAULTS:
+            raise
+        reason = str(error).splitlines()[0]
+        raise OSError(
+            f"{path} cannot be written ({reason}). Free some space or give another --output, and "
+            "run the same command again."
+        ) from error
+
+
+def _first_line(file: Path) -> Any:
+    """The JSON of a file's first line; None where it was not written to its end."""
+    if not file.exists():
+        return None
+    with file.open("rb") as stream:
+        line = stream.readline()
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        raise ValueError(
+            f"{file} begins with {ascii(line[:40])[2:-1]!r}, expected the JSON line of a job; "
+            "remove it."
+        ) from None
+
+
+def _cut_after_last_line(file: Path) -> None:
+    """Drop what a kill left of a row."""
+    whole = 0
+    with file.open("r+b") as stream:
+        for line in stream:
+            whole += len(line) if line.endswith(b"\n") else 0
+        stream.truncate(whole)
+
+
+def _write_synced(file: Path, mode: str, content: bytes) -> None:
+    with disk_faults_named(file), file.open(mode) as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    """JSON with a newline; escaped where a lone surrogate cannot be written as UTF-8."""
+    try:
+        return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, indent=indent) + "\n").encode()
+
+
+def _as_bytes(text: str | bytes) -> bytes:
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give files the ordinary permissions: safetensors makes them readable by the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
