@@ -5,18 +5,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prm_lightning.modeling.prm import PRM
+    from prm_lightning.scoring.reward import PRMReward
+    from prm_lightning.scoring.scorers import load_scorer
     from prm_lightning.searching.search import best_of_n
     from prm_lightning.sources.formatting import format_stepwise
     from prm_lightning.types import Solution, Step
 
-__all__ = ["PRM", "Solution", "Step", "best_of_n", "format_stepwise"]
+__all__ = [
+    "PRM",
+    "PRMReward",
+    "Solution",
+    "Step",
+    "best_of_n",
+    "format_stepwise",
+    "load_scorer",
+]
 
 _MODULES = {
     "PRM": "modeling.prm",
+    "PRMReward": "scoring.reward",
     "Solution": "types",
     "Step": "types",
     "best_of_n": "searching.search",
     "format_stepwise": "sources.formatting",
+    "load_scorer": "scoring.scorers",
 }
 
 

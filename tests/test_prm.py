@@ -263,3 +263,43 @@ def test_flex_attention_equals_the_dense_mask(tiny_model_folder):
     (batch,) = batches_of(dense, rollouts())
     with torch.no_grad():
         assert_close(flex(batch), dense(batch), rtol=0, atol=1e-5)
+
+
+def test_one_solution_may_be_given_as_its_steps(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder())
+    steps, other = ["1 + 1 = 2.", "So 2."], ["It is 3."]
+    one, two = prm.score("1 + 1?", [steps, other])
+    assert prm.score("1 + 1?", steps) == pytest.approx(one, abs=1e-6)
+    assert prm.score("1 + 1?", tuple(other)) == pytest.approx(two, abs=1e-6)
+    assert prm.score("1 + 1?", []) == []
+
+
+@pytest.mark.parametrize("given", ["So 2.", [["So 2."], "So 3."]])
+def test_a_text_in_place_of_steps_is_refused(tiny_model_folder, given):
+    prm = tiny_prm(tiny_model_folder())
+    for call in (prm.score, prm.encode, prm.rank, lambda p, s: list(prm.score_all([(p, [s])]))):
+        with pytest.raises(ValueError, match="where the steps of a solution are expected"):
+            call("1 + 1?", given if isinstance(given, str) else given[1])
+    with pytest.raises(ValueError, match="where the steps of a solution are expected"):
+        prm.score("1 + 1?", given)
+
+
+def test_solutions_are_ranked_by_the_models_own_aggregation(tiny_model_folder):
+    prm = tiny_prm(tiny_model_folder())
+    solutions = [[s.text for s in solution.steps] for solution in rollouts(problems=1)]
+    scores = prm.score("How many?", solutions)
+    prm.record_threshold(sorted(x for row in scores for x in row)[3], "here")
+    ranked = prm.rank("How many?", solutions)
+    assert sorted(one.index for one in ranked) == list(range(len(solutions)))
+    assert [one.score for one in ranked] == sorted(map(min, scores), reverse=True)
+    for one in ranked:
+        flagged = [score < prm.threshold for score in scores[one.index]]
+        assert one.first_flagged == (flagged.index(True) if any(flagged) else -1)
+    assert {one.first_flagged for one in ranked} > {-1}
+    assert prm.rank("How many?", solutions[0])[0].index == 0
+
+
+def test_a_model_shows_itself_in_a_few_lines(tiny_model_folder):
+    shown = repr(tiny_prm(tiny_model_folder(), "classes", "plain"))
+    assert shown.startswith("PRM(") and len(shown.splitlines()) <= 5
+    assert all(part in shown for part in ("classes", "plain", "threshold=0.500", "on cpu"))

@@ -21,7 +21,7 @@ from prm_lightning.modeling.backbone import (
     load_tokenizer,
 )
 from prm_lightning.modeling.heads import LABELS, HeadKind, StepHead, verdict_ids
-from prm_lightning.modeling.step_model import StepModel
+from prm_lightning.modeling.step_model import StepModel, require_steps
 from prm_lightning.types import Aggregation
 
 FORMAT_VERSION = 1
@@ -137,6 +137,14 @@ class PRM(StepModel):
         )
         self.manifest = manifest
 
+    def __repr__(self) -> str:
+        of = self.manifest
+        return (
+            f"{super().__repr__()[:-1]},\n"
+            f"    backbone={of.backbone.name!r}, head={of.head!r}, template={of.template!r}, "
+            f"step_end={of.step_end!r})"
+        )
+
     @classmethod
     def create(
         cls,
@@ -234,7 +242,7 @@ class PRM(StepModel):
         With the template `guide` every step is scored on a branch of its own, so that
         `step_positions` names the last step's alone.
         """
-        return self.encoder.last_path(self.encoder.encode(problem, steps))
+        return self.encoder.last_path(self.encoder.encode(problem, require_steps(steps)))
 
     def record_threshold(self, threshold: float, fitted_on: str) -> None:
         """Record the decision threshold and the data it was chosen on."""

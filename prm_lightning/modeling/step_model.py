@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from prm_lightning.batching.data import EncodedSolutions, collate, encode_solutions, measure
 from prm_lightning.batching.encode import Encoded, Encoder
 from prm_lightning.batching.plan import Planner
+from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.modeling.backbone import TreeModel
-from prm_lightning.types import Aggregation, Solution, Step, StepBatch
+from prm_lightning.types import ALL_CORRECT, Aggregation, Solution, Step, StepBatch
 
 TOKENS_PER_BATCH = 4096
 SOLUTIONS_AT_A_TIME = 128  # encoded together; longer jobs give back scores on the way
@@ -22,10 +24,26 @@ PAD_ID = 0  # any valid id: what pads a row is seen by nothing
 
 Items = Sequence[tuple[str, Sequence[Sequence[str]]]]
 Pairs = Sequence[tuple[str, Sequence[str]]]  # a problem and the steps of one solution
+Steps = TypeVar("Steps")
 
 
 class Unscorable(ValueError):  # noqa: N818  (an outcome, counted by its callers)
     """One solution cannot be scored, for a reason that says nothing of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The place of one solution among several.
+
+    Args:
+        index: which of the given solutions, from 0.
+        score: of the solution, by the model's aggregation.
+        first_flagged: its first step below the model's threshold, from 0; -1 if there is none.
+    """
+
+    index: int
+    score: float
+    first_flagged: int
 
 
 class StepEncoder(Protocol):
@@ -67,6 +85,14 @@ class StepModel(nn.Module):
         self.aggregation: Aggregation = aggregation
         self.threshold = threshold
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"{type(self).__name__}({self.name!r},\n"
+            f"    {weights / 1e6:.1f}M weights on {self.backbone.device},\n"
+            f"    aggregation={self.aggregation!r}, threshold={self.threshold:.3f})"
+        )
+
     def forward(self, batch: StepBatch) -> Tensor:
         """Log-odds that each step is correct.
 
@@ -78,27 +104,60 @@ class StepModel(nn.Module):
         at_steps = hidden.flatten(0, 1)[nodes]  # (B*S, H)
         return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
 
+    @overload
+    def score(  # type: ignore[overload-overlap] # a text is a sequence of texts, too
+        self, problem: str, solutions: Sequence[str], tokens_per_batch: int = ...
+    ) -> list[float]: ...
+
+    @overload
+    def score(
+        self, problem: str, solutions: Sequence[Sequence[str]], tokens_per_batch: int = ...
+    ) -> list[list[float]]: ...
+
     def score(
         self,
         problem: str,
-        solutions: Sequence[Sequence[str]],
+        solutions: Sequence[str] | Sequence[Sequence[str]],
         tokens_per_batch: int = TOKENS_PER_BATCH,
-    ) -> list[list[float]]:
-        """P(correct) of every step of some solutions of one problem.
+    ) -> list[float] | list[list[float]]:
+        """P(correct) of every step of one solution, or of several solutions of one problem.
 
         Args:
             problem: the question.
-            solutions: the steps of each; prefixes that they share are computed once.
+            solutions: the steps of one solution, as texts, or a list of the steps of each of
+                several; prefixes that they share are computed once.
             tokens_per_batch: bound on what is computed at a time.
 
         Returns:
-            One list a solution, one probability in [0, 1] a step.
+            One probability in [0, 1] per step; of several solutions one such list each.
 
         Raises:
             Unscorable: a solution is longer than the model's context.
-            ValueError: no steps, a blank step, or scores that are no numbers.
+            ValueError: no steps, a blank step, a text in place of steps, or scores that are no
+                numbers.
         """
-        return next(self.score_all([(problem, solutions)], tokens_per_batch))
+        several, is_one = as_solutions(solutions)
+        scores = next(self.score_all([(problem, several)], tokens_per_batch))
+        return scores[0] if is_one else scores
+
+    def rank(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[Ranked]:
+        """Several solutions of one problem, the best first; of equal scores the first given.
+
+        Args:
+            problem: the question.
+            solutions: the steps of each.
+
+        Raises:
+            Unscorable: as `score`.
+            ValueError: as `score`.
+        """
+        several, _ = as_solutions(solutions)
+        ranked = []
+        for i, scores in enumerate(next(self.score_all([(problem, several)]))):
+            flagged = (n for n, score in enumerate(scores) if score < self.threshold)
+            score = aggregate(scores, self.aggregation)
+            ranked.append(Ranked(i, score, next(flagged, ALL_CORRECT)))
+        return sorted(ranked, key=lambda one: -one.score)  # stable
 
     def score_all(
         self, items: Items, tokens_per_batch: int = TOKENS_PER_BATCH
@@ -119,7 +178,9 @@ class StepModel(nn.Module):
             start = end
 
     def _score_window(self, items: Items, tokens_per_batch: int) -> list[list[list[float]]]:
-        pairs = [(problem, steps) for problem, solutions in items for steps in solutions]
+        pairs = [
+            (problem, require_steps(steps)) for problem, solutions in items for steps in solutions
+        ]
         scores = iter(self._score_solutions(pairs, tokens_per_batch) if pairs else ())
         return [[next(scores) for _ in solutions] for _, solutions in items]
 
@@ -157,6 +218,35 @@ class StepModel(nn.Module):
         for i, (problem, steps) in enumerate(pairs):
             ids, _ = data.solution(i)
             require_fit(self, problem, len(steps), len(ids) + len(data.branch))
+
+
+def as_solutions(
+    given: Sequence[str] | Sequence[Sequence[str]],
+) -> tuple[list[Sequence[str]], bool]:
+    """Some solutions, and whether it was one, given as its steps alone.
+
+    Raises:
+        ValueError: a text where steps are expected.
+    """
+    require_steps(given)
+    texts = [step for step in given if isinstance(step, str)]
+    if texts and len(texts) == len(given):
+        return [texts], True
+    return [require_steps(steps) for steps in given], False
+
+
+def require_steps(steps: Steps) -> Steps:
+    """The same steps.
+
+    Raises:
+        ValueError: they are one text, whose letters would be taken for steps.
+    """
+    if isinstance(steps, str):
+        raise ValueError(
+            f"score: got the text {steps[:60]!r} where the steps of a solution are expected. Give "
+            "a list of texts, one per step; prm_lightning.text.split_steps makes one of a text."
+        )
+    return steps
 
 
 def require_fit(model: StepModel, problem: str, steps: int, tokens: int) -> None:
