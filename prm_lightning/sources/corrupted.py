@@ -1,85 +1,98 @@
-"""Right solutions of another source with one step broken on purpose."""
+"""Right solutions of another source, with one number of one step changed.
+
+In: any source of right solutions, such as `Gsm8k`. Out: those, and copies with a wrong step.
+Read next: `mixture.py`, which puts sources together.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from prm_lightning.arithmetic import Sign, find_numbers, write_like
-from prm_lightning.sources.mistakes import WRONG_SYMBOLS, near_misses
-from prm_lightning.sources.rewards import first_error
-from prm_lightning.sources.rewriting import (
-    Change,
-    Ledger,
-    Worked,
-    compute,
-    follow,
-    make_change,
-    uses_commas,
-    work,
+from prm_lightning.equations import (
+    LIST_MARK,
+    NUMBER,
+    Equation,
+    evaluate,
+    find_equations,
+    holds,
 )
+from prm_lightning.sources.rewards import first_error
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source, Step
 
-CorruptionKind = Literal[
-    "changed_number", "changed_operation", "miscopied_quantity", "wrong_answer"
+Kind = Literal[
+    "arithmetic_slip", "changed_operand", "miscopied_number", "wrong_operation", "changed_number"
 ]
-RIGHT = "right"  # stands in an id where the kind of corruption would
+Edit = tuple[int, int, str]  # start, end, what takes this place
 
-LARGEST = 10**9
-TRIES = 8  # ways to break a step that are followed to the end before an unfinished one is taken
+RIGHT = "right"  # in an id, where that of a copy has its kind
+TRIES = 20  # changes that are drawn for a step before another step is taken
+LARGEST = 10**12
+# Half of the changes to an equation are to its result.
+EQUATION_KINDS: tuple[Kind, ...] = (
+    *("arithmetic_slip",) * 3, "changed_operand", "miscopied_number", "wrong_operation",
+)  # fmt: skip
+OTHER_SIGNS = {"+": "-*", "-": "+", "*": "+/", "/": "*-"}
 
-_WORD = re.compile(r"[^\W\d_]{3,}")
+_SIGN = re.compile(r"(?<=[\d)% ])[-+*/]")  # of two numbers, not of one
+# Not part of a word (2nd), but of a product (2x4).
+_NUMBER = re.compile(rf"(?<![^\Wx])(?<![.,])(?:{NUMBER.pattern})(?![^\Wx]|[.,]?\d)")
 
 
 class Corrupted:
     """Right solutions of another source, and copies of them in which one step is wrong.
 
-    A copy is broken in one of four ways: the result of an equation is another one
-    (``changed_number``), an operation or a number is another one and the result fits it
-    (``changed_operation``, ``miscopied_quantity``), or the last line states another answer
-    (``wrong_answer``). Only equations that hold exactly are broken, and only if the step then
-    says another number. Steps before the broken one stay as they are, with their labels; the
-    broken step has label 0. Later steps are computed anew as far as their arithmetic can be
-    followed: those whose numbers change by that have label 0 too, all others none.
+    A copy has one step in which a number was changed. Where the step has an equation, half of the
+    changes are to its result (``arithmetic_slip``); the others are a number of it with the old
+    result (``changed_operand``) or with the result that follows (``miscopied_number``), or another
+    operation with the result that follows (``wrong_operation``). In other steps any number is
+    changed (``changed_number``). The new number is written as the old one was. Steps before
+    the broken one keep their labels; the broken step has label 0.
 
-    Which step is broken is drawn so that, of all copies of a solution that are right so far, the
-    same share goes wrong at each step that can be broken: position says nothing of the label.
+    Each step with a number is as likely as any other to be the broken one, and the copies of a
+    solution are spread over its steps.
 
     Args:
-        source: solutions with any step not known to be right, and those in which no step can be
-            broken while `right` is off, are counted as dropped.
+        source: solutions with any step not known to be right, and those in which nothing can be
+            changed while `right` is off, are counted as dropped.
         n: broken copies of each solution, >= 1; fewer where it allows no more different ones.
-        kinds: ways to break a step; None means all four.
         seed: of all random choices; those for a solution do not depend on the other solutions.
         name: the source's name in metrics.
         right: pass the right solutions on, too.
+        carry_on: ``end`` makes the broken step the last one, ``keep`` leaves the later steps as
+            they were, ``both`` does one or the other, drawn for each copy.
+        after_error: label of the later steps: none (``unlabelled``), or 0 (``wrong``).
 
     Raises:
-        ValueError: `n` is below 1, or a kind is unknown.
+        ValueError: `n` is below 1, or `carry_on` or `after_error` is unknown.
     """
 
     def __init__(
         self,
         source: Source,
         n: int = 1,
-        kinds: list[CorruptionKind] | None = None,
         seed: int = 17,
         name: str = "corrupted",
         *,
         right: bool = True,
+        carry_on: Literal["end", "keep", "both"] = "end",
+        after_error: Literal["unlabelled", "wrong"] = "unlabelled",
     ) -> None:
-        unknown = {*(kinds or ())} - KINDS.keys()
-        if n < 1 or unknown or kinds == []:
+        if (
+            n < 1
+            or carry_on not in ("end", "keep", "both")
+            or after_error not in ("unlabelled", "wrong")
+        ):
             raise ValueError(
-                f"Corrupted: n={n} must be 1 or more, and kinds={kinds} some of {', '.join(KINDS)}."
+                f"Corrupted: n={n} must be 1 or more, carry_on={carry_on!r} 'end', 'keep' or "
+                f"'both', and after_error={after_error!r} 'unlabelled' or 'wrong'."
             )
         self.source, self.n, self.seed, self.name, self.right = source, n, seed, name, right
-        self.kinds = [kind for kind in KINDS if kind in (kinds or KINDS)]
+        self.carry_on, self.after_error = carry_on, after_error
 
     def read(self) -> Iterator[Solution | Dropped]:
         """Yield the right solution, then its copies, then those of the next one.
@@ -96,263 +109,207 @@ class Corrupted:
                 continue
             if self.right:
                 yield replace(row, source=self.name, id=f"{row.id}-{RIGHT}")
-            copies = list(self._break(row))
+            copies = list(self._copies(row))
             if not copies and not self.right:
-                yield _drop(row, "nothing to break", "no equation or answer of it can be changed")
+                yield _drop(row, "nothing to break", "no number of it can be changed")
             yield from copies
 
-    def _break(self, solution: Solution) -> Iterator[Solution]:
+    def _copies(self, solution: Solution) -> Iterator[Solution]:
         rng = Random(f"{self.seed} {solution.id} {solution.problem}")
-        book = Book.of(solution)
-        seen = {tuple(step.text for step in solution.steps)}
-        for copy in range(self.n):
-            broken = break_once(book, self.kinds, self.n, rng, seen)
+        texts = [step.text for step in solution.steps]
+        context = Context.of("\n".join([solution.problem, *texts]))
+        places = [at for at, text in enumerate(texts) if _numbers(text)]
+        waiting: list[int] = []  # steps, each once before any comes again
+        seen = set(texts)  # a copy never repeats another, nor a step
+        copy = 0
+        while places and copy < self.n:
+            waiting = waiting or rng.sample(places, len(places))
+            at = waiting.pop()
+            broken = break_step(texts[at], context, rng, seen)
             if broken is None:
-                return
-            seen.add(broken.texts)
+                places.remove(at)
+                waiting = [other for other in waiting if other != at]
+                continue
+            text, kind = broken
+            seen.add(text)
+            ends = self.carry_on == "end" or (self.carry_on == "both" and rng.random() < 0.5)
+            later = () if ends else solution.steps[at + 1 :]
+            label = 0.0 if self.after_error == "wrong" else None
             yield replace(
                 solution,
-                steps=tuple(_label(solution.steps, broken)),
+                steps=(
+                    *solution.steps[:at],
+                    Step(text, 0.0),
+                    *(Step(step.text, label) for step in later),
+                ),
                 source=self.name,
-                id=f"{solution.id}-{copy}-{broken.kind}",
+                id=f"{solution.id}-{copy}-{kind}",
             )
+            copy += 1
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
-    """A right solution with its arithmetic read.
+class Context(NamedTuple):
+    """What the problem and the solution say and how.
 
     Args:
-        steps: of the solution.
-        given: numbers of the problem.
-        answer: the number that the last step states, where it is the answer.
-        commas: whether thousands are written with a comma.
-        spelling: how a new sign is written.
-        changes: ways to break each step, by its index and kind, filled when asked for.
+        numbers: all of them, for one that is mistaken for another.
+        commas: whether there are commas between thousands.
+        times: how a multiplication is written.
     """
 
-    steps: tuple[Worked, ...]
-    given: frozenset[Fraction]
-    answer: Fraction | None
+    numbers: list[Fraction]
     commas: bool
-    spelling: dict[Sign, str]
-    changes: dict[tuple[int, CorruptionKind], list[Change | Fraction]] = field(default_factory=dict)
+    times: str
 
     @classmethod
-    def of(cls, solution: Solution) -> Book:
-        """Read a solution."""
-        steps = tuple(work(step.text) for step in solution.steps)
-        tokens = [t for s in steps for e in s.equations for t in e.equation.tokens]
-        times = next((t.text for t in tokens if t.kind == "sign" and t.sign == "*"), "*")
-        return cls(
-            steps=steps,
-            given=frozenset(token.value for token in find_numbers(solution.problem)),
-            answer=_answer_of(solution, steps[-1]),
-            commas=uses_commas(step.text for step in steps),
-            spelling={"*": times},
-        )
-
-    @property
-    def numbers(self) -> set[Fraction]:
-        """All that the problem and the solution state."""
-        return set(self.given).union(*(step.numbers for step in self.steps))
-
-    def ways(self, at: int, kind: CorruptionKind) -> list[Change | Fraction]:
-        """How a step can be broken in a way."""
-        if (at, kind) not in self.changes:
-            self.changes[at, kind] = KINDS[kind](self, at)
-        return self.changes[at, kind]
-
-    def ledger(self, at: int) -> Ledger:
-        """What is known before a step."""
-        return Ledger(set(self.given).union(*(s.numbers for s in self.steps[:at])), {}, self.commas)
+    def of(cls, text: str) -> Context:
+        """Read a text."""
+        times = re.search(r"\d *([*x×]|\\\\times) *\$?\d", text)
+        numbers = [_value(match[0]) for match in _numbers(text)]
+        return cls(numbers, bool(re.search(r"\d,\d{3}\b", text)), times[1] if times else "*")
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A broken copy.
+def break_step(
+    text: str, context: Context, rng: Random, taken: set[str]
+) -> tuple[str, Kind] | None:
+    """A right step with one number changed, and the kind of change; None where none was found.
 
     Args:
-        texts: of all steps.
-        at: index of the broken step.
-        kind: what was done to it.
-        followed: how many steps from the start are written as they follow from the broken one.
+        text: of the step.
+        context: the solution it is from.
+        rng: draws the change.
+        taken: texts that the step must not become.
     """
-
-    texts: tuple[str, ...]
-    at: int
-    kind: CorruptionKind
-    followed: int
-
-
-def break_once(
-    book: Book,
-    kinds: Sequence[CorruptionKind],
-    copies: int,
-    rng: Random,
-    seen: set[tuple[str, ...]],
-) -> Broken | None:
-    """One broken copy that is not among those seen, or None.
-
-    Args:
-        kinds: ways to break a step, of which one is drawn.
-        copies: how many are made of the solution. Where a share of 1 / (copies + 1) stays right
-            to the end, and each step that can be broken is as risky as the next, how likely it is
-            to be the one falls from each to the next by a constant factor.
-    """
-    places = [at for at in range(len(book.steps)) if any(book.ways(at, kind) for kind in kinds)]
-    stay = (copies + 1) ** (-1 / max(len(places), 1))
-    order = sorted(
-        range(len(places)), key=lambda k: rng.random() ** (1 / max(stay**k, 1e-9)), reverse=True
-    )
-    for at in (places[k] for k in order):
-        unfinished = None
-        for kind in rng.sample(list(kinds), len(kinds)):
-            changes = book.ways(at, kind)
-            for change in rng.sample(changes, min(len(changes), TRIES)):
-                broken = carry_out(book, at, kind, change)
-                if broken is None or broken.texts in seen:
-                    continue
-                if broken.followed == len(book.steps):
-                    return broken
-                unfinished = unfinished or broken
-        if unfinished:
-            return unfinished
+    groups: dict[tuple[str, Fraction], list[Equation]] = {}  # with copies in calculator marks
+    for equation in find_equations(text):
+        if NUMBER.fullmatch(equation.right.text) and holds(equation):
+            key = re.sub(r"[ ,]", "", equation.left.text), _value(equation.right.text)
+            groups.setdefault(key, []).append(equation)
+    for _ in range(TRIES):
+        if groups:
+            kind = rng.choice(EQUATION_KINDS)
+            edits = _change_equation(text, rng.choice(list(groups.values())), kind, context, rng)
+        else:
+            kind = "changed_number"
+            place = rng.choice(_numbers(text))
+            new = _mistake(place[0], context, rng)
+            edits = [] if new is None else [(*place.span(), new)]
+        broken = text
+        for start, end, written in sorted(edits, reverse=True):
+            broken = broken[:start] + written + broken[end:]
+        if broken not in taken:
+            return broken, kind
     return None
 
 
-def carry_out(
-    book: Book, at: int, kind: CorruptionKind, change: Change | Fraction
-) -> Broken | None:
-    """The copy with a change in one step; None where it would not be wrong, or looks made up."""
-    ledger = book.ledger(at)
-    step = book.steps[at]
-    if isinstance(change, Fraction):
-        text = _state(step, book.answer, change, book)
+def _change_equation(
+    text: str, copies: list[Equation], kind: Kind, context: Context, rng: Random
+) -> list[Edit]:
+    """The edits that break an equation; none where what was drawn makes no mistake.
+
+    Its copies in calculator marks, and later repetitions of its result, change with it.
+    """
+    marks = [e for e in copies if text[: e.left.start].endswith("<<")]
+    left, right = copies[-1]  # the one around the mark, if there are both
+    edits: list[Edit] = []
+    result: str | None = right.text
+    if kind == "arithmetic_slip":
+        result = _mistake(result, context, rng)
+        if result is None or holds(Equation(left, right._replace(text=result))):
+            return []
     else:
-        text = make_change(step, change, ledger)
-    if text is None or text == step.text:
-        return None
-    texts = [*(s.text for s in book.steps[:at]), text]
-    for later in book.steps[at + 1 :]:
-        rewritten = follow(later, ledger)
-        if rewritten is None:
-            break
-        texts.append(rewritten)
-    followed = len(texts)
-    texts += [s.text for s in book.steps[followed:]]
-    is_whole = followed == len(texts)
-    if is_whole and texts[-1] == book.steps[-1].text:
-        return None  # the error is of no consequence, or cancels
-    bare = not _WORD.search(step.text) and kind in ("changed_operation", "miscopied_quantity")
-    if bare and not is_whole:
-        return None  # an equation that holds, and might be a step of another way
-    return Broken(tuple(texts), at, kind, followed)
+        is_sign = kind == "wrong_operation"
+        places = list((_SIGN if is_sign else NUMBER).finditer(left.text))
+        if not places:  # 5(2) has no sign
+            return []
+        place = rng.choice(places)
+        new = rng.choice(OTHER_SIGNS[place[0]]) if is_sign else _mistake(place[0], context, rng)
+        if new is None:
+            return []
+        changed = left.text[: place.start()] + new + left.text[place.end() :]
+        start, end = (left.start + x for x in place.span())
+        if is_sign and (command := re.compile(r"\\[a-z]+").match(text, start)):
+            end = command.end()
+        edits = [(start, end, context.times if new == "*" else new)]
+        left = left._replace(text=changed)
+        if holds(Equation(left, right)):
+            return []
+    if kind in ("miscopied_number", "wrong_operation"):
+        value = None if "%" in left.text + right.text else evaluate(left.text)
+        result = None if value is None else _write(value, right.text, context, decimals=2)
+        if result is None:
+            return []
 
-
-def change_number(book: Book, at: int) -> list[Change | Fraction]:
-    """An equation comes out near what it should."""
-    return [
-        Change(solved, stated=wrong)
-        for solved in book.steps[at].equations
-        for wrong in _near(solved.result.value)
+    edits = [
+        edit for edit in edits if not any(m.left.start <= edit[0] < m.right.end for m in marks)
     ]
+    for mark in marks:
+        written = re.sub(r"[ ,]", "", f"{left.text}={result}")
+        edits.append((mark.left.start, mark.right.end, written))
+    for place in _numbers(text):
+        is_later = place.start() >= min(e.right.start for e in copies)
+        in_mark = any(mark.left.start <= place.start() < mark.right.end for mark in marks)
+        if is_later and not in_mark and _value(place[0]) == _value(right.text):
+            new = _write(_value(result), place[0], context, decimals=2)
+            edits.append((*place.span(), new or result))
+    return edits
 
 
-def change_operation(book: Book, at: int) -> list[Change | Fraction]:
-    """One operation gives way to another, and the result fits it."""
-    numbers = book.numbers
-    changes: list[Change | Fraction] = []
-    for solved in book.steps[at].equations:
-        if solved.in_mark:  # it is changed along with the one outside, where that is understood
-            continue
-        for before, token in pairwise(solved.equation.tokens):
-            if token.kind != "sign" or before.kind not in ("number", "word", "close"):
-                continue
-            for sign in WRONG_SYMBOLS[token.sign]:
-                signs = {token.start: sign}
-                new = compute(solved, {}, signs)
-                if new is not None and new not in numbers and _plausible(new, solved.result.value):
-                    changes.append(Change(solved, signs=signs, spelling=book.spelling))
-    return changes
-
-
-def miscopy_quantity(book: Book, at: int) -> list[Change | Fraction]:
-    """A number of the problem or of an earlier step is read wrongly, and the result fits it."""
-    numbers = book.numbers
-    copied = book.ledger(at).known
-    changes: list[Change | Fraction] = []
-    for solved in book.steps[at].equations:
-        operands = {token.value for token in solved.operands}
-        for value in sorted(operands & copied):
-            starts = [token.start for token in solved.operands if token.value == value]
-            for wrong in _near(value):
-                if wrong <= 1 or value <= 1 or wrong in numbers:
-                    continue
-                new = compute(solved, dict.fromkeys(starts, wrong))
-                if new is not None and new not in numbers and _plausible(new, solved.result.value):
-                    changes.append(Change(solved, miscopied={value: wrong}))
-    return changes
-
-
-def change_answer(book: Book, at: int) -> list[Change | Fraction]:
-    """The last line states a number near the answer, or the result of an earlier equation."""
-    if at + 1 < len(book.steps) or book.answer is None or not book.answer:
-        return []
-    results = {solved.result.value for step in book.steps[:at] for solved in step.equations}
-    wrong = {*_near(book.answer), *results} - {book.answer}
-    return [value for value in sorted(wrong) if _plausible(value, book.answer)]
-
-
-KINDS: dict[CorruptionKind, Callable[[Book, int], list[Change | Fraction]]] = {
-    "changed_number": change_number,
-    "changed_operation": change_operation,
-    "miscopied_quantity": miscopy_quantity,
-    "wrong_answer": change_answer,
-}
-
-
-def _near(value: Fraction) -> list[Fraction]:
-    """Slips of the pen; none for a value that has no digits to slip in."""
-    writable = 0 < value < LARGEST and (value * 1000).denominator == 1
-    return [wrong for wrong in near_misses(value, "") if wrong != value] if writable else []
-
-
-def _plausible(new: Fraction, right: Fraction) -> bool:
-    """Nobody overlooks more."""
-    return 0 < new < LARGEST and right / 12 <= new <= right * 12 and new != right
-
-
-def _state(step: Worked, answer: Fraction | None, wrong: Fraction, book: Book) -> str | None:
-    """The last line with another answer, wherever it states it."""
-    text = step.text
-    for token in reversed([token for token in step.loose if token.value == answer]):
-        written = write_like(wrong, token.text, commas=book.commas)
-        if written is None:
-            return None
-        text = text[: token.start] + written + text[token.end :]
-    return text
-
-
-def _answer_of(solution: Solution, last: Worked) -> Fraction | None:
-    """The number that the last step states without an equation, if it is the answer."""
-    if last.equations or not last.loose or not last.is_clear:
-        return None
-    stated = last.loose[-1].value
-    if solution.answer is None:
-        return stated
-    numbers = find_numbers(solution.answer)
-    return stated if len(numbers) == 1 and numbers[0].value == stated else None
-
-
-def _label(steps: Sequence[Step], broken: Broken) -> Iterator[Step]:
-    for k, (step, text) in enumerate(zip(steps, broken.texts, strict=True)):
-        if k < broken.at:
-            yield step
-        elif text != step.text:  # no step behind the last one followed was rewritten
-            yield Step(text, label=0.0)
+def _mistake(number: str, context: Context, rng: Random) -> str | None:
+    """Another number as somebody might write it by mistake; None where this draw makes none."""
+    value, draw = _value(number), rng.random()
+    digits = list(number)
+    places = [k for k, digit in enumerate(digits) if digit.isdigit()]
+    if draw < 0.3 and context.numbers:
+        new = rng.choice(context.numbers)
+    elif draw < 0.55:
+        new = value + rng.choice([-10, -2, -1, 1, 2, 10])
+    elif draw < 0.75:
+        new = value * rng.choice([Fraction(1, 10), Fraction(1, 2), Fraction(2), Fraction(10)])
+    else:
+        k = rng.choice(places)
+        after = next((other for other in places if other > k), None)
+        if draw < 0.88 or after is None:
+            digits[k] = rng.choice("0123456789")
         else:
-            yield Step(text)
+            digits[k], digits[after] = digits[after], digits[k]
+        new = _value("".join(digits))
+    return None if new == value else _write(new, number, context)
+
+
+def _write(value: Fraction, like: str, context: Context, decimals: int = 0) -> str | None:
+    """A value as another number is written; None where that has too few decimals for it.
+
+    Args:
+        value: what to write.
+        like: decides on commas, a leading zero and how many decimals there are.
+        context: decides on commas where `like` is too short to.
+        decimals: how many are allowed where `like` has fewer.
+    """
+    shown = len(like.partition(".")[2])
+    decimals = max(decimals, shown)
+    scaled = value * 10**decimals
+    if not 0 < value < LARGEST or scaled.denominator != 1:
+        return None
+    whole, part = divmod(int(scaled), 10**decimals)
+    fraction = f"{part:0{decimals}}" if decimals else ""
+    if not (shown == decimals and (shown == 2 or like.endswith("0"))):  # 2.50 dollars, not 2.5
+        fraction = fraction.rstrip("0")
+    commas = "," in like or (context.commas and len(like.partition(".")[0]) < 4)
+    text = f"{whole:,}" if commas else str(whole)
+    if like.startswith(".") and fraction and not whole:
+        text = ""
+    return f"{text}.{fraction}" if fraction else text
+
+
+def _value(number: str) -> Fraction:
+    return Fraction(number.replace(",", ""))
+
+
+def _numbers(text: str) -> list[re.Match[str]]:
+    """The numbers of a text, without that of a step or list item."""
+    starts = {match.end() for match in LIST_MARK.finditer(text)}
+    return [m for m in _NUMBER.finditer(text) if m.end() + 1 not in starts]
 
 
 def _drop(solution: Solution, reason: str, why: str) -> Dropped:
