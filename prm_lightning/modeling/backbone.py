@@ -328,7 +328,8 @@ def locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
 
 def _package_file(name: str) -> Path:
     package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
-    spec = find_spec(package)
+    # Of a name with a dot `find_spec` would import, and so run, the package around it.
+    spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"backbone: {name!r} lies in the Python package {package!r}, which is not installed. "
@@ -390,7 +391,10 @@ def explained(name: str) -> Iterator[None]:
         if str(error).startswith("backbone:"):
             raise
         text = f"{error} {error.__cause__}"
-        if any(code in text for code in ("401", "403", "gated")):
+        if "trust_remote_code" in text:
+            hint = "It comes with Python code of its own: read it, and allow it by the argument "
+            hint += "trust_remote_code if you trust it (fit: model.backbone.trust_remote_code)."
+        elif any(code in text for code in ("401", "403", "gated")):
             hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
         else:
             hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."

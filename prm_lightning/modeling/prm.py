@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,96 +13,24 @@ from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.files import written_folder
-from prm_lightning.modeling.backbone import (
-    Backbone,
-    Lora,
-    TreeModel,
-    load_backbone,
-    load_tokenizer,
+from prm_lightning.modeling.backbone import Backbone, TreeModel, load_backbone, load_tokenizer
+from prm_lightning.modeling.heads import HeadKind, StepHead, verdict_ids
+from prm_lightning.modeling.model_folder import (
+    HEAD_FILE,
+    MANIFEST,
+    Manifest,
+    find_folder,
+    load_encoder,
+    name_base_model,
+    read_head,
+    read_manifest,
+    require_all_adapters,
 )
-from prm_lightning.modeling.heads import LABELS, HeadKind, StepHead, verdict_ids
 from prm_lightning.modeling.step_model import StepModel, require_steps
-from prm_lightning.types import Aggregation
 
-FORMAT_VERSION = 1
-MANIFEST = "prm.json"
-HEAD_FILE = "head.safetensors"
+__all__ = ["MANIFEST", "PRM", "Manifest", "read_manifest"]
+
 HEAD_STATE, MODEL_STATE = "head.", "backbone.model."  # before names in the state of a PRM
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What prm.json says beyond the weights.
-
-    Args:
-        backbone: which language model, how it is held in memory, which adapters it has.
-        head: see `StepHead`.
-        template: see `Encoder`.
-        step_end: the string whose one token ends a step.
-        step_end_id: that token's id.
-        aggregation: how to make one score of a solution out of those of its steps.
-        threshold: a step whose P(correct) lies below it is flagged.
-        threshold_fitted_on: the data that the threshold was chosen on; None if it was not.
-        data_fingerprint: of the training data; None if unknown.
-    """
-
-    backbone: Backbone
-    head: HeadKind
-    template: Template
-    step_end: str
-    step_end_id: int
-    aggregation: Aggregation = "min"
-    threshold: float = 0.5
-    threshold_fitted_on: str | None = None
-    data_fingerprint: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in prm.json."""
-        backbone = asdict(self.backbone)
-        return {
-            "format_version": FORMAT_VERSION,
-            "base_model": backbone.pop("name"),
-            "revision": backbone.pop("revision"),
-            "quantize": backbone.pop("quantize"),
-            **{name: value for name, value in asdict(self).items() if name != "backbone"},
-            "labels": list(LABELS),
-            "backbone": backbone,
-        }
-
-    @staticmethod
-    def from_json(record: dict[str, Any], folder: Path) -> Manifest:
-        """The reverse of `to_json`.
-
-        Raises:
-            ValueError: a format version that this release does not know, or a missing entry.
-        """
-        version = record.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"prm: {folder / MANIFEST} has format_version {version!r}, this release reads "
-                f"{FORMAT_VERSION}. Load it with the release of prm_lightning that wrote it."
-            )
-        try:
-            backbone = dict(record["backbone"])
-            lora = backbone.pop("lora")
-            return Manifest(
-                backbone=Backbone(
-                    name=record["base_model"],
-                    revision=record["revision"],
-                    quantize=record["quantize"],
-                    lora=None if lora is None else Lora(**lora),
-                    **backbone,
-                ),
-                **{
-                    name: record[name]
-                    for name in Manifest.__dataclass_fields__
-                    if name != "backbone"
-                },
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"prm: {folder / MANIFEST} is incomplete ({error}). Save the model again."
-            ) from error
 
 
 class PRM(StepModel):
@@ -112,7 +40,7 @@ class PRM(StepModel):
         backbone: reads token trees.
         head: reads scores off its hidden states.
         encoder: makes the tokens.
-        manifest: what is saved beside the weights.
+        manifest: what is saved with the weights.
         name: for records; empty takes that of the language model.
     """
 
@@ -174,24 +102,50 @@ class PRM(StepModel):
         return cls(tree_model, fresh, encoder, manifest)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device | None = None) -> PRM:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> PRM:
         """The model that `save_pretrained` wrote, in eval mode.
 
         Args:
-            folder: with prm.json, the head, the tokenizer and the adapter or the full weights.
+            folder: with prm.json, the head, and the adapter or the full weights; or the name of a
+                model that comes with the package, such as ``smollm2-135m-prm``.
             device: None takes the first GPU if there is one, else the CPU.
+            trust_remote_code: run Python code that comes with the base model. Nothing in the
+                folder can turn it on.
 
         Raises:
-            ValueError: no such folder, no head in it or a broken one, or no base model.
+            ValueError: there is no such folder, it is a public model (`load_scorer` loads those),
+                one of its files is broken or says what cannot be, or its base model is missing.
         """
-        folder = Path(folder)
-        manifest = read_manifest(folder)
-        tensors = read_head(folder, manifest.head)
-        tokenizer = load_tokenizer(str(folder))
-        encoder = Encoder(tokenizer, manifest.template, manifest.step_end)
+        place = find_folder(folder)
+        manifest = read_manifest(place)
+        tensors = read_head(place, manifest.head)
+        encoder = load_encoder(place, manifest, trust_remote_code=trust_remote_code)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        backbone = load_backbone(manifest.backbone, saved=folder, device=chosen)
+        config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
+        try:
+            backbone = load_backbone(config, saved=place, device=chosen)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise ValueError(
+                f"prm: the weights in {place} do not have the shapes that {config.name} has, so "
+                "they belong to another base model. Copy the folder again."
+            ) from error
+        if config.lora is not None:
+            require_all_adapters(backbone.model, place)
         head = StepHead(manifest.head, backbone.hidden_size, biased="bias" in tensors)
+        size = tensors["weight"].shape[1]
+        if size != backbone.hidden_size:
+            raise ValueError(
+                f"prm: the head in {place / HEAD_FILE} reads hidden states of size {size}, those "
+                f"of {config.name} have {backbone.hidden_size}. It belongs to another model."
+            )
         head.load_state_dict(tensors)
         prm = cls(backbone, head, encoder, manifest, name=str(folder))
         return prm.to(chosen).eval()
@@ -229,6 +183,8 @@ class PRM(StepModel):
                 if isinstance(adapters.target_modules, set):  # which is written in any order
                     adapters.target_modules = sorted(adapters.target_modules)
             self.backbone.model.save_pretrained(target, **kwargs)
+            if self.manifest.backbone.lora is not None:
+                name_base_model(target, self.manifest.backbone)
             (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             tensors = {name: tensor.cpu() for name, tensor in head.items()}
             save_file(tensors, target / HEAD_FILE)
@@ -260,47 +216,3 @@ def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in weights.items()
         if name.startswith(prefix)
     }
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """prm.json of a model folder.
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    try:
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"prm: {folder} holds no {MANIFEST}, so it is not a model of prm_lightning. "
-            "Give a folder such as outputs/quickstart/best_model."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"prm: {folder / MANIFEST} is not JSON ({error}).") from None
-    return Manifest.from_json(record, folder)
-
-
-def read_head(folder: Path, kind: HeadKind) -> dict[str, Tensor]:
-    """The head's ``weight`` ``(rows, H)`` and what else it has, checked.
-
-    Those are ``bias`` ``(rows,)``, ``inner.weight`` ``(H, H)`` and ``inner.bias`` ``(H,)``.
-
-    Raises:
-        ValueError: it is missing, or its weight is zero, or a number is not finite.
-    """
-    from safetensors.torch import load_file
-
-    path = folder / HEAD_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"prm: {folder} holds no {HEAD_FILE}: without its trained head a PRM scores at random. "
-            "Save the model again with save_pretrained."
-        )
-    tensors = load_file(path)
-    finite = all(tensor.isfinite().all() for tensor in tensors.values())
-    if not finite or not tensors["weight"].any():
-        raise ValueError(
-            f"prm: the {kind} head in {path} is all zero or not finite, so its scores mean "
-            "nothing. Train again, with a lower learning rate if the loss was NaN."
-        )
-    return tensors

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, urldefrag
 
-from prm_lightning.batching.encode import Encoder
 from prm_lightning.interop.layouts import make_encoder
 from prm_lightning.interop.manifests import (
     SUFFIXES,
@@ -23,7 +22,8 @@ from prm_lightning.interop.public import (
     tensor_names,
 )
 from prm_lightning.modeling.backbone import load_tokenizer
-from prm_lightning.modeling.prm import MANIFEST, PRM, read_manifest
+from prm_lightning.modeling.model_folder import MANIFEST, find_folder, load_encoder, read_manifest
+from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.server import ServerScorer
 from prm_lightning.types import Aggregation
 
@@ -59,16 +59,21 @@ class ModelScorer(Protocol):
         ...
 
 
-def load_scorer(model: str, device: str | None = None) -> ModelScorer:
+def load_scorer(
+    model: str, device: str | None = None, *, trust_remote_code: bool = False
+) -> ModelScorer:
     """A scorer by its name.
 
     Args:
-        model: a folder with prm.json (ours); a folder or Hub id of a public model that is known or
-            recognised; a manifest file, see `PublicManifest`; or a server's URL, behind ``#`` the
-            folder, id or manifest whose encoding it is given:
-            ``http://localhost:8000#outputs/x/best_model``, with ``?model=NAME`` before the ``#``
-            for one of several models of that server, such as an adapter.
+        model: a folder with prm.json (ours); the name of a model that comes with the package; a
+            folder or Hub id of a public model that is known or recognised; a manifest file, see
+            `PublicManifest`; or a server's URL and, after ``#``, the folder, id or manifest whose
+            encoding it is given: ``http://localhost:8000#outputs/x/best_model``, with
+            ``?model=NAME`` before the ``#`` for one of several models of that server, such as an
+            adapter.
         device: for a local model; None takes the first GPU if there is one, else the CPU.
+        trust_remote_code: run Python code that comes with the base model of a model of ours; that
+            of public models is never run.
 
     Raises:
         ValueError: there is no such model, it is broken, or nothing says how it scores.
@@ -76,8 +81,8 @@ def load_scorer(model: str, device: str | None = None) -> ModelScorer:
     """
     if is_url(model):
         return _load_server(model)
-    if _is_ours(model):
-        return PRM.from_pretrained(model, device)
+    if _our_folder(model) is not None:
+        return PRM.from_pretrained(model, device, trust_remote_code=trust_remote_code)
     manifest, folder = _find_public(model)
     return load_public(manifest, folder, device)
 
@@ -101,7 +106,7 @@ def fingerprint(model: str) -> str:
         model = folder
     if Path(model).suffix in SUFFIXES and Path(model).is_file():
         digest.update(Path(model).read_bytes())
-    place = Path(model) if _is_ours(model) else _find_public(model)[1]
+    place = _our_folder(model) or _find_public(model)[1]
     for file in sorted(path for path in place.iterdir() if path.is_file()):
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} ".encode())
@@ -110,8 +115,10 @@ def fingerprint(model: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _is_ours(model: str) -> bool:
-    return (Path(model) / MANIFEST).is_file()
+def _our_folder(model: str) -> Path | None:
+    """The folder of a model of ours; None of a public one."""
+    folder = find_folder(model)
+    return folder if (folder / MANIFEST).is_file() else None
 
 
 def _find_public(model: str) -> tuple[PublicManifest, Path]:
@@ -132,9 +139,10 @@ def _load_server(model: str) -> ServerScorer:
         )
     url, _, query = whole.partition("?")
     served = next(iter(parse_qs(query).get("model", [])), None)
-    if _is_ours(folder):
-        manifest = read_manifest(Path(folder))
-        encoder = Encoder(load_tokenizer(folder), manifest.template, manifest.step_end)
+    ours = _our_folder(folder)
+    if ours is not None:
+        manifest = read_manifest(ours)
+        encoder = load_encoder(ours, manifest)
         return ServerScorer(
             url,
             encoder,

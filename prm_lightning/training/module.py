@@ -18,7 +18,8 @@ from prm_lightning.modeling.backbone import Backbone, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind
 from prm_lightning.modeling.losses import LossKind, ranking_loss, reward_weighted_loss
 from prm_lightning.modeling.metrics import StepMetrics
-from prm_lightning.modeling.prm import PRM, read_manifest
+from prm_lightning.modeling.model_folder import find_folder, read_manifest
+from prm_lightning.modeling.prm import PRM
 from prm_lightning.modeling.sharding import shard
 from prm_lightning.sources.rewards import RewardAs
 from prm_lightning.types import StepBatch
@@ -39,8 +40,8 @@ class PRMModule(LightningModule):
         weight_decay: of AdamW, on all trained weights.
         warmup: share of all optimizer steps, in [0, 1], over which the learning rate rises to its
             peak; it then falls to zero along a cosine.
-        init_from: a model folder such as outputs/a/best_model whose adapters and head training
-            starts from, with a fresh optimizer.
+        init_from: a model folder such as outputs/a/best_model, or the name of a model that comes
+            with the package, whose adapters and head training starts from, with a fresh optimizer.
         template: see `Encoder`.
         step_end: see `Encoder`.
         reward_as: how rewards become labels and weights; the data module does it.
@@ -97,8 +98,12 @@ class PRMModule(LightningModule):
                 self.backbone, self.head, self.encoder.template, self.encoder.step_end
             )
         else:
-            self._require_same_shape(Path(self.init_from))
-            self.prm = PRM.from_pretrained(self.init_from, device=torch.get_default_device())
+            self._require_same_shape(find_folder(self.init_from))
+            self.prm = PRM.from_pretrained(
+                self.init_from,
+                device=torch.get_default_device(),
+                trust_remote_code=self.backbone.trust_remote_code,
+            )
         if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
             shard(self.prm, self.device_mesh["data_parallel"])
         if self.compile_layers:
