@@ -31,9 +31,9 @@ LONG_FUNCTIONS = 4  # of more than 60 lines
 INNER_IMPORTS = 60  # of our own modules, inside functions
 WRONG_ARROWS = {
     "prm_lightning.batching.datamodule -> prm_lightning.training.stopping",
-    "prm_lightning.scoring.scorers -> prm_lightning.interop.layouts",
-    "prm_lightning.scoring.scorers -> prm_lightning.interop.manifests",
-    "prm_lightning.scoring.scorers -> prm_lightning.interop.public",
+    "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_encoder",
+    "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_families",
+    "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_model",
     "prm_lightning.searching.search_figures -> prm_lightning.labelling.problems",
     "prm_lightning.searching.search_run -> prm_lightning.labelling.problems",
     "prm_lightning.searching.search_run -> prm_lightning.labelling.progress",

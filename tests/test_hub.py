@@ -1,4 +1,4 @@
-"""What is sent to the Hub arrives whole, private and only when asked for; against a fake Hub."""
+"""What is sent to the Hub arrives whole and only when asked for; against a fake Hub."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ import pytest
 from test_export import trained
 
 from prm_lightning.interop.export import main
-from prm_lightning.interop.hub import open_repository, push
+from prm_lightning.interop.exported import push, require_repository
 
 TOKEN = "hf_good"  # of ann, who may write to her own name only
 
@@ -50,11 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             return self.send(200, {"warnings": [], "errors": []})
         if path == "/api/repos/create":
-            wish = json.loads(body)
-            repo = f"{wish.get('organization', 'ann')}/{wish['name']}"
+            asked = json.loads(body)
+            repo = f"{asked.get('organization', 'ann')}/{asked['name']}"
             if not repo.startswith("ann/"):
                 return self.send(403, {"error": "You don't have the rights"})
-            private = wish.get("private", wish.get("visibility") == "private")
+            private = asked.get("private", asked.get("visibility") == "private")
             if repo not in hub.repos:
                 hub.add(repo, private)
             return self.send(200, {"url": f"{hub.url}/{repo}"})
@@ -113,7 +113,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.chdir(tmp_path)  # where no .env lies
+    monkeypatch.chdir(tmp_path)  # where there is no .env
     yield server
     server.shutdown()
     server.server_close()
@@ -128,65 +128,46 @@ def folder(tmp_path):
     return place
 
 
-def test_a_folder_arrives_whole_and_private(hub, folder):
-    api = open_repository("ann/prm", "private", overwrite=False)
-    assert hub.repos == {}  # asking makes nothing
-    assert push(api, folder, "ann/prm", "private") == f"{hub.url}/ann/prm/commit/1"
+def test_a_folder_arrives_whole_in_one_commit(hub, folder):
+    assert push(folder, "ann/prm", "private") == f"{hub.url}/ann/prm/commit/1"
     stored = hub.repos["ann/prm"]
     assert stored["private"]
     assert stored["files"] == {p.name: p.read_bytes() for p in folder.iterdir()}
-    assert [path for _, path in hub.asked if "/commit/" in path] == [
-        "/api/models/ann/prm/commit/main"
-    ]
-    push(open_repository("ann/open", "public", overwrite=False), folder, "ann/open", "public")
+    assert sum("/commit/" in path for _, path in hub.asked) == 1
+    push(folder, "ann/open", "public")
     assert not hub.repos["ann/open"]["private"]
 
 
 def test_stale_weights_are_taken_away(hub, folder):
     hub.add("ann/prm", notes=b"mine", **{"model-00001-of-00002.safetensors": b"old"})
-    with pytest.raises(FileExistsError, match="holds notes already"):
-        open_repository("ann/prm", "private", overwrite=False)
-    push(open_repository("ann/prm", "private", overwrite=True), folder, "ann/prm", "private")
+    push(folder, "ann/prm", "private")
     assert set(hub.repos["ann/prm"]["files"]) == {"notes", "model.safetensors", "README.md"}
 
 
-def test_what_the_hub_refuses_is_one_line(hub, folder, monkeypatch):
-    hub.add("ann/seen", private=False)
-    api = open_repository("bob/prm", "private", overwrite=False)
-    cases = [
-        (lambda: open_repository("prm", "private", overwrite=False), "of the form owner/name"),
-        (lambda: open_repository("ann/seen", "private", overwrite=False), "--visibility public"),
-        (
-            lambda: push(api, folder, "bob/prm", "private"),
-            "answers 403.*bob or a member.*hf upload",
-        ),
-    ]
-    for call, message in cases:
-        with pytest.raises(ValueError, match=message) as caught:
-            call()
-        assert "\n" not in str(caught.value)
-    monkeypatch.setenv("HF_TOKEN", "hf_old")
-    with pytest.raises(ValueError, match=r"answers 401 .* set HF_TOKEN"):
-        open_repository("ann/prm", "private", overwrite=False)
-    monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.delenv("HF_AUTH_TOKEN", raising=False)
-    with pytest.raises(ValueError, match=r"needs a token.*HF_TOKEN"):
-        open_repository("ann/prm", "private", overwrite=False)
-    monkeypatch.setenv("HF_AUTH_TOKEN", TOKEN)
-    open_repository("ann/prm", "private", overwrite=False)
-    assert set(hub.repos) == {"ann/seen"}
-
-
-def test_a_hub_out_of_reach_is_one_line(hub, monkeypatch):
+def test_what_cannot_be_sent_is_one_line(hub, folder, monkeypatch):
     from huggingface_hub import constants
 
+    def refusal(repo="ann/prm"):
+        with pytest.raises(ValueError, match="export: ") as caught:
+            require_repository(repo)
+            push(folder, repo, "private")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "of the form owner/name" in refusal("prm")
+    assert "403" in refusal("bob/prm")
+    monkeypatch.setenv("HF_TOKEN", "hf_old")
+    assert "401" in refusal()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
-        open_repository("ann/prm", "private", overwrite=False)
+    assert "offline" in refusal()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:9 cannot be reached for ann/prm"):
-        open_repository("ann/prm", "private", overwrite=False)
+    assert f"send it later by `hf upload ann/prm {folder}`" in refusal()
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("HF_AUTH_TOKEN", raising=False)
+    assert "needs a token" in refusal()
+    assert hub.repos == {}
 
 
 @pytest.mark.slow
@@ -199,7 +180,7 @@ def test_the_verb_sends_what_passed_and_nothing_unasked(hub, tiny_model_folder, 
     assert hub.repos == {}
     assert all(method == "GET" for method, _ in hub.asked)
     main([*common, "--out", "c", "--push-to-hub", "ann/prm"])
-    assert "sent, private: " in capsys.readouterr().out
+    assert "sent: " in capsys.readouterr().out
     files = hub.repos["ann/prm"]["files"]
     assert set(files) == {path.name for path in (tmp_path / "c").iterdir()}
     assert b'folder = "ann/prm"' in files["README.md"]

@@ -12,9 +12,9 @@ from tokenizers import AddedToken
 from torch.nn.functional import linear, relu
 from transformers import AutoTokenizer
 
-from prm_lightning.interop.manifests import PublicManifest, read_public_manifest
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.incremental import IncrementalScorer
+from prm_lightning.scoring.public_families import PublicManifest, read_public_manifest
 from prm_lightning.scoring.scorers import load_scorer
 
 PROBLEM = "Ann has 3 apples and buys 12 more. How many?"

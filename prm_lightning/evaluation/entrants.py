@@ -143,11 +143,9 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
 
 def _folder_of_ours(model: str) -> Path | None:
     """The folder of ours that is a model, or that a server's URL names behind ``#``."""
-    from prm_lightning.modeling.model_folder import find_folder
-    from prm_lightning.scoring.scorers import is_url
+    from prm_lightning.scoring.scorers import is_url, our_folder
 
-    folder = find_folder(urldefrag(model)[1] if is_url(model) else model)
-    return folder if (folder / MANIFEST).is_file() else None
+    return our_folder(urldefrag(model)[1] if is_url(model) else model)
 
 
 def _journal(journals: Path, model: str) -> Journal:

@@ -50,21 +50,19 @@ def export(
         push_to_hub: owner/name of a repository on the Hugging Face Hub that gets the folder once it
             has passed; it is made if it does not exist. The token is HF_TOKEN or HF_AUTH_TOKEN,
             from the environment or .env. Without this option nothing is sent anywhere.
-        visibility: of that repository.
-        overwrite: replace the output, and files of that repository.
+        visibility: of that repository if it is made; one that exists keeps its own.
+        overwrite: replace the output.
     """
     place = _find_model(Path(model))
     target = Path(output)
     if target.exists() and not overwrite:  # before a model is loaded
         raise FileExistsError(f"{target} exists. Give another --output, or --overwrite.")
     from prm_lightning.files import written_folder
-    from prm_lightning.interop.exported import Choice, write_checked
-    from prm_lightning.interop.hub import open_repository, push
+    from prm_lightning.interop.exported import Choice, push, require_repository, write_checked
     from prm_lightning.modeling.prm import PRM
 
-    hub = None
     if push_to_hub is not None:
-        hub = open_repository(push_to_hub, visibility, overwrite=overwrite)
+        require_repository(push_to_hub)
     prm = PRM.from_pretrained(place, device)
     choice = Choice(format, dtype, labels, merge_into, tolerance, push_to_hub)
     with written_folder(target, overwrite=overwrite) as folder:
@@ -74,8 +72,8 @@ def export(
     into = f", adapters added to the {merge_into} weights" if merged else ""
     print(f"{target}: {format} in {dtype}{into}\n  against {place}: {parity}")
     print(f"  how to score with it and how to serve it: {target / 'README.md'}")
-    if hub is not None and push_to_hub is not None:
-        print(f"  sent, {visibility}: {push(hub, target, push_to_hub, visibility)}")
+    if push_to_hub is not None:
+        print(f"  sent: {push(target, push_to_hub, visibility)}")
 
 
 def _find_model(model: Path) -> Path:

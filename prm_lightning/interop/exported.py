@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prm_lightning.interop.card_code import Encoding, read_encoding, scoring_code
 from prm_lightning.interop.export_formats import (
@@ -21,7 +21,6 @@ from prm_lightning.interop.export_formats import (
     write_classifier,
     write_qwen_prm,
 )
-from prm_lightning.interop.manifests import MANIFEST_FILE
 from prm_lightning.interop.merging import (
     ExportDtype,
     MergeInto,
@@ -37,8 +36,11 @@ from prm_lightning.interop.parity import (
     require_parity,
     score_in_fresh_process,
 )
+from prm_lightning.modeling.backbone import hub_token
 from prm_lightning.modeling.heads import verdict_ids
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.public_families import MANIFEST_FILE
+from prm_lightning.sources.rows import HUB_ID
 
 EXPORT_RECORD = "export.json"
 
@@ -108,6 +110,55 @@ def write_checked(prm: PRM, place: Path, folder: Path, target: Path, choice: Cho
         _write_json(folder / MANIFEST_FILE, _scorer_manifest(prm, encoding, choice))
         _write_json(folder / EXPORT_RECORD, _record(prm, encoding, choice, parity))
     return parity
+
+
+def require_repository(repo: str) -> None:
+    """Refuse what cannot be sent to the Hub, before the long work; nothing is asked there.
+
+    Raises:
+        ValueError: it is no ``owner/name``, or there is no token.
+    """
+    if not HUB_ID.fullmatch(repo):
+        raise ValueError(f"export: --push_to_hub {repo!r} is no name of the form owner/name.")
+    if hub_token() is None:
+        raise ValueError(
+            f"export: --push_to_hub {repo} needs a token. Make one that may write at "
+            "https://huggingface.co/settings/tokens and set HF_TOKEN, in the environment or .env."
+        )
+
+
+def push(folder: Path, repo: str, visibility: Literal["private", "public"]) -> str:
+    """Send a folder to a repository of the Hub in one commit.
+
+    Args:
+        folder: what to send; weights that only the repository has are deleted, as servers load all.
+        repo: ``owner/name``.
+        visibility: of the repository if it is made; one that exists keeps its own.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: the Hub refuses or cannot be reached.
+    """
+    import httpx2
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=hub_token())
+    try:
+        api.create_repo(repo, private=visibility == "private", exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            commit_message="Process reward model exported by prm_lightning",
+            delete_patterns=["*.safetensors", "*.safetensors.index.json"],
+        )
+    except (OSError, httpx2.TransportError) as error:
+        raise ValueError(
+            f"export: {repo} was not sent to the Hub: {' '.join(str(error).split())[:300]} "
+            f"{folder} is complete; send it later by `hf upload {repo} {folder}`."
+        ) from error
+    return str(commit.commit_url)
 
 
 def _require_public_base(prm: PRM, choice: Choice) -> None:

@@ -16,19 +16,19 @@ from torch import Tensor
 from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.files import written_folder
 from prm_lightning.interop.card_code import shared_beginning
-from prm_lightning.interop.manifests import (
+from prm_lightning.interop.parity import PROBES, Parity, compare, require_parity
+from prm_lightning.modeling.backbone import Backbone, TreeModel
+from prm_lightning.modeling.heads import HeadKind, StepHead
+from prm_lightning.modeling.prm import MANIFEST, PRM, Manifest
+from prm_lightning.modeling.step_model import StepModel, Unscorable
+from prm_lightning.scoring.public_families import (
     SUFFIXES,
     Dtype,
     PublicManifest,
     read_public_manifest,
     recognise,
 )
-from prm_lightning.interop.parity import PROBES, Parity, compare, require_parity
-from prm_lightning.interop.public import PublicHead, find_model, load_public, tensor_names
-from prm_lightning.modeling.backbone import Backbone, TreeModel
-from prm_lightning.modeling.heads import HeadKind, StepHead
-from prm_lightning.modeling.prm import MANIFEST, PRM, Manifest
-from prm_lightning.modeling.step_model import StepModel, Unscorable
+from prm_lightning.scoring.public_model import PublicHead, find_model, load_public, tensor_names
 from prm_lightning.text import fold_newlines
 
 IMPORT_RECORD = "import.json"

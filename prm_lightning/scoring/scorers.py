@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, urldefrag
 
-from prm_lightning.interop.layouts import make_encoder
-from prm_lightning.interop.manifests import (
+from prm_lightning.modeling.backbone import load_tokenizer
+from prm_lightning.modeling.model_folder import MANIFEST, find_folder, load_encoder, read_manifest
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.public_encoder import make_encoder
+from prm_lightning.scoring.public_families import (
     SUFFIXES,
     PublicManifest,
     read_public_manifest,
     recognise,
 )
-from prm_lightning.interop.public import (
+from prm_lightning.scoring.public_model import (
     ADAPTER_CONFIG,
     find_model,
     load_public,
     tensor_names,
 )
-from prm_lightning.modeling.backbone import load_tokenizer
-from prm_lightning.modeling.model_folder import MANIFEST, find_folder, load_encoder, read_manifest
-from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.server import ServerScorer
 from prm_lightning.types import Aggregation
 
@@ -81,7 +81,7 @@ def load_scorer(
     """
     if is_url(model):
         return _load_server(model)
-    if _our_folder(model) is not None:
+    if our_folder(model) is not None:
         return PRM.from_pretrained(model, device, trust_remote_code=trust_remote_code)
     manifest, folder = _find_public(model)
     return load_public(manifest, folder, device)
@@ -106,7 +106,7 @@ def fingerprint(model: str) -> str:
         model = folder
     if Path(model).suffix in SUFFIXES and Path(model).is_file():
         digest.update(Path(model).read_bytes())
-    place = _our_folder(model) or _find_public(model)[1]
+    place = our_folder(model) or _find_public(model)[1]
     for file in sorted(path for path in place.iterdir() if path.is_file()):
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} ".encode())
@@ -115,7 +115,7 @@ def fingerprint(model: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _our_folder(model: str) -> Path | None:
+def our_folder(model: str) -> Path | None:
     """The folder of a model of ours; None of a public one."""
     folder = find_folder(model)
     return folder if (folder / MANIFEST).is_file() else None
@@ -139,7 +139,7 @@ def _load_server(model: str) -> ServerScorer:
         )
     url, _, query = whole.partition("?")
     served = next(iter(parse_qs(query).get("model", [])), None)
-    ours = _our_folder(folder)
+    ours = our_folder(folder)
     if ours is not None:
         manifest = read_manifest(ours)
         encoder = load_encoder(ours, manifest)

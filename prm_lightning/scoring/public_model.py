@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prm_lightning.interop.layouts import make_encoder
-from prm_lightning.interop.manifests import PublicManifest
 from prm_lightning.modeling.backbone import Backbone, TreeModel, hub_token, load_tokenizer
 from prm_lightning.modeling.step_model import StepModel
+from prm_lightning.scoring.public_encoder import make_encoder
+from prm_lightning.scoring.public_families import PublicManifest
 from prm_lightning.sources.rows import HUB_ID
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any, cast
 
 from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE, Encoded, Encoder, Template
-from prm_lightning.interop.manifests import PublicManifest
 from prm_lightning.modeling.step_model import StepEncoder, Unscorable
+from prm_lightning.scoring.public_families import PublicManifest
 
 
 def make_encoder(tokenizer: Any, manifest: PublicManifest) -> StepEncoder:
