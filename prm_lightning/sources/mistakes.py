@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from prm_lightning.sources.word_problems.expressions import (
+from prm_lightning.sources.formulas import (
     Expression,
     Name,
     Number,
     Operation,
     Symbol,
     change_one_node,
+    evaluate,
+    leaves,
     names,
 )
-from prm_lightning.sources.word_problems.plan import ANSWER, Plan
-from prm_lightning.sources.word_problems.template import Line
+from prm_lightning.sources.word_problems import ANSWER, Line, Plan
 
 WRONG_SYMBOLS: dict[Symbol, tuple[Symbol, ...]] = {
     "+": ("-", "*"),
@@ -30,7 +31,7 @@ WRONG_SYMBOLS: dict[Symbol, tuple[Symbol, ...]] = {
 }
 
 # Factors that people take for one another when they convert units.
-WRONG_FACTORS = {60: (100, 24), 1000: (100,), 100: (10, 1000), 12: (10,), 25: (20, 50), 10: (5,)}
+WRONG_FACTORS = {60: (100, 24), 100: (10, 1000), 12: (10,), 7: (5, 6, 10)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ Proposals = Callable[[Plan, int], Iterator[Mistake]]
 def near_misses(value: Fraction, unit: str) -> list[Fraction]:
     """Results of a slip in mental arithmetic or in reading: as round as the right value.
 
-    A wrong carry, a digit off by one or two, two digits swapped; zeros at the end stay, since a
+    A digit off by one or two, two digits swapped; zeros at the end stay, since a
     wrong result with more digits than right ones have would give itself away.
     """
     if unit == "part":
@@ -66,7 +67,7 @@ def near_misses(value: Fraction, unit: str) -> list[Fraction]:
     while (value / place).numerator % 10 == 0:
         place *= 10
     digits = int(value / place)
-    changes = [1, -1, 2, -2] if digits < 10 else [10, -10, 20, -20, 2, -2]
+    changes = [1, -1, 2, -2] if digits < 10 else [10, -10, 20, -20, 1, -1, 2, -2]
     if digits >= 200:
         changes += [100, -100, 200, -200]
     text = str(digits)
@@ -80,14 +81,21 @@ def put(lines: tuple[Line, ...], at: int, expression: Expression) -> tuple[Line,
 
 
 def slip(plan: Plan, at: int) -> Iterator[Mistake]:
-    """The equation is right, its result is not."""
-    if plan.lines[at].name != ANSWER:
-        for wrong in near_misses(plan.problem.values[plan.lines[at].name], plan.lines[at].unit):
-            yield Mistake(plan.lines, stated=wrong)
+    """The equation is right, its result is not: a near miss, or a neighbour in a times table."""
+    line, values = plan.lines[at], plan.problem.values
+    if line.name == ANSWER:
+        return
+    wrong = near_misses(values[line.name], line.unit)
+    match line.expression:
+        case Operation("*", left, right):
+            factors = [evaluate(left, values), evaluate(right, values)]
+            if all(factor.denominator == 1 and factor <= 12 for factor in factors):
+                wrong += [values[line.name] + sign * f for f in factors for sign in (1, -1)]
+    yield from (Mistake(plan.lines, stated=result) for result in wrong)
 
 
 def swap_operation(plan: Plan, at: int) -> Iterator[Mistake]:
-    """One operation gives way to another."""
+    """One operation is taken for another."""
     shares = {name for name, unit in plan.problem.template.units.items() if unit in ("%", "part")}
 
     def change(node: Expression) -> Iterable[Expression]:
@@ -145,15 +153,6 @@ def skip_step(plan: Plan, at: int) -> Iterator[Mistake]:
             yield Mistake(plan.lines[:at] + plan.lines[at + 1 :], misread=misread)
 
 
-def leaves(expression: Expression) -> Iterator[Expression]:
-    """Names and numbers, from left to right."""
-    if isinstance(expression, Operation):
-        yield from leaves(expression.left)
-        yield from leaves(expression.right)
-    else:
-        yield expression
-
-
 def take_wrong_base(plan: Plan, at: int) -> Iterator[Mistake]:
     """The percentage is taken of something else."""
     yield from take_written(plan, at, "percentage_base")
@@ -194,7 +193,7 @@ def count_wrongly(plan: Plan, at: int) -> Iterator[Mistake]:
     """One too many or too few."""
     for mistake in take_written(plan, at, "off_by_one"):
         match mistake.lines[at].expression:
-            case Name(counted):  # a formula with "- 1" would stand in wrong steps alone
+            case Name(counted):  # a formula with "- 1" would occur in wrong steps alone
                 for wrong in (1, -1):
                     yield Mistake(plan.lines, {counted: plan.problem.values[counted] + wrong})
             case _:
