@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from prm_lightning.sources.mistakes import KINDS, near_misses
 from prm_lightning.sources.synthetic import Synthetic
-from prm_lightning.sources.word_problems import read_templates
+from prm_lightning.sources.word_problems import Template, read_templates
 from prm_lightning.types import Solution, Source
 
 TEMPLATES = read_templates()
@@ -47,6 +48,10 @@ def claim(text: str) -> Fraction:
     """The result that a step states: that of its equation, or its last number."""
     equation = EQUATION.search(text)
     return value(equation[2] if equation else NUMBER.findall(text)[-1])
+
+
+def theme(template: Template) -> str:
+    return template.name.partition("/")[0]
 
 
 def kind(solution: Solution) -> str:
@@ -82,17 +87,13 @@ def test_it_is_a_source_of_solutions(train):
     assert next(Synthetic(1, name="words").read()).source == "words"
 
 
-def test_labels_are_ones_then_one_zero_then_nothing(everything):
-    for row in everything:
+def test_labels_are_ones_then_one_zero_then_nothing_or_zeros(train):
+    others = Synthetic(600, after_error="wrong").read()
+    for row, other in zip(train, others, strict=True):
         labels = "".join({1.0: "1", 0.0: "0", None: "-"}[step.label] for step in row.steps)
         assert re.fullmatch(r"1+" if kind(row) == "right" else r"1*0-*", labels)
-
-
-def test_steps_after_the_mistake_can_be_labelled_wrong(train):
-    for row, other in zip(train, Synthetic(100, after_error="wrong").read(), strict=False):
-        labels = [0.0 if step.label is None else step.label for step in row.steps]
-        assert [step.label for step in other.steps] == labels
         assert [step.text for step in other.steps] == [step.text for step in row.steps]
+        assert [step.label for step in other.steps] == [step.label or 0.0 for step in row.steps]
 
 
 def test_equations_hold_except_for_the_slip_itself(everything):
@@ -188,7 +189,7 @@ def test_a_good_part_of_solutions_and_of_steps_is_wrong(splits, split):
 
 
 def test_themes_are_kept_apart(splits):
-    themes = {name: {t.theme for t in TEMPLATES if t.split == name} for name in SPLITS}
+    themes = {name: {theme(t) for t in TEMPLATES if t.split == name} for name in SPLITS}
     assert [len(themes[name]) for name in SPLITS] == [5, 2, 1]
     assert len(set.union(*themes.values())) == 8
     assert len({t.name for t in TEMPLATES}) == len(TEMPLATES) == 40
@@ -196,35 +197,29 @@ def test_themes_are_kept_apart(splits):
         assert {row.group for row in rows} == {t.name for t in TEMPLATES if t.split == name}
 
 
-def is_easy(solutions: list[Solution]) -> bool:
-    """One or two steps, whose right equations are mental arithmetic with small numbers."""
-    for text in {step.text for row in solutions for step in row.steps if step.label == 1}:
-        if not (equation := EQUATION.search(text)):
-            continue
-        result = value(equation[2])
-        left, sign, *right = re.sub(r"[$,]", "", equation[1]).split()
-        if len(right) != 1 or result.denominator != 1:
-            return False
-        small, large = sorted(Fraction(n) for n in (left, right[0]))
-        if sign in "+-":
-            fits = result < 100
-        elif sign in "*x×":
-            fits = large <= 12
-        else:
-            fits = large <= 144 and small <= 12 and result <= 12
-        if not fits:
-            return False
-    return True
+def is_small(equation: re.Match[str]) -> bool:
+    """A sum or difference below 100, a product or exact division from the table up to 12 x 12."""
+    left, sign, right = re.sub(r"[$,]", "", equation[1]).split()
+    result, largest = value(equation[2]), max(Fraction(left), Fraction(right))
+    if sign in "+-":
+        return result < 100
+    if sign in "/÷":
+        return result.denominator == 1 and largest <= 144 and max(result, Fraction(right)) <= 12
+    return largest <= 12
 
 
-@pytest.mark.parametrize("theme", sorted({t.theme for t in TEMPLATES}))
-def test_a_third_of_each_theme_is_easy(everything, theme):
-    easy = {
-        t.name: len(t.steps) <= 2 and is_easy([row for row in everything if row.group == t.name])
-        for t in TEMPLATES
-        if t.theme == theme
-    }
-    assert sum(easy.values()) >= len(easy) / 3, easy
+@pytest.mark.parametrize("name", sorted({theme(t) for t in TEMPLATES}))
+def test_a_third_of_each_theme_is_easy(everything, name):
+    steps = defaultdict(list)
+    for row in everything:
+        steps[row.group] += [step.text for step in row.steps if step.label == 1]
+    templates = [t for t in TEMPLATES if theme(t) == name]
+    easy = [
+        all(is_small(equation) for equation in map(EQUATION.search, steps[t.name]) if equation)
+        for t in templates
+        if len(t.steps) <= 2
+    ]
+    assert sum(easy) >= len(templates) / 3
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
@@ -240,15 +235,6 @@ def test_a_template_has_several_wordings_and_names_only_what_is_given(template):
             assert fields(text) <= people | {"eq"} | {*template.words} | {*template.given}
     for question in template.questions:  # each states every number
         assert {*template.given} <= fields(question)
-
-
-def test_texts_are_short_plain_lines(everything):
-    steps = [step.text for row in everything for step in row.steps]
-    assert all(text == text.strip() and "\n" not in text and "{" not in text for text in steps)
-    assert all(1 <= len(row.steps) <= 8 for row in everything)
-    assert max(len(text.split()) for text in steps) <= 30
-    assert max(len(row.problem.split()) for row in everything) <= 80
-    assert {"$", "%", "/", "×", "÷"} <= {sign for text in steps for sign in text}
 
 
 def test_attempts_differ_and_share_their_beginnings(train):
@@ -309,16 +295,11 @@ def test_step_text_alone_does_not_give_the_label_away(splits):
     assert auroc <= 0.65, auroc
 
 
-def one_hot(places: np.ndarray) -> np.ndarray:
-    return np.hstack([places, *(places[:, [j]] == np.arange(9) for j in range(3))])
-
-
-@pytest.mark.parametrize("features", [np.asarray, one_hot])
-def test_position_and_length_alone_do_not_give_the_label_away(splits, features):
+def test_position_and_length_alone_do_not_give_the_label_away(splits):
     _, places, labels = labelled_steps(splits["train"])
     _, new_places, new_labels = labelled_steps(splits["validation"])
-    model = LogisticRegression(max_iter=2000).fit(features(places), labels)
-    auroc = roc_auc_score(new_labels, model.decision_function(features(new_places)))
+    model = RandomForestClassifier(100, min_samples_leaf=20, random_state=0).fit(places, labels)
+    auroc = roc_auc_score(new_labels, model.predict_proba(new_places)[:, 1])
     assert auroc <= 0.65, auroc
 
 

@@ -21,7 +21,6 @@ from prm_lightning.sources.word_problems import (
     make_plan,
     pose,
     read_templates,
-    reword_from,
     work_out,
 )
 from prm_lightning.types import Dropped, Solution, Step
@@ -99,9 +98,12 @@ class Synthetic:
             rng = Random(f"{self.seed} {self.split} {number}")
             problem = pose(self.templates[number % len(self.templates)], rng)
             for k, (worked, at, kind) in enumerate(solve(problem, self.attempts, rng)):
+                labels = [
+                    1.0 if i < at else 0.0 if i == at else later for i in range(len(worked.texts))
+                ]
                 yield Solution(
                     problem=problem.text,
-                    steps=label_steps(worked, at, later),
+                    steps=tuple(map(Step, worked.texts, labels)),
                     source=self.name,
                     id=f"{self.split}-{self.seed}-{number}-{k}-{kind}",
                     group=problem.template.name,
@@ -110,14 +112,6 @@ class Synthetic:
 
 
 Attempt = tuple[Worked, int, str]  # what is written, index of the mistaken line, kind
-
-
-def label_steps(worked: Worked, at: int, later: float | None) -> tuple[Step, ...]:
-    """1 before the mistake, 0 at it, `later` after it."""
-    return tuple(
-        Step(text, 1.0 if k < at else 0.0 if k == at else later)
-        for k, text in enumerate(worked.texts)
-    )
 
 
 def solve(problem: Problem, attempts: int, rng: Random) -> Iterator[Attempt]:
@@ -142,7 +136,9 @@ def vary(wording: Wording, template: Template, rng: Random) -> Wording:
     other, steps = draw_wording(template, rng), len(template.steps)
     if rng.random() < 0.1:
         return other
-    return reword_from(wording, max(rng.randint(1, steps), rng.randint(1, steps)), other)
+    start = max(rng.randint(1, steps), rng.randint(1, steps))
+    texts = wording.texts[:start] + other.texts[start:]
+    return replace(wording, texts=texts, answer=other.answer, closes=other.closes)
 
 
 def try_once(plan: Plan, chances: list[float], rng: Random) -> Attempt:

@@ -101,11 +101,6 @@ class Template:
     words: Mapping[str, tuple[str, ...]]
     needs: tuple[tuple[Expression, Expression], ...]
 
-    @property
-    def theme(self) -> str:
-        """The part of the name before the slash."""
-        return self.name.partition("/")[0]
-
     @cached_property
     def units(self) -> dict[str, str]:
         """Unit of every given and computed quantity."""
@@ -169,19 +164,12 @@ def read_quantity(
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A template with its numbers and names drawn.
-
-    Args:
-        template: where it comes from.
-        text: the question.
-        words: the text for each placeholder that is no quantity.
-        values: true value of every given and computed quantity.
-    """
+    """A template with its numbers and names drawn."""
 
     template: Template
-    text: str
-    words: Mapping[str, str]
-    values: Mapping[str, Fraction]
+    text: str  # the question
+    words: Mapping[str, str]  # the text for each placeholder that is no quantity
+    values: Mapping[str, Fraction]  # true value of every given and computed quantity
 
     @property
     def answer(self) -> Fraction:
@@ -228,38 +216,23 @@ def draw_words(template: Template, rng: Random) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One writer's choices for one template.
-
-    Args:
-        style: how numbers and signs are set.
-        texts: one sentence for each step of the template.
-        answer: the sentence that states the answer.
-        closes: whether a solution ends with that sentence.
-        joined: index of a step that is worked into the next one; None for none.
-    """
+    """One writer's choices for one template."""
 
     style: Style
-    texts: tuple[str, ...]
-    answer: str
-    closes: bool
-    joined: int | None
+    texts: tuple[str, ...]  # one sentence for each step of the template
+    answer: str  # the sentence that states the answer
+    closes: bool  # whether a solution ends with that sentence
+    joined: int | None  # index of a step that is worked into the next one
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The lines of one solution, each with the one sentence that says it.
-
-    Args:
-        problem: what is solved.
-        style: how numbers and signs are set.
-        lines: in order; a closing line, if there is one, is the last.
-        closing: the line that states the answer, whether or not it is among `lines`.
-    """
+    """The lines of one solution, each with the one sentence that says it."""
 
     problem: Problem
     style: Style
-    lines: tuple[Line, ...]
-    closing: Line
+    lines: tuple[Line, ...]  # in order; a closing line, if there is one, is the last
+    closing: Line  # states the answer, whether or not it is among `lines`
 
 
 def draw_wording(template: Template, rng: Random) -> Wording:
@@ -281,12 +254,6 @@ def can_join(template: Template, k: int) -> bool:
     used = [name for later in template.steps[k + 1 :] for name in names(later.expression)]
     short = len(template.steps) > 2 and len(after) <= 2
     return short and line.name in after and used.count(line.name) == 1
-
-
-def reword_from(wording: Wording, start: int, other: Wording) -> Wording:
-    """The first writer's choices before step `start`, and the other's sentences from there on."""
-    texts = wording.texts[:start] + other.texts[start:]
-    return replace(wording, texts=texts, answer=other.answer, closes=other.closes)
 
 
 def make_plan(problem: Problem, wording: Wording) -> Plan:
