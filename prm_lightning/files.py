@@ -100,7 +100,7 @@ def require_replaceable(
     if not folder.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"{folder} exists. Give another folder, or allow overwriting.")
+        raise FileExistsError(f"{folder} exists. Give another --output, or --overwrite.")
     if ours is None:
         return
     if not folder.is_dir():

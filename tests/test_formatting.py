@@ -12,10 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm_lightning.sources.formatting import format_stepwise, main, read_specs, write_solutions
+from prm_lightning.sources.formatting import (
+    StepRows,
+    format_stepwise,
+    main,
+    read_specs,
+    write_solutions,
+)
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.synthetic import Synthetic
-from prm_lightning.sources.training_rows import StepRows
 from prm_lightning.types import Solution, Step
 
 DOCS = Path(__file__).parents[1] / "docs" / "format.md"

@@ -6,8 +6,8 @@ import pytest
 from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_leaks import is_near
 
-from prm_lightning.sources.duplicates import NEAR, similarity
 from prm_lightning.sources.splits import balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.synthetic import Synthetic
@@ -96,7 +96,7 @@ def mixtures(draw):
 
 def near(a, b):
     a, b = normalise_problem(a), normalise_problem(b)
-    return a == b or similarity(a, b) >= NEAR[0] / NEAR[1]
+    return is_near(a, b)
 
 
 @given(solutions=mixtures(), ratio=st.floats(0.05, 0.95), seed=st.integers(0, 99))

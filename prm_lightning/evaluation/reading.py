@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prm_lightning.sources.fields import LAYOUTS
-from prm_lightning.sources.leaks import Held, find_leaks
-from prm_lightning.sources.mixture import SourceSpec, read_mixture
+from prm_lightning.sources.leaks import find_leaks
+from prm_lightning.sources.mixture import SourceSpec, read_mixture, specs_in
 from prm_lightning.sources.rewards import AfterFirstError
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.text import normalise_problem
@@ -109,7 +109,7 @@ def leave_out(
         The solutions kept, and how many were left out.
     """
     problems = {solution.problem for solution in tested}
-    leaking = find_leaks(solutions, [Held(problem, "test data") for problem in problems]).problems
+    leaking = find_leaks(solutions, ((p, "test data") for p in problems)).problems
     kept = [solution for solution in solutions if solution.problem not in leaking]
     return kept, len(solutions) - len(kept)
 
@@ -149,7 +149,7 @@ def _source_and_problem(solution: Solution) -> tuple[str, str]:
 
 def _open(path: str) -> list[SourceSpec]:
     if Path(path).suffix in (".yaml", ".yml"):
-        return _read_specs(Path(path))
+        return specs_in(Path(path), "evaluate")
     if path == PROCESSBENCH and not Path(path).exists():
         return [SourceSpec(_open_layout(path, split), name=split) for split in SUBSETS]
     return [SourceSpec(_open_layout(path, "train"))]
@@ -175,23 +175,3 @@ def _open_layout(path: str, split: str) -> Source:
         "those of a source of ours, such as prompt, completions, labels. Name the source in a "
         "YAML file: - source: {class_path: ..., init_args: {path: ...}}"
     )
-
-
-def _read_specs(file: Path) -> list[SourceSpec]:
-    """The sources of a YAML file: a list, or a mapping with one under ``sources``."""
-    import yaml
-    from jsonargparse import ArgumentParser
-
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if isinstance(content, dict):
-        content = content.get("sources")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--sources", type=list[SourceSpec])
-    try:
-        parsed = parser.instantiate_classes(parser.parse_object({"sources": content}))
-    except Exception as error:  # jsonargparse raises its own and argparse's, by kind of mistake
-        raise ValueError(
-            f"evaluate: {file} is no list of sources ({' '.join(str(error).split())[:200]}); write "
-            "- source: {class_path: prm_lightning.sources.Stepwise, init_args: {path: ...}}"
-        ) from error
-    return list(parsed["sources"])

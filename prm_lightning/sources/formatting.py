@@ -1,23 +1,34 @@
-"""Verb `format`: any source as two files of training rows, one a step or one a solution."""
+"""Verb `format`: any source as two files of training rows, one per step or one per solution."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from prm_lightning.command import run_verb
-from prm_lightning.files import written_folder
-from prm_lightning.sources.mixture import Mixture, ReadReport, SourceSpec, describe, read_mixture
+from prm_lightning.files import job_lock, require_replaceable, written_folder
+from prm_lightning.sources.mixture import (
+    ReadReport,
+    SourceSpec,
+    describe,
+    read_mixture,
+    specs_in,
+)
+from prm_lightning.sources.rewards import supervised_steps
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
-from prm_lightning.sources.training_rows import LINES, Layout, StepRows
+from prm_lightning.terminal import Bar
 from prm_lightning.text import normalise_problem
-from prm_lightning.types import Dropped, Solution, Source
+from prm_lightning.types import Solution
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Layout = Literal["steps", "solutions"]
 
 GSM8K_GEN_STEPWISE = "ebony59/gsm8k-gen-stepwise"
 SHORT_NAMES = {"gsm8k-gen-stepwise": GSM8K_GEN_STEPWISE}
@@ -27,24 +38,8 @@ ROWS_A_PROBLEM = 100  # read at most to preview a problem
 SHOWN = 400  # characters of a text in a sample
 
 
-class Formatted(NamedTuple):
-    """Solutions ready to be written.
-
-    Args:
-        train: balanced as asked.
-        validation: as they are, since a balanced validation set would flatter a model.
-        report: of the rows read.
-        split: see `Split.report`.
-    """
-
-    train: list[Solution]
-    validation: list[Solution]
-    report: ReadReport
-    split: dict[str, Any]
-
-
 def main(args: Sequence[str]) -> None:
-    """Run the verb with the command line behind it."""
+    """Run the verb with the command line after its name."""
     run_verb("format", format_files, [_unalias(arg) for arg in args])
 
 
@@ -68,16 +63,19 @@ def format_files(
             file or folder of step-labelled rows, or a YAML file with a list of sources as in the
             configurations of `fit`.
         output: folder to write, also `--output_dir`.
-        layout: `steps` writes a row a step with all steps before it, `solutions` a row a solution.
-        max_examples: read this many rows at most, >= 1; all by default.
-        max_problems: keep the solutions of the first problems only, this many; all by default.
-        balance: of right and wrong steps on the training side: `subsample` draws as many of the
-            one as of the other, `weights` makes wrong steps weigh as much as right ones (needs
-            the layout `solutions`), `none`, also `--no_balance`, leaves them as they are.
-        val_ratio: share of problems to validate on, in [0, 1).
-        seed: of the split and of the draw.
-        preview: format this many problems only, print them, and write nothing.
-        overwrite: replace the folder if it exists.
+        layout: `steps` writes one row per step, with all steps before it; `solutions` writes one
+            row per solution.
+        max_examples: number of rows to read at most, >= 1; all by default.
+        max_problems: number of problems to keep, the first ones, with all their solutions; all by
+            default.
+        balance: what to do about more right steps than wrong ones, or fewer, on the training side:
+            `subsample` draws as many of one as of the other, `weights` makes all wrong steps
+            together weigh as much as all right ones (with `--layout solutions`), `none`, also
+            `--no_balance`, leaves them as they are.
+        val_ratio: share of the problems to validate on, in [0, 1).
+        seed: seed of the split and of the draw.
+        preview: number of problems to format and print without writing anything.
+        overwrite: replace the folder, if it holds nothing but what `format` wrote.
     """
     if balance == "weights" and layout == "steps":
         raise ValueError(
@@ -88,21 +86,21 @@ def format_files(
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"format: --{name} is {value}, expected 1 or more.")
-    if Path(output).exists() and not overwrite and preview is None:
-        raise FileExistsError(f"format: {output} exists. Give another --output, or --overwrite.")
+    specs, folder, ours = read_specs(source), Path(output), (TRAIN_FILE, VAL_FILE)
     if preview is not None:
         max_problems = min(preview, max_problems or preview)
         max_examples = max_examples or preview * ROWS_A_PROBLEM
-    formatted = format_specs(
-        read_specs(source), max_examples, max_problems, balance, val_ratio, seed
-    )
-    if preview is None:
-        with written_folder(Path(output), overwrite=overwrite) as folder:
-            write_solutions(folder / TRAIN_FILE, formatted.train, layout)
-            write_solutions(folder / VAL_FILE, formatted.validation, layout)
-    print_summary(formatted)
-    written = f"wrote {output}/{TRAIN_FILE} and {VAL_FILE}"
-    print("preview: nothing was written" if preview else written)
+        _print_summary(_format(specs, max_examples, max_problems, balance, val_ratio, seed))
+        print("preview: nothing was written")
+        return
+    with job_lock(folder, "format"):
+        require_replaceable(folder, overwrite=overwrite, ours=ours)
+        formatted = _format(specs, max_examples, max_problems, balance, val_ratio, seed)
+        with written_folder(folder, overwrite=overwrite, ours=ours) as partial:
+            write_solutions(partial / TRAIN_FILE, formatted.train, layout)
+            write_solutions(partial / VAL_FILE, formatted.validation, layout)
+    _print_summary(formatted)
+    print(f"wrote {output}/{TRAIN_FILE} and {VAL_FILE}")
 
 
 def format_stepwise(
@@ -113,86 +111,159 @@ def format_stepwise(
     seed: int = 17,
     *,
     balance: bool = True,
+    balance_dataset: bool | None = None,
 ) -> tuple[StepRows, StepRows]:
     """The rows that the verb `format` writes with the layout `steps`, without writing them.
 
     Args:
-        source: as for the verb.
-        max_examples: rows to read at most.
-        max_problems: keep the solutions of the first problems only.
-        val_ratio: share of problems to validate on, in [0, 1).
-        seed: of the split and of the draw.
+        source: what to read, as for the verb.
+        max_examples: number of rows to read at most; None reads all.
+        max_problems: number of problems to keep, the first ones; None keeps all.
+        val_ratio: share of the problems to validate on, in [0, 1).
+        seed: seed of the split and of the draw.
         balance: draw as many right as wrong steps for training.
+        balance_dataset: another name of `balance`, which the guide to gsm8k-gen-stepwise uses.
 
     Returns:
         Train and validation. Rows are made when they are asked for: memory holds the solutions,
         never a copy of each beginning. `list(train)` makes them all.
     """
-    how: Balance = "subsample" if balance else "none"
-    formatted = format_specs(read_specs(source), max_examples, max_problems, how, val_ratio, seed)
+    is_balanced = balance if balance_dataset is None else balance_dataset
+    how: Balance = "subsample" if is_balanced else "none"
+    formatted = _format(read_specs(source), max_examples, max_problems, how, val_ratio, seed)
     return StepRows(formatted.train), StepRows(formatted.validation)
 
 
-def format_specs(
-    specs: Sequence[SourceSpec],
-    max_examples: int | None,
-    max_problems: int | None,
-    how: Balance,
-    val_ratio: float,
-    seed: int,
-) -> Formatted:
-    """Read, choose, split by problem and balance; every label is kept, also behind an error."""
-    with progress("reading") as advance:
-        mixture = read_mixture(
-            [SourceSpec(_Watched(s.source, advance), s.repeat, s.limit, s.name) for s in specs],
-            max_rows=max_examples,
-        )
-    solutions = _of_first_problems(mixture, max_problems)
-    split = split_by_group(solutions, val_ratio, seed)
-    train = balance(split.train, how, seed)
-    return Formatted(train, split.validation, mixture.report, split.report)
-
-
 def read_specs(source: str) -> list[SourceSpec]:
-    """The sources that a name means: see the verb's option `source`.
+    """The sources that the verb's option `source` names.
 
     Raises:
         ValueError: a YAML file holds no list of sources.
     """
-    if Path(source).suffix not in (".yaml", ".yml"):
-        return [SourceSpec(Stepwise(SHORT_NAMES.get(source, source)))]
-    import yaml
-    from jsonargparse import ArgumentError, ArgumentParser
+    if Path(source).suffix in (".yaml", ".yml"):
+        return specs_in(Path(source), "format")
+    return [SourceSpec(Stepwise(SHORT_NAMES.get(source, source)))]
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--sources", type=list[SourceSpec])
-    try:
-        content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = content.get("data", content)
-        listed = content.get("sources") if isinstance(content, dict) else content
-        if not isinstance(listed, list) or not listed:
-            raise ValueError("no list of sources at its top, under sources or under data.sources")
-        parsed = parser.parse_object({"sources": listed})
-        specs: list[SourceSpec] = parser.instantiate_classes(parsed).sources
-    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"format: {source} is no list of sources ({reason}).") from error
-    return specs
+
+class StepRows(Sequence[dict[str, Any]]):
+    """The supervised steps of solutions as a list of rows, each made when it is asked for.
+
+    A row holds `problem`, `step`, `previous_steps`, `reasoning_path` (these and the step), `label`
+    (0 or 1; a soft label counts as 1 from 0.5 on), `step_index` (from 0) and `total_steps`. Steps
+    without a label or with weight 0 have no row of their own. `list(rows)` is an ordinary list.
+
+    Args:
+        solutions: labels and weights settled.
+    """
+
+    def __init__(self, solutions: Sequence[Solution]) -> None:
+        self.solutions = solutions
+        self._ends = list(accumulate(len(supervised_steps(solution)) for solution in solutions))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"StepRows: there are {len(self)} rows, and none has index {index}.")
+        number = bisect_right(self._ends, place)
+        solution = self.solutions[number]
+        steps = supervised_steps(solution)
+        return _step_row(solution, steps[place - self._ends[number]][0])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for solution in self.solutions:
+            yield from _step_rows(solution)
 
 
 def write_solutions(path: Path, solutions: Sequence[Solution], layout: Layout) -> None:
     """Write a file of the layout, row by row, so that memory does not grow with the rows."""
     with (
         path.open("w", encoding="utf-8", newline="\n") as file,
-        progress(f"writing {path.name}", len(solutions)) as advance,
+        Bar(f"writing {path.name}", len(solutions)) as bar,
     ):
         for solution in solutions:
-            file.writelines(LINES[layout](solution))
-            advance()
+            rows = [_solution_row(solution)] if layout == "solutions" else _step_rows(solution)
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            bar.advance()
 
 
-def print_summary(formatted: Formatted) -> None:
+class _Formatted(NamedTuple):
+    """Solutions ready to be written.
+
+    Args:
+        train: balanced as asked.
+        validation: as they are, since a balanced validation set would flatter a model.
+        report: what was read.
+        split: see `Split.report`.
+    """
+
+    train: list[Solution]
+    validation: list[Solution]
+    report: ReadReport
+    split: dict[str, Any]
+
+
+def _format(
+    specs: Sequence[SourceSpec],
+    max_examples: int | None,
+    max_problems: int | None,
+    how: Balance,
+    val_ratio: float,
+    seed: int,
+) -> _Formatted:
+    """Read, choose, split by problem and balance; every label is kept, also after an error."""
+    with Bar("reading") as bar:
+        mixture = read_mixture(specs, max_rows=max_examples, each_row=bar.advance)
+    solutions = mixture.solutions
+    if max_problems is not None:
+        keys = {p: normalise_problem(p) for p in dict.fromkeys(s.problem for s in solutions)}
+        first = set(list(dict.fromkeys(keys.values()))[:max_problems])
+        solutions = [solution for solution in solutions if keys[solution.problem] in first]
+    split = split_by_group(solutions, val_ratio, seed)
+    train = balance(split.train, how, seed)
+    return _Formatted(train, split.validation, mixture.report, split.report)
+
+
+def _step_rows(solution: Solution) -> Iterable[dict[str, Any]]:
+    return (_step_row(solution, k) for k, _ in supervised_steps(solution))
+
+
+def _step_row(solution: Solution, k: int) -> dict[str, Any]:
+    texts = [step.text for step in solution.steps[: k + 1]]
+    label = solution.steps[k].label
+    return {
+        "problem": solution.problem,
+        "step": texts[-1],
+        "previous_steps": texts[:-1],
+        "reasoning_path": texts,
+        "label": int(label is not None and label >= 0.5),
+        "step_index": k,
+        "total_steps": len(solution.steps),
+    }
+
+
+def _solution_row(solution: Solution) -> dict[str, Any]:
+    return {
+        "problem": solution.problem,
+        "steps": [step.text for step in solution.steps],
+        "labels": [step.label for step in solution.steps],
+        "weights": [step.weight for step in solution.steps],
+        "source": solution.source,
+        "id": solution.id,
+        **({} if solution.answer is None else {"answer": solution.answer}),
+        **({"group": solution.group} if solution.group else {}),
+    }
+
+
+def _print_summary(formatted: _Formatted) -> None:
     """Print counts of both sides, what was dropped, and a right and a wrong step."""
     from rich.console import Console
     from rich.table import Table
@@ -215,40 +286,13 @@ def print_summary(formatted: Formatted) -> None:
             console.print(f"    {dropped['first'][0]}", markup=False)
     if moved := formatted.split["moved"]["keys"]:
         console.print(f"{moved:,} problems changed sides to stay with near duplicates")
-    _print_samples(console, StepRows(formatted.train))
+    _print_samples(console, formatted.train)
 
 
-class _Watched:
-    """A source that reports each row it yields."""
-
-    def __init__(self, source: Source, advance: Callable[[], None]) -> None:
-        self.source = source
-        self.advance = advance
-        self.name = getattr(source, "name", type(source).__name__)
-
-    def read(self) -> Iterator[Solution | Dropped]:
-        for row in self.source.read():
-            self.advance()
-            yield row
-
-
-@contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """A function to call for each thing done; a bar on stderr, if somebody watches it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
-
-
-def _print_samples(console: Console, rows: Iterable[dict[str, Any]]) -> None:
+def _print_samples(console: Console, solutions: Sequence[Solution]) -> None:
     """The first right step and the first wrong one, each with what leads to it."""
     first: dict[int, dict[str, Any]] = {}
-    for row in rows:
+    for row in StepRows(solutions):
         first.setdefault(row["label"], row)
         if len(first) == 2:
             break
@@ -256,9 +300,8 @@ def _print_samples(console: Console, rows: Iterable[dict[str, Any]]) -> None:
         if label not in first:
             continue
         row = first[label]
-        console.print(
-            f"\n{name}, step {row['step_index'] + 1} of {row['total_steps']}", style="bold"
-        )
+        place = f"step {row['step_index'] + 1} of {row['total_steps']}"
+        console.print(f"\n{name}, {place}", style="bold")
         console.print(row["problem"][:SHOWN], markup=False)
         for text in row["previous_steps"]:
             console.print(f"    {text[:SHOWN]}", markup=False, style="dim")
@@ -270,11 +313,3 @@ def _unalias(arg: str) -> str:
     option, equals, value = arg.partition("=")
     name = ALIASES.get(option.replace("-", "_").replace("__", "--", 1), option)
     return name + equals + value
-
-
-def _of_first_problems(mixture: Mixture, count: int | None) -> list[Solution]:
-    if count is None:
-        return mixture.solutions
-    keys = {p: normalise_problem(p) for p in dict.fromkeys(s.problem for s in mixture.solutions)}
-    first = set(list(dict.fromkeys(keys.values()))[:count])
-    return [solution for solution in mixture.solutions if keys[solution.problem] in first]

@@ -1,17 +1,30 @@
-"""Several sources read into one list of solutions, with a report of what was kept and dropped."""
+"""Several sources read into one list of solutions, with a report of what was kept and dropped.
+
+In: `SourceSpec`, the list of sources of a configuration. Out: `Mixture`, whose labels and weights
+are settled. Next: `leaks.py` and `splits.py`, which divide the solutions.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
-from prm_lightning.sources.rewards import AfterFirstError, RewardAs, first_error, supervise
+from prm_lightning.files import digest
+from prm_lightning.sources.fields import claim_id
+from prm_lightning.sources.rewards import (
+    AfterFirstError,
+    RewardAs,
+    first_error,
+    is_wrong,
+    supervise,
+    supervised_steps,
+)
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source
 
@@ -26,9 +39,9 @@ class SourceSpec:
     Args:
         source: where the solutions come from.
         repeat: how often each solution is drawn per epoch, >= 0; 0.5 draws half of them.
-        limit: read the first solutions only, this many, dropped rows counted too; None reads all.
-        name: what to report its solutions under, instead of the source's own name.
-        license: of its data, such as MIT; it goes to data.json and to the cards of exported models.
+        limit: number of rows to read, the first ones, dropped rows included; None reads all.
+        name: what to report its solutions under; None takes the source's own name.
+        license: licence of the data, such as MIT, for data.json and the cards of exported models.
     """
 
     source: Source
@@ -58,7 +71,7 @@ class ReadReport:
         solutions: the rows kept, of all sources.
         dropped: the rows that could not be used, by the name of their source; every source has
             an entry.
-        licenses: of the sources where they are stated, by name.
+        licenses: licence of each source that states one, by the name of the source.
     """
 
     solutions: list[Solution]
@@ -87,8 +100,8 @@ class Mixture:
     """Solutions in the order of their sources, labels and weights settled.
 
     Args:
-        solutions: ids are unique within a source name.
-        repeats: draws per epoch, one number a solution.
+        solutions: the rows kept; their ids are unique within a source name.
+        repeats: draws per epoch of each solution.
         report: what was kept and dropped.
     """
 
@@ -105,6 +118,7 @@ def read_mixture(
     after_first_error: AfterFirstError = "keep",
     unlabelled: Literal["refuse", "allow"] = "refuse",
     max_rows: int | None = None,
+    each_row: Callable[[], object] = lambda: None,
 ) -> Mixture:
     """Read sources one after the other, settle labels and weights, and count.
 
@@ -113,38 +127,43 @@ def read_mixture(
     have several names count under the first of them.
 
     Args:
+        specs: the sources, in the order in which they are read.
         strict: make the first row that cannot be used an error.
-        reward_as: as in `supervise`.
+        reward_as: how a reward becomes label and weight, as in `supervise`.
         after_first_error: as in `supervise`; ``keep`` leaves the choice to a later call.
         unlabelled: whether it is an error if no step has a label and a weight above 0.
-        max_rows: read no more than this of all sources together, as by their `limit`.
+        max_rows: number of rows to read at most, of all sources together, dropped rows included.
+        each_row: called after each row that is read, to show progress.
 
     Raises:
         ValueError: nothing is supervised, or ``strict`` and a row was dropped. Errors of the
             sources, such as a missing file, rise as they are.
     """
     mixture = Mixture([], [], ReadReport([], {}))
-    ids: Counter[tuple[str, str]] = Counter()
+    ids: defaultdict[str, Counter[str]] = defaultdict(Counter)
     left = max_rows
     for spec in specs:
-        solutions, dropped = _read_source(spec, left, strict=strict)
+        solutions, dropped = _read_source(spec, left, each_row, strict=strict)
         if left is not None:
             left -= len(solutions) + len(dropped)
-        name_of_dropped = name_source(spec, solutions[0].source if solutions else None)
-        mixture.report.dropped.setdefault(name_of_dropped, []).extend(dropped)
+        own_name = solutions[0].source if solutions else _name_of(spec.source)
+        mixture.report.dropped.setdefault(spec.name or own_name, []).extend(dropped)
         for position, solution in enumerate(solutions):
             name = spec.name or solution.source
             if license := spec.license or getattr(spec.source, "license", None):
                 mixture.report.licenses[name] = license
-            id = make_unique(name, solution.id or f"{name}:{position}", ids)
+            id = claim_id(solution.id or f"{name}:{position}", ids[name])
             named = replace(solution, source=name, id=id)
             mixture.solutions.append(supervise(named, reward_as, after_first_error))
             mixture.repeats.append(spec.repeat)
     mixture.report.solutions.extend(mixture.solutions)
-    if unlabelled == "refuse" and not any(map(_supervised, mixture.solutions)):
+    if unlabelled == "refuse" and not any(map(supervised_steps, mixture.solutions)):
         dropped = [row for rows in mixture.report.dropped.values() for row in rows]
-        raise nothing_supervised(
-            len(mixture.solutions), mixture.report.dropped, _count_by_reason(dropped)
+        raise ValueError(
+            f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
+            f"from {', '.join(mixture.report.dropped) or 'no source'} has a label with a weight "
+            "above 0; add a source with labels or see why its rows were dropped: "
+            f"{_count_by_reason(dropped)}"
         )
     return mixture
 
@@ -159,8 +178,8 @@ def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
         correct; quantiles by nearest rank, empty without solutions, of ``steps_per_solution`` and
         of ``characters_per_solution``, problem included.
     """
-    supervised = [label for solution in solutions for label in _supervised(solution)]
-    wrong = sum(label < 0.5 for label in supervised)
+    supervised = [step for solution in solutions for _, step in supervised_steps(solution)]
+    wrong = sum(map(is_wrong, supervised))
     lengths = [len(solution.steps) for solution in solutions]
     return {
         "solutions": len(solutions),
@@ -178,41 +197,36 @@ def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
     }
 
 
-def make_unique(name: str, id: str, taken: Counter[tuple[str, str]]) -> str:
-    """The id, with a suffix such as ``#2`` where a source of that name has it already."""
-    taken[name, id] += 1
-    if taken[name, id] == 1:
-        return id
-    return make_unique(name, f"{id}#{taken[name, id]}", taken)
-
-
-def name_source(spec: SourceSpec, first: str | None) -> str:
-    """What the rows of a source that are dropped count under.
+def specs_in(file: Path, verb: str) -> list[SourceSpec]:
+    """The sources that a YAML file lists, at its top, under ``sources`` or under ``data.sources``.
 
     Args:
-        spec: of the source.
-        first: name that its first solution gives; None if it has none.
+        file: such as a configuration of `fit`.
+        verb: what reads it, for the message.
+
+    Raises:
+        ValueError: the file holds no list of sources.
     """
-    if spec.name or first is not None:
-        return spec.name or str(first)
-    return str(getattr(spec.source, "name", type(spec.source).__name__))  # nothing kept: ask it
+    import yaml
+    from jsonargparse import ArgumentError, ArgumentParser
 
-
-def nothing_supervised(
-    solutions: int, names: Iterable[str], dropped: dict[str, dict[str, Any]]
-) -> ValueError:
-    """The error of a mixture without any label.
-
-    Args:
-        solutions: how many it has.
-        names: of its sources.
-        dropped: rows by reason, with ``count`` and the ``first`` messages.
-    """
-    return ValueError(
-        f"read_mixture: nothing is supervised, no step of {solutions} solutions from "
-        f"{', '.join(names) or 'no source'} has a label with a weight above 0; add a source with "
-        f"labels or see why its rows were dropped: {dropped}"
-    )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--sources", type=list[SourceSpec])
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = content.get("data", content)
+        listed = content.get("sources") if isinstance(content, dict) else content
+        if not isinstance(listed, list) or not listed:
+            raise ValueError("no list of sources at its top, under sources or under data.sources")
+        parsed = parser.parse_object({"sources": listed})
+        specs: list[SourceSpec] = parser.instantiate_classes(parsed).sources
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{verb}: {file} is no list of sources ({' '.join(str(error).split())[:300]}); write "
+            "- source: {class_path: prm_lightning.sources.Stepwise, init_args: {path: ...}}"
+        ) from error
+    return specs
 
 
 def fingerprint(solutions: Sequence[Solution]) -> str:
@@ -220,24 +234,25 @@ def fingerprint(solutions: Sequence[Solution]) -> str:
 
     Covers problem, source and id of each solution and text, label and weight of its steps.
     """
-    digest = hashlib.sha256()
-    for solution in solutions:
+
+    def content(solution: Solution) -> str:
         steps = [
             (step.text, None if step.label is None else float(step.label), float(step.weight))
             for step in solution.steps
         ]
-        content = (solution.problem, solution.source, solution.id, steps)
-        digest.update(json.dumps(content).encode() + b"\n")
-    return digest.hexdigest()
+        return json.dumps((solution.problem, solution.source, solution.id, steps))
+
+    return digest(map(content, solutions))
 
 
 def _read_source(
-    spec: SourceSpec, most: int | None, *, strict: bool
+    spec: SourceSpec, most: int | None, each_row: Callable[[], object], *, strict: bool
 ) -> tuple[list[Solution], list[Dropped]]:
     solutions: list[Solution] = []
     dropped: list[Dropped] = []
     limit = min((n for n in (spec.limit, most) if n is not None), default=None)
     for row in islice(spec.source.read(), limit):
+        each_row()
         if isinstance(row, Solution):
             solutions.append(row)
         elif strict:
@@ -252,9 +267,9 @@ def _quantiles(numbers: Sequence[int]) -> dict[str, int]:
     return {name: ranked[round(q * (len(ranked) - 1))] for name, q in QUANTILES.items() if ranked}
 
 
-def _supervised(solution: Solution) -> list[float]:
-    """Labels of the steps that train."""
-    return [s.label for s in solution.steps if s.label is not None and s.weight > 0]
+def _name_of(source: Source) -> str:
+    """What a source is called before it has yielded a solution."""
+    return str(getattr(source, "name", type(source).__name__))
 
 
 def _count_by_reason(dropped: Sequence[Dropped]) -> dict[str, dict[str, Any]]:

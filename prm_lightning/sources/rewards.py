@@ -1,4 +1,8 @@
-"""Verdicts to rewards, and rewards to the labels and weights that a model is trained on."""
+"""Verdicts to rewards, and rewards to the labels and weights that a model is trained on.
+
+In: solutions as a source yields them. Out: the same with label and weight of every step settled.
+Next: `mixture.py`, which does it to every row that is read.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,11 @@ def he_rewards(verdicts: Sequence[Verdict | None], solution_correct: bool) -> li
     """Hard exact rewards: 1 for a correct step of a correct solution, else -1.
 
     Args:
-        verdicts: one a step; None where the judge said nothing.
+        verdicts: one per step; None where the judge said nothing.
         solution_correct: whether the final answer matches the reference.
 
     Returns:
-        One reward a step; None where the verdict is unsure or missing.
+        One reward per step; None where the verdict is unsure or missing.
 
     >>> he_rewards(["correct", "incorrect", "unsure"], solution_correct=False)
     [-1.0, -1.0, None]
@@ -34,10 +38,10 @@ def se_rewards(verdicts: Sequence[Verdict | None]) -> list[float | None]:
     """Soft exact rewards: ``0.5 + 0.5 * k / n`` for correct step k of n, negated for a wrong one.
 
     Args:
-        verdicts: one a step; None where the judge said nothing.
+        verdicts: one per step; None where the judge said nothing.
 
     Returns:
-        One reward a step, in [-1, -0.5] or [0.5, 1]; None where the verdict is unsure or
+        One reward per step, in [-1, -0.5] or [0.5, 1]; None where the verdict is unsure or
         missing. Such steps still count in k (from 1) and n.
 
     >>> se_rewards(["correct", "correct", "incorrect", "unsure"])
@@ -56,20 +60,21 @@ def supervise(
     """Settle label and weight of every step. Doing it again changes nothing.
 
     A reward r decides where there is one; else the label; else the verdict. A step whose verdict
-    is unsure, or that none of the three speaks of, gets weight 0.
+    is unsure, or that has none of the three, gets weight 0.
 
     Args:
+        solution: as its source yields it.
         reward_as: ``weight`` makes r the label 1 if r > 0 else 0, with weight abs(r); ``label``
             makes it the label (r + 1) / 2, with weight 1.
-        after_first_error: ``mask`` gives weight 0 to the steps behind the first wrong one, which
-            verdicts name, or labels where there are none, but never rewards: HE calls right
-            steps of a wrong solution incorrect.
+        after_first_error: ``mask`` gives weight 0 to the steps after the first wrong one, as
+            verdicts say, or labels where there are no verdicts, but never rewards: HE calls right
+            steps of a wrong solution incorrect; ``keep`` leaves the weights.
     """
     steps = [_settle(step, reward_as) for step in solution.steps]
     if after_first_error == "mask":
         wrong = [_is_correct(step) is False for step in solution.steps]
-        behind = wrong.index(True) + 1 if any(wrong) else len(steps)
-        steps[behind:] = [replace(step, weight=0.0) for step in steps[behind:]]
+        after = wrong.index(True) + 1 if any(wrong) else len(steps)
+        steps[after:] = [replace(step, weight=0.0) for step in steps[after:]]
     return replace(solution, steps=tuple(steps))
 
 
@@ -86,6 +91,17 @@ def first_error(solution: Solution) -> int:
         if not correct:
             return UNKNOWN if correct is None else index
     return ALL_CORRECT
+
+
+def supervised_steps(solution: Solution) -> list[tuple[int, Step]]:
+    """The steps with a label and a weight above 0, which train, each with its index."""
+    steps = enumerate(solution.steps)
+    return [(k, step) for k, step in steps if step.label is not None and step.weight > 0]
+
+
+def is_wrong(step: Step) -> bool:
+    """Whether a step has a label below 0.5."""
+    return step.label is not None and step.label < 0.5
 
 
 def _settle(step: Step, reward_as: RewardAs) -> Step:
