@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prm_lightning.sources.formatting import format_stepwise
     from prm_lightning.types import Solution, Step
 
+__version__ = "0.1.0"
 __all__ = [
     "PRM",
     "PRMReward",

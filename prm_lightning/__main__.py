@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Action
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from prm_lightning.environment import insert_options, options_in
+from jsonargparse import capture_parser
+
+from prm_lightning import __version__
+from prm_lightning.command import UsageError, add_environment, completion_parser, run_verb
+from prm_lightning.terminal import did_you_mean
+
+USAGE_STATUS = 2  # as argparse exits
 
 
 class Verb(NamedTuple):
@@ -37,44 +45,58 @@ VERBS = {
     "export": Verb("write a model for transformers, vLLM, SGLang or PEFT", "interop.export"),
     "import": Verb("turn a public model into a folder of ours", "interop.importing"),
     "report": Verb("show runs and evaluations on one HTML page", "evaluation.report"),
-    "completion": Verb("print a completion script for bash, zsh or tcsh", "completion"),
+    "completion": Verb("print a completion script for bash, zsh or tcsh", "__main__"),
 }
 
 
 def main() -> int:
-    """Run a verb; bad input is one line and exit status 1."""
+    """Run a verb; bad input is one line and exit status 1, or 2 for a wrong command line."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb == "--version":
+        print(f"prm_lightning {__version__}")
+        return 0
     if verb in ("-h", "--help"):
         print("usage: python -m prm_lightning VERB [options]\n\nverbs:")
         print("\n".join(f"  {name:11}{known.help}" for name, known in VERBS.items()))
         print("\npython -m prm_lightning VERB --help lists a verb's options.")
         return 0
     if verb not in VERBS:
+        near = did_you_mean(verb, VERBS)
         print(
-            f"prm_lightning: there is no verb {verb!r}, expected one of {', '.join(VERBS)}.",
+            f"error: there is no verb {verb!r}, expected one of {', '.join(VERBS)}.{near}",
             file=sys.stderr,
         )
-        return 2
-    if options := options_in(os.environ, verb):
-        print(f"environment  {' '.join(options)}", file=sys.stderr)
-        sys.argv[2:] = insert_options(sys.argv[2:], options)
+        return USAGE_STATUS
     try:
-        module = import_module(f"prm_lightning.{VERBS[verb].module}")
-        if VERBS[verb].module == LIGHTNING:
-            finished = module.main()  # Lightning reads the verb and its options itself
-            if finished is not None:
-                report_run(finished)
-        else:
-            module.main(sys.argv[2:])
+        run(verb)
     except (ValueError, OSError) as error:
         if os.environ.get("PRM_LIGHTNING_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return USAGE_STATUS if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on where it can", file=sys.stderr)
+        print("error: interrupted; the same command resumes where it can", file=sys.stderr)
         return 130  # as a shell reports SIGINT
     return 0
+
+
+def run(verb: str) -> None:
+    """Run a verb with the command line of this process and the options of its environment."""
+    given = sys.argv[2:]
+    sys.argv[2:] = add_environment(verb, given, os.environ)
+    if len(sys.argv) - 2 > len(given):
+        added = [arg for arg in sys.argv[2:] if arg not in given]
+        print(f"environment  {' '.join(added)}", file=sys.stderr)
+    if verb == "completion":
+        run_verb(verb, print_completion, sys.argv[2:])
+        return
+    module = import_module(f"prm_lightning.{VERBS[verb].module}")
+    if VERBS[verb].module != LIGHTNING:
+        module.main(sys.argv[2:])
+        return
+    finished = module.main()  # Lightning reads the verb and its options itself
+    if finished is not None:
+        report_run(finished)
 
 
 def report_run(folder: Path) -> None:
@@ -88,6 +110,30 @@ def report_run(folder: Path) -> None:
         print(f"warning: no report was written ({first_line})", file=sys.stderr)
     else:
         print(f"report       {page}")
+
+
+def print_completion(shell: Literal["bash", "zsh", "tcsh"], /) -> None:
+    """Print the completion script of a shell: bash, zsh or tcsh.
+
+    Args:
+        shell: the shell that reads the script.
+
+    Raises:
+        ValueError: shtab is not installed.
+    """
+    if not find_spec("shtab"):
+        raise ValueError("completion: needs shtab: pip install 'prm_lightning[completion]'.")
+    import shtab
+
+    options: dict[str, list[Action]] = {}
+    lightning: Any = capture_parser(import_module(f"prm_lightning.{LIGHTNING}").main)
+    for name, verb in VERBS.items():
+        if verb.module == LIGHTNING:
+            options[name] = lightning._subcommands_action.choices[name]._actions
+        elif name != "completion":
+            main = import_module(f"prm_lightning.{verb.module}").main
+            options[name] = capture_parser(main, [])._actions
+    print(shtab.complete(completion_parser({n: v.help for n, v in VERBS.items()}, options), shell))
 
 
 if __name__ == "__main__":

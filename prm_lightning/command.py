@@ -1,4 +1,4 @@
-"""A verb's command line, made from the signature and the docstring of the function behind it."""
+"""Command lines: a verb's options are the parameters of the function that does the work."""
 
 from __future__ import annotations
 
@@ -6,15 +6,99 @@ import argparse
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from prm_lightning.terminal import did_you_mean
+
+COMMAND = "prm_lightning"  # what shells complete; they cannot complete after `python -m`
 OUTPUT_ALIASES = {"--out": "--output", "--output_dir": "--output"}
+FOREIGN = {  # options of TRL, axolotl and of guides, and ours
+    "batch_size": "--data.tokens_per_batch or --data.solutions_per_step",
+    "bf16": "--trainer.precision bf16-mixed",
+    "epochs": "--trainer.max_epochs",
+    "eval_steps": "--trainer.val_check_interval",
+    "fp16": "--trainer.precision 16-mixed",
+    "gradient_accumulation_steps": "--data.solutions_per_step",
+    "gradient_checkpointing": "--model.backbone.gradient_checkpointing",
+    "learning_rate": "--model.lr",
+    "load_in_4bit": "--model.backbone.quantize nf4",
+    "load_in_8bit": "--model.backbone.quantize int8",
+    "lora_alpha": "--model.backbone.lora.alpha",
+    "lora_r": "--model.backbone.lora.r",
+    "lr": "--model.lr",
+    "lr_scheduler": "--model.schedule",
+    "lr_scheduler_type": "--model.schedule",
+    "max_length": "--data.max_tokens",
+    "max_seq_length": "--data.max_tokens",
+    "max_steps": "--trainer.max_steps",
+    "model_name": "--model.backbone.name",
+    "model_name_or_path": "--model.backbone.name",
+    "num_train_epochs": "--trainer.max_epochs",
+    "optimizer": "none, since fit always takes AdamW",
+    "per_device_train_batch_size": "--data.tokens_per_batch or --data.solutions_per_step",
+    "save_steps": "--checkpoint_every",
+    "save_total_limit": "--keep",
+    "seed": "--seed_everything",
+    "train_file": "--data.sources",
+    "warmup_ratio": "--model.warmup",
+    "weight_decay": "--model.weight_decay",
+}
 _OPTION = re.compile(r"--[a-z][\w-]*")
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class OneLineParser(ArgumentParser):
+    """Takes no abbreviations; an error is one line that names the option meant, if one is near."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End with one line.
+
+        Raises:
+            UsageError: always, except where jsonargparse itself handles the error.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        program = parser.prog.replace(" [options]", "")
+        told = explain(message, list(parser._option_string_actions))
+        raise UsageError(f"{told} ({program} --help lists all options)") from ex
+
+
+def explain(message: str, options: Iterable[str]) -> str:
+    """An error of jsonargparse in one line, with the option or value that may have been meant.
+
+    Args:
+        message: jsonargparse's.
+        options: of the command, each with its dashes.
+    """
+    message = " ".join(message.split()).rstrip(".")
+    unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)
+    if unknown:
+        name = unknown[1]
+        ours = FOREIGN.get(name.rpartition(".")[2].lstrip("-"))
+        if ours and (ours.startswith("none") or ours.split()[0] in options):
+            return f"there is no option {name}, here it is {ours}."
+        return f"there is no option {name}.{did_you_mean(name, options)}"
+    choice = re.search(r"(.*): Expected a typing.Literal\[(.+?)\]. Got value: (.*)", message)
+    if choice:
+        choices = re.findall(r"'(.+?)'", choice[2])
+        key = choice[1].replace("Parser key ", "").strip('"')
+        near = did_you_mean(choice[3], choices)
+        return f"--{key} is {choice[3]!r}, expected one of {', '.join(choices)}.{near}"
+    message = re.sub(r"Parser key \"(.+?)\":", r"--\1:", message)
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    return re.sub(r"\b(?:fit|validate|test|predict)\.(model|data|trainer)", r"--\1", message) + "."
 
 
 def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> Any:
@@ -28,23 +112,21 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
     Args:
         verb: for messages.
         function: its annotations give types, its docstring the help.
-        args: the command line behind the verb.
+        args: the command line after the verb.
 
     Returns:
         What the function returns.
 
     Raises:
-        ValueError: an option that does not exist, lacks a value or has a wrong one.
+        UsageError: an option that does not exist, lacks a value or has a wrong one.
     """
     signature = inspect.signature(function)
     hints = get_type_hints(function)
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     lists = {f"--{name}": _is_list_of_text(hint) for name, hint in hints.items() if _is_list(hint)}
-    parser = ArgumentParser(
+    parser = OneLineParser(
         prog=f"python -m prm_lightning {verb}",
         description=(inspect.getdoc(function) or "").partition("\n")[0],
-        exit_on_error=False,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of options")
     positional = [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_ONLY]
@@ -53,14 +135,69 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
         parser.add_argument(name, type=hints[name])
     try:
         config = parser.parse_args(_spell_out(args, flags, lists))
-    except (argparse.ArgumentError, TypeError) as error:
-        message = " ".join(str(error).split())
-        raise ValueError(
-            f"{verb}: {message} (python -m prm_lightning {verb} --help lists all options)"
-        ) from error
+    except UsageError as error:
+        raise UsageError(f"{verb}: {error}") from error
     values = parser.instantiate_classes(config).as_dict()
     values.pop("config")
     return function(*[values.pop(name) for name in positional], **values)
+
+
+def add_environment(verb: str, args: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """A verb's command line with the options that the environment sets.
+
+    ``PRM_<VERB>__<OPTION>`` is ``--<option>`` in lower case, with a dot for every further ``__``;
+    an empty variable counts as absent. They override configuration files, and the rest of the
+    command line overrides them.
+
+    >>> environ = {"PRM_FIT__TRAINER__MAX_EPOCHS": "3", "PRM_SCORE__DEVICE": "cpu"}
+    >>> add_environment("fit", ["--config", "a.yaml", "--keep", "2"], environ)
+    ['--config', 'a.yaml', '--trainer.max_epochs=3', '--keep', '2']
+    """
+    prefix = f"PRM_{verb.upper()}__"
+    named = {
+        name.removeprefix(prefix).lower().replace("__", "."): value
+        for name, value in sorted(environ.items())
+        if name.startswith(prefix) and value
+    }
+    files = [f"--config={named.pop('config')}"] if "config" in named else []
+    after_files = 0
+    for i, arg in enumerate(args):
+        if arg in ("--config", "-c"):
+            after_files = min(i + 2, len(args))
+        elif arg.startswith("--config="):
+            after_files = i + 1
+    options = [*files, *(f"--{name}={value}" for name, value in named.items())]
+    return [*args[:after_files], *options, *args[after_files:]]
+
+
+def completion_parser(
+    verbs: Mapping[str, str], options: Mapping[str, Iterable[argparse.Action]]
+) -> argparse.ArgumentParser:
+    """One parser with a subcommand for each verb, for `shtab`; it only describes them.
+
+    Args:
+        verbs: what each verb does.
+        options: the options of each verb.
+    """
+    import shtab
+
+    whole = argparse.ArgumentParser(COMMAND)
+    subcommands = whole.add_subparsers()
+    for verb, text in verbs.items():
+        parser = subcommands.add_parser(verb, help=text)
+        for action in options.get(verb, ()):
+            names = [name for name in action.option_strings if name not in ("-h", "--help")]
+            if not names or action.help == argparse.SUPPRESS:
+                continue
+            hint = getattr(action, "_typehint", None)
+            if action.nargs == 0 or hint is bool:
+                parser.add_argument(*names, action="store_true")
+                continue
+            choices = get_args(hint) if get_origin(hint) is Literal else None
+            added = parser.add_argument(*names, choices=choices)
+            if choices is None:
+                added.complete = shtab.FILE  # type: ignore[attr-defined]
+    return whole
 
 
 def _is_list(hint: Any) -> bool:

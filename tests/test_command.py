@@ -1,14 +1,36 @@
-"""Command lines of verbs."""
+"""Command lines: options of verbs, of the environment, wrong ones, and completion."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
+from typing import Literal
+
 import pytest
 
-from prm_lightning.command import run_verb
+import prm_lightning
+from prm_lightning.__main__ import VERBS, main
+from prm_lightning.command import FOREIGN, UsageError, add_environment, run_verb
+from prm_lightning.training import cli
+
+ASK_BASH = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+$(complete -p prm_lightning | sed -E 's/.*-F ([^ ]+).*/\\1/') 2>/dev/null
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
 
 
 def verb(
-    folder: str, /, output: str, model: list[str], max_steps: int = 3, overwrite: bool = False
+    folder: str,
+    /,
+    output: str,
+    model: list[str],
+    max_steps: int = 3,
+    overwrite: bool = False,
+    method: Literal["beam", "dvts"] = "beam",
 ) -> tuple:
     """Do something with a folder.
 
@@ -18,8 +40,19 @@ def verb(
         model: one or several.
         max_steps: at most this many.
         overwrite: replace what is there.
+        method: how it is done.
     """
     return folder, output, model, max_steps, overwrite
+
+
+def run(monkeypatch, capsys, *words):
+    """Exit status and what the command line printed."""
+    monkeypatch.setattr(sys, "argv", ["prm_lightning", *words])
+    try:
+        status = main()
+    except SystemExit as ended:  # of --help and --print_config
+        status = ended.code
+    return status, capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -50,18 +83,60 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("in --output o --model a --max_step 7", "max_step"),
-        ("in --output o --model a --max_steps seven", "max_steps"),
+        ("in --output o --model a --max_step 7", "--max_step. Did you mean '--max_steps'"),
+        ("in --output o --model a --lr 7", "there is no option --lr."),
+        ("in --output o --model a --max_steps seven", "--max_steps"),
+        ("in --output o --model a --method baem", "one of beam, dvts. Did you mean 'beam'"),
         ("in --output o", "model"),
         ("--output o --model=[a]", "folder"),
-        ("", "folder|output"),
+        ("", "folder"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(line, expected):
-    with pytest.raises(ValueError, match=expected) as caught:
+    with pytest.raises(UsageError, match=re.escape(expected)) as caught:
         run_verb("try", verb, line.split())
     assert str(caught.value).startswith("try: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("fti", "Did you mean 'fit'?"),
+        ("search --method baem", "Did you mean 'beam'?"),
+        ("fit --config C --trainer.max_step 6", "Did you mean '--trainer.max_steps'?"),
+        ("fit --config C --trainer.max_steps six", "--trainer.max_steps: "),
+        ("fit --config C --model.loss bec", "Did you mean 'bce'?"),
+        ("fit --config C --model.learning_rate 1", "here it is --model.lr."),
+        ("fit --config C --lr 1", "here it is --model.lr."),
+        ("fit --config C --epochs 1", "here it is --trainer.max_epochs."),
+        ("fit --config C --batch_size 1", "here it is --data.tokens_per_batch or "),
+        ("fit --config C --per_device_train_batch_size 1", "here it is --data.tokens_per_batch"),
+        ("fit --config C --optimizer SGD", "here it is none, since fit always takes AdamW"),
+        ("fit --trainer.max_epochs 1", "--model.backbone.name"),
+    ],
+)
+def test_wrong_command_lines_have_one_status_and_one_line(monkeypatch, capsys, line, expected):
+    words = line.replace(" C ", " configs/quickstart.yaml ").split()
+    status, printed = run(monkeypatch, capsys, *words)
+    assert status == 2
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert expected in printed.err
+
+
+def test_the_names_of_others_lead_to_options_that_exist(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prm_lightning", "fit", "--help_all"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    known = capsys.readouterr().out
+    wanted = {name for ours in FOREIGN.values() for name in re.findall(r"--[\w.]+", ours)}
+    absent = {name for name in wanted if not re.search(rf"{re.escape(name)}\b", known)}
+    assert not absent - {
+        "--model.backbone.lora.r",  # of a class that --model.backbone.lora names
+        "--model.backbone.lora.alpha",
+        "--model.schedule",
+    }
 
 
 def test_help_shows_what_the_docstring_says(capsys):
@@ -70,3 +145,94 @@ def test_help_shows_what_the_docstring_says(capsys):
     text = capsys.readouterr().out
     assert "Do something with a folder." in text
     assert "at most this many" in text
+
+
+def test_fit_shows_what_matters_and_on_request_the_rest(monkeypatch, capsys):
+    short = run(monkeypatch, capsys, "fit", "--help")[1].out
+    assert len(short.splitlines()) < 80
+    assert "--data.sources " in short
+    assert "--trainer.max_epochs " in short
+    assert "see `Encoder`" not in short
+    assert "--trainer.detect_anomaly" not in short
+    assert "--trainer.detect_anomaly" in run(monkeypatch, capsys, "fit", "--help_all")[1].out
+    assert "--data.test_sources" in run(monkeypatch, capsys, "test", "--help")[1].out
+
+
+def test_the_version_is_known(monkeypatch, capsys):
+    version = prm_lightning.__version__
+    assert run(monkeypatch, capsys, "--version")[1].out == f"prm_lightning {version}\n"
+
+
+def test_an_environment_variable_is_an_option_of_one_verb():
+    environ = {
+        "PRM_FIT__TRAINER__MAX_EPOCHS": "3",
+        "PRM_FIT__CONFIG": "a.yaml",
+        "PRM_FIT__OUTPUT": "",
+        "PRM_SCORE__DEVICE": "cpu",
+        "PRM_LIGHTNING_CACHE": "off",
+    }
+    assert add_environment("fit", [], environ) == ["--config=a.yaml", "--trainer.max_epochs=3"]
+    assert add_environment("score", [], environ) == ["--device=cpu"]
+    assert add_environment("report", ["a"], environ) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--x", "2"], ["--x=1", "--x", "2"]),
+        (["--config", "c", "--x=2"], ["--config", "c", "--x=1", "--x=2"]),
+        (["--config=c", "-c", "d", "--x=2"], ["--config=c", "-c", "d", "--x=1", "--x=2"]),
+        (["--config"], ["--config", "--x=1"]),
+    ],
+)
+def test_the_environment_comes_after_files_and_before_the_rest(args, expected):
+    assert add_environment("try", args, {"PRM_TRY__X": "1"}) == expected
+
+
+def test_a_light_verb_takes_the_environment(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("device: cuda\nthreshold: 0.2\n")
+    monkeypatch.setenv("PRM_SCORE__DEVICE", "cpu")
+    monkeypatch.setenv("PRM_SCORE__THRESHOLD", "0.3")
+    words = ["score", "--model", "m", "--config", str(config)]
+    _, printed = run(monkeypatch, capsys, *words, "--threshold", "0.4", "--print_config")
+    assert "device: cpu" in printed.out
+    assert "threshold: 0.4" in printed.out
+    assert printed.err == "environment  --device=cpu --threshold=0.3\n"
+    monkeypatch.setenv("PRM_SCORE__MODLE", "m")
+    status, printed = run(monkeypatch, capsys, *words)
+    assert (status, "--modle" in printed.err) == (2, True)
+
+
+def test_lightnings_verbs_take_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv("PRM_FIT__CONFIG", "configs/quickstart.yaml")
+    monkeypatch.setenv("PRM_FIT__TRAINER__MAX_EPOCHS", "3")
+    monkeypatch.setenv("PRM_FIT__MODEL__LR", "0.5")
+    _, printed = run(monkeypatch, capsys, "fit", "--model.lr", "0.25", "--print_config")
+    assert "max_epochs: 3" in printed.out
+    assert "lr: 0.25" in printed.out
+
+
+@pytest.mark.slow
+def test_a_shell_completes_verbs_options_and_choices(tmp_path):
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    command = [sys.executable, "-m", "prm_lightning", "completion", "bash"]
+    script = tmp_path / "prm_lightning.bash"
+    script.write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def completed(*words):
+        asked = ["bash", "-c", ASK_BASH, "ask", str(script), "prm_lightning", *words]
+        return set(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split())
+
+    assert completed("") >= set(VERBS)
+    assert completed("sc") == {"score"}
+    assert {"--model", "--steps"} <= completed("score", "--")
+    assert "--data.tokens_per_batch" in completed("fit", "--data.tok")
+    methods = {"best_of_n", "weighted_majority", "beam", "dvts"}
+    assert completed("search", "--method", "") == methods
+
+
+def test_an_unknown_shell_is_one_line(monkeypatch, capsys):
+    status, printed = run(monkeypatch, capsys, "completion", "fish")
+    assert (status, "fish" in printed.err) == (2, True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from jsonargparse import Namespace
@@ -18,6 +21,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.command import OneLineParser
 from prm_lightning.files import written_file
 from prm_lightning.terminal import quieten_libraries
 from prm_lightning.training.callbacks import (
@@ -41,12 +45,81 @@ from prm_lightning.training.run_folder import (
 from prm_lightning.training.saving import StepCheckpoints
 from prm_lightning.training.sharded import ShardedStrategy
 
+SHOWN = {  # what `--help` lists, in our words where the docstring is Lightning's
+    "config": "YAML file of options; several may be given, and later ones win",
+    "output": "",
+    "overwrite": "",
+    "ckpt_path": "`last`: the run's newest whole checkpoint; or a checkpoint file",
+    "seed_everything": "seed of the split, the order of batches, fresh weights and dropout",
+    "checkpoint_every": "",
+    "keep": "",
+    "monitor": "",
+    "data.sources": "",
+    "data.val_sources": "",
+    "data.test_sources": "",
+    "data.predict_sources": "",
+    "data.val_ratio": "",
+    "data.exclude": "",
+    "data.balance": "",
+    "data.template": "`chat`, `plain` or `guide`: the text around problem and steps",
+    "data.step_end": "text of the one token after each step, where its score is read",
+    "data.max_tokens": "",
+    "data.tokens_per_batch": "",
+    "data.solutions_per_step": "",
+    "model.backbone.name": "",
+    "model.backbone.quantize": "",
+    "model.backbone.lora": "",
+    "model.head": "",
+    "model.loss": "",
+    "model.lm_loss": "",
+    "model.lr": "",
+    "model.head_lr": "",
+    "model.schedule": "",
+    "model.init_from": "",
+    "trainer.max_epochs": "how often all solutions are seen",
+    "trainer.max_steps": "optimizer steps after which training ends; -1: after `max_epochs`",
+    "trainer.val_check_interval": "share of an epoch (1.0), or number of batches (100), between "
+    "validations",
+    "trainer.accelerator": "`cpu`, `gpu` or `auto`",
+    "trainer.devices": "how many, or a list of their indices",
+    "trainer.precision": "`32-true`, `bf16-mixed` or `16-mixed`",
+}
 
-class Parser(LightningArgumentParser):
-    """Names an error without a hundred options before it."""
 
-    def print_usage(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing; `--help` shows the options."""
+class Parser(OneLineParser, LightningArgumentParser):
+    """Options of a Lightning verb; its help shows those that matter."""
+
+    def format_help(self, *args: Any) -> str:
+        """The options of `SHOWN`; `HelpAll` shows the others too."""
+        lines = [f"usage: {self.prog.replace(' [options]', '')} --config FILE [options]"]
+        group = ""
+        for name, ours in SHOWN.items():
+            action = self._option_string_actions.get(f"--{name}")
+            if action is None:  # it belongs to another verb
+                continue
+            if group != name.partition(".")[0] and ("." in name or not group):
+                group = name.partition(".")[0]
+                lines.append("")
+            text = ours or " ".join((action.help or "").split()).rstrip(".")
+            if action.default not in (None, False, argparse.SUPPRESS):
+                text += f" (default: {action.default})"
+            lines += wrap(f"  --{name:27} {text}", 98, subsequent_indent=" " * 32)
+        return "\n".join([*lines, "", "--help_all lists the rest, such as Lightning's.", ""])
+
+
+class HelpAll(argparse.Action):
+    """``--help_all``: every option."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(
+            option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS,
+            help="show all options, also those that seldom matter",
+        )  # fmt: skip
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        """Print them, and end."""
+        print(LightningArgumentParser.format_help(parser))  # type: ignore[arg-type]
+        parser.exit()
 
 
 class PRMCLI(LightningCLI):
@@ -74,6 +147,7 @@ class PRMCLI(LightningCLI):
             "--monitor", type=str, default="processbench_f1",
             help="validation metric, without val/, that chooses best_model",
         )  # fmt: skip
+        parser.add_argument("--help_all", action=HelpAll)
         parser.link_arguments("data.template", "model.template")
         parser.link_arguments("data.step_end", "model.step_end")
         parser.link_arguments("model.reward_as", "data.reward_as")
@@ -233,6 +307,7 @@ def main(args: list[str] | None = None) -> Path | None:
             "log_every_n_steps": 10,
         },
         load_from_checkpoint_support=False,
+        auto_configure_optimizers=False,  # `PRMModule.configure_optimizers` makes them
         parser_class=Parser,
         parser_kwargs={"prog": "python -m prm_lightning"},
         args=args,
