@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.incremental import IncrementalScorer
-from prm_lightning.scoring.public_families import PublicManifest, read_public_manifest
+from prm_lightning.scoring.public_families import read_public_manifest
 from prm_lightning.scoring.scorers import load_scorer
 
 PROBLEM = "Ann has 3 apples and buys 12 more. How many?"
@@ -237,13 +237,32 @@ def test_a_manifest_may_lie_in_the_folder(checkpoints, tmp_path):
     assert scores == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_the_row_called_correct_is_read(checkpoints, public_tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [("CORRECT", "INCORRECT"), ("good", "bad"), ("+", "-"), ("True", "False"),
+     ("POSITIVE", "NEGATIVE"), ("LABEL_1", "LABEL_0"), ("good", "slip")],
+)  # fmt: skip
+def test_the_row_named_correct_is_read(checkpoints, public_tokenizer, tmp_path, names):
     folder, model, _ = checkpoints["trl"]
-    names = {"id2label": {"0": "CORRECT", "1": "INCORRECT"}}
-    save(model, public_tokenizer, tmp_path, **names)
-    plain, named = load_scorer(str(folder)), load_scorer(str(tmp_path))
-    for a, b in zip(plain.score(PROBLEM, SOLUTIONS), named.score(PROBLEM, SOLUTIONS), strict=True):
-        assert a == pytest.approx([1 - score for score in b], abs=1e-6)
+    plain = load_scorer(str(folder)).score(PROBLEM, SOLUTIONS)
+    for way, first in ((1, names[1]), (0, names[0])):
+        rows = {"0": first, "1": names[0] if way else names[1]}
+        save(model, public_tokenizer, tmp_path / str(way), id2label=rows)
+        scores = load_scorer(str(tmp_path / str(way))).score(PROBLEM, SOLUTIONS)
+        for a, b in zip(plain, scores, strict=True):
+            assert a == pytest.approx([s if way else 1 - s for s in b], abs=1e-6)
+
+
+@pytest.mark.parametrize("names", [["yes", "yes"], ["cat", "dog"], ["bad"], ["a", "b", "c"]])
+def test_rows_whose_names_do_not_tell_are_refused(checkpoints, public_tokenizer, tmp_path, names):
+    _, model, _ = checkpoints["trl"]
+    save(model, public_tokenizer, tmp_path, id2label=dict(enumerate(names)))
+    with pytest.raises(ValueError, match=r"which does not tell which of them means a correct"):
+        load_scorer(str(tmp_path))
+    file = manifest(tmp_path, model=str(tmp_path), like="trl", correct_label=1)
+    if len(names) == 2:
+        plain = load_scorer(str(checkpoints["trl"][0])).score(PROBLEM, SOLUTIONS)
+        assert load_scorer(file).score(PROBLEM, SOLUTIONS)[0] == pytest.approx(plain[0], abs=0.05)
 
 
 def test_a_model_with_our_encoding_needs_only_a_manifest(checkpoints, public_tokenizer, tmp_path):
@@ -304,8 +323,8 @@ def test_a_step_end_that_melts_into_the_text_is_an_error(checkpoints, tmp_path):
     [
         ({"like": "shepherd"}, "like: 'shepherd' in .* is none of trl, "),
         ({}, "lacks layout, head, step_end"),
-        ({"like": "trl", "step_tag": "x"}, "unknown field 'step_tag'"),
-        ({"like": "trl", "layout": "turn"}, "layout of .* is 'turn', expected one of pieces"),
+        ({"like": "trl", "step_tag": "x"}, "unknown entry 'step_tag'"),
+        ({"like": "trl", "layout": "turn"}, "has the layout 'turn', expected one of pieces"),
         ({"like": "trl", "prompt": "Q:"}, r"expected a text with \{problem\} in it"),
         ({"like": "skywork"}, r"holds no tensor v_head\.summary\.weight"),
         ({"like": "openr", "wrong": " +"}, "end with the same token"),
@@ -325,8 +344,9 @@ def test_files_that_are_no_manifests_are_named(tmp_path):
         (tmp_path / "m.yaml").write_text(text)
         with pytest.raises(ValueError, match=r"m\.yaml"):
             read_public_manifest(tmp_path / "m.yaml")
-    with pytest.raises(ValueError, match="correct_label"):
-        PublicManifest("m", "pieces", "linear", "\n", correct_label=2)
+    (tmp_path / "m.yaml").write_text("{model: m, like: trl, correct_label: 2}")
+    with pytest.raises(ValueError, match="has the correct_label 2, expected one of 0, 1"):
+        read_public_manifest(tmp_path / "m.yaml")
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])

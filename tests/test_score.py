@@ -13,8 +13,9 @@ from test_prm import tiny_prm
 from test_scorers import STEPS, Counting
 
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.rows import ScoreOptions, read_solutions, score_file
 from prm_lightning.scoring.score import main
-from prm_lightning.scoring.score_file import Reading, read_solutions, score_file
+from prm_lightning.sources import Stepwise
 
 SHORT = {"max_position_embeddings": 128}
 
@@ -44,6 +45,11 @@ ROWS = [
     {"id": "f", "problem": "How many?", "steps": ["x", " "]},
     {"id": "g", "problem": " ", "steps": ["x"]},
     {"id": "h", "problem": "How\u2028many?", "steps": ["\u2028x"]},
+    {"id": "i", "problem": None, "prompt": "How many?", "steps": None, "completions": STEPS[:1]},
+    {"id": "j", "problem": "How many?", "steps": ["x \ud83d", "y"]},
+    {"id": "k", "problem": "How many?", "steps": ["x"], "note": "\ud83d"},
+    {"id": "l", "prompt": "<|im_start|>user\n<|im_end|>\n", "completions": ["x"]},
+    {"id": "m", "problem": "How many?", "steps": "So 2."},
 ]
 
 
@@ -54,14 +60,18 @@ def test_a_file_is_scored_row_by_row(model, tmp_path, capsys):
     output = tmp_path / "deep" / "out.jsonl"
     main(["--model", model, "--input", source, "--out", str(output), "--threshold", "0.51"])
     records = lines(output)
-    assert [r.get("id") for r in records] == [*"abcdefgh", None]
+    assert [r.get("id") for r in records] == [*"abcdefghijklm", None]
     assert [r["outcome"] for r in records] == [
         *["scored"] * 3,
         "refused by the model",
         "no steps",
         "a step is blank or no text",
         "no problem",
+        *["scored"] * 2,
+        "a step is blank or no text",
         "scored",
+        "no problem",
+        "no steps",
         "not a JSON object",
     ]
     prm = PRM.from_pretrained(model)
@@ -71,7 +81,7 @@ def test_a_file_is_scored_row_by_row(model, tmp_path, capsys):
             assert record["message"]
             continue
         steps = row.get("steps") or row["completions"]
-        problem = row.get("problem", "How many?")
+        problem = row.get("problem") or "How many?"
         (expected,) = prm.score(problem, [steps])
         assert record["scores"] == pytest.approx(expected, abs=1e-6)
         assert record["score"] == min(record["scores"])
@@ -80,9 +90,71 @@ def test_a_file_is_scored_row_by_row(model, tmp_path, capsys):
         assert record | {"scores": row.get("scores", record["scores"])} == record | row
     assert "context of 128 tokens" in records[3]["message"]
     printed = capsys.readouterr().out
-    assert "4 of 9 rows scored" in printed
-    assert "1 no steps" in printed
+    assert "6 of 14 rows scored" in printed
+    assert "2 no steps" in printed
     assert list(output.parent.iterdir()) == [output]
+
+
+MARKED = [
+    "Step 1: They are 4*6=<<4*6=24>>24 pens.",
+    " 24-2=<<24-2=22>>22 pens\r\n\r\nstay.",
+    "<<1+1=2>>",
+]
+
+
+def test_texts_are_cleaned_as_in_training(model, tmp_path):
+    row = {"prompt": " How many? ", "completions": MARKED, "labels": [True] * 3}
+    source = write(tmp_path / "in.jsonl", [row])
+    found = {}
+    for name, options in {
+        "as training": [],
+        "kept": ["--calculator_marks", "keep"],
+        "no numbers": ["--step_numbers=remove"],
+    }.items():
+        output = tmp_path / f"{name}.jsonl"
+        main(["--model", model, "--input", source, "--output", str(output), *options])
+        (found[name],) = lines(output)
+    assert found["kept"]["completions"] == MARKED
+    prm = PRM.from_pretrained(model)
+    (read,) = Stepwise(source).read()
+    texts = [step.text for step in read.steps]
+    assert found["as training"]["scores"] == pytest.approx(prm.score(read.problem, texts))
+    assert found["kept"]["scores"] == pytest.approx(prm.score("How many?", MARKED))
+    texts[0] = texts[0].removeprefix("Step 1: ")
+    assert found["no numbers"]["scores"] == pytest.approx(prm.score("How many?", texts))
+
+
+def test_only_one_process_writes_an_output(model, tmp_path):
+    source = write(tmp_path / "in.jsonl", ROWS[:2])
+    output = tmp_path / "out.jsonl"
+    arguments = ["--model", model, "--input", source, "--output", str(output)]
+    code = (
+        "import sys; from prm_lightning.files import job_lock; from pathlib import Path\n"
+        "with job_lock(Path(sys.argv[1]), 'score'): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(OSError, match=f"out.jsonl is being written by process {other.pid}"):
+        main(arguments)
+    other.kill()  # the lock of a dead process is free
+    other.communicate()
+    main(arguments)
+    assert len(lines(output)) == 2
+
+
+def test_rows_that_another_program_added_are_noticed(tmp_path):
+    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:3]), ScoreOptions())
+    job = score_file(Counting(), "model a", rows, tmp_path / "out", ScoreOptions())
+    next(job)
+    (partial,) = tmp_path.glob(".out.partial")
+    next(job)
+    with partial.open("a") as file:
+        file.write(partial.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(ValueError, match="has 4 rows, expected 3"):
+        next(job)
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten_unasked(model, tmp_path):
@@ -98,26 +170,18 @@ def test_nothing_is_overwritten_unasked(model, tmp_path):
     assert record["score"] == pytest.approx(record["scores"][0] * record["scores"][1])
 
 
-def test_a_cached_model_is_not_asked_again(model, tmp_path, monkeypatch):
-    source = write(tmp_path / "in.jsonl", ROWS[:3])
-    for name in ("one", "two"):
-        arguments = ["--model", model, "--input", source, "--output", str(tmp_path / name)]
-        main([*arguments, "--cache", str(tmp_path / "cache")])
-        monkeypatch.setattr(PRM, "forward", None)  # whoever asks it now fails
-    assert lines(tmp_path / "one") == lines(tmp_path / "two")
-
-
 def run(scorer, rows, output, model="model a", **settings):
-    job = score_file(scorer, model, rows, output, Reading("min", 0.5), **settings)
+    job = score_file(scorer, model, rows, output, ScoreOptions(), **settings)
     return [counts.copy() for counts in job]
 
 
-def test_a_job_goes_on_where_it_stopped(tmp_path):
+def test_a_job_resumes_where_it_stopped(tmp_path):
     rows = read_solutions(
         write(
             tmp_path / "in.jsonl",
             [{"id": i, "problem": f"{i}?", "steps": ["x"] * bool(i % 7)} for i in range(400)],
-        )
+        ),
+        ScoreOptions(),
     )
     run(Counting(), rows, tmp_path / "whole")
     first = Counting(fails_after=300)
@@ -136,8 +200,8 @@ def test_a_job_goes_on_where_it_stopped(tmp_path):
     assert not partial.exists()
 
 
-def test_another_job_does_not_go_on_with_it(tmp_path):
-    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:3]))
+def test_another_job_does_not_resume_it(tmp_path):
+    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:3]), ScoreOptions())
     output = tmp_path / "out"
     with pytest.raises(ConnectionError):
         run(Counting(fails_after=1), rows, output)
@@ -174,7 +238,7 @@ def test_options_that_do_not_fit_are_one_line(model, arguments, message):
 
 
 def test_one_problem_is_shown_with_all_its_solutions(model, capsys):
-    hostile = "[red]-1[/red] = {x}: 'y'\n\"z\" --steps"
+    hostile = "[red]-1[/red] = {x}: 'y'\n\"z\" --steps \x1b[31m"
     steps = [["null", "2"], [hostile, "- 3", "[1, 2]"]]
     main(["--model", model, "--problem", "1 + 1?", "--steps", *steps[0], "--steps", *steps[1]])
     shown = capsys.readouterr().out
@@ -182,7 +246,7 @@ def test_one_problem_is_shown_with_all_its_solutions(model, capsys):
     for row, texts in zip(scores, steps, strict=True):
         for score, text in zip(row, texts, strict=True):
             assert f"{score:5.3f}" in shown
-            assert text in shown
+            assert text.replace("\x1b", "\\x1b") in shown
         assert f"min {min(row):.3f}" in shown
 
 
@@ -204,7 +268,7 @@ def test_help_is_quick_to_load():
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on(model, tmp_path):
+def test_a_killed_process_resumes(model, tmp_path):
     rows = [{"id": i, "problem": f"{i}?", "steps": STEPS[: 1 + i % 3]} for i in range(2000)]
     source = write(tmp_path / "in.jsonl", rows)
 

@@ -1,5 +1,6 @@
 """`score --engine ray`: the rows of the local engine, whatever happens to the workers."""
 
+import gzip
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ import pytest
 from test_prm import tiny_prm
 from test_scorers import STEPS
 
+from prm_lightning.scoring.on_ray import cut, read_piece, score_on_ray
+from prm_lightning.scoring.rows import ScoreOptions
 from prm_lightning.scoring.score import main
-from prm_lightning.scoring.score_ray import RayJob, score_on_ray
+from prm_lightning.sources.rows import read_rows
 
 FILES = 50
 
@@ -87,8 +90,8 @@ def test_ray_writes_the_rows_of_the_local_engine_also_if_a_worker_is_killed(
     output = tmp_path / "ray"
     killed = None
     try:
-        job = RayJob(model, str(folder), output, device="cpu", workers=2)
-        for outcomes, done, total in score_on_ray(job):
+        job = score_on_ray(model, str(folder), output, ScoreOptions(), "cpu", workers=2)
+        for outcomes, done, total in job:
             counts = outcomes
             assert total == FILES
             if done and killed is None:
@@ -116,31 +119,35 @@ def test_ray_writes_the_rows_of_the_local_engine_also_if_a_worker_is_killed(
         ray.shutdown()
 
 
-def test_a_job_that_was_cut_off_goes_on_with_what_is_missing(model, folder, tmp_path):
+def test_a_job_that_was_cut_off_resumes_with_what_is_missing(model, folder, tmp_path):
     """Without Ray: everything is there but what makes the folder complete."""
-    job = RayJob(model, str(folder), tmp_path / "out", device="cpu")
-    start = score_on_ray(job)
+
+    def job(output=tmp_path / "out", **options):
+        overwrite = options.pop("overwrite", False)
+        options = ScoreOptions(**options)
+        return score_on_ray(model, str(folder), output, options, "cpu", overwrite=overwrite)
+
+    start = job()
     assert next(start)[1:] == (0, FILES)
     start.close()
-    record = tmp_path / ".out.partial" / "..parts.jsonl.partial"
-    with record.open("a") as file:
+    partial = tmp_path / ".out.partial"
+    with pytest.raises(ValueError, match=r"another job .*threshold"):
+        next(job(threshold=0.9))
+    (partial / "part-000099.jsonl").touch()
+    assert next(job(threshold=0.9, overwrite=True))[1] == 0
+    assert not list(partial.glob("part-*"))
+    with (partial / "..parts.jsonl.partial").open("a") as file:
         for part in range(FILES):
             file.write(json.dumps({"part": part, "rows": {"scored": 3}}) + "\n")
-    assert [done for _, done, _ in score_on_ray(job)] == [FILES]
+    assert [done for _, done, _ in job(threshold=0.9)] == [FILES]
     assert (tmp_path / "out").is_dir()
-    assert not (tmp_path / ".out.partial").exists()
+    assert not partial.exists()
     with pytest.raises(FileExistsError, match="out exists"):
-        next(score_on_ray(job))
-
-
-def test_another_job_does_not_go_on_with_it(model, folder, tmp_path):
-    next(score_on_ray(RayJob(model, str(folder), tmp_path / "out")))
-    other = RayJob(model, str(folder), tmp_path / "out", threshold=0.9)
-    with pytest.raises(ValueError, match=r"another job .*threshold"):
-        next(score_on_ray(other))
-    (tmp_path / ".out.partial" / "part-000099.jsonl").touch()
-    assert next(score_on_ray(other, overwrite=True))[1] == 0
-    assert not list((tmp_path / ".out.partial").glob("part-*"))
+        next(job())
+    assert next(job(overwrite=True))[1] == 0
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(FileExistsError, match=r"holds 'mine\.txt'"):
+        next(job(overwrite=True))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,6 @@ def test_another_job_does_not_go_on_with_it(model, folder, tmp_path):
     [
         (["--workers", "2"], "--workers 2 goes with --engine ray"),
         (["--engine", "ray", "--workers", "0"], "--workers is 0"),
-        (["--engine", "ray", "--cache", "c"], "without --cache"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(folder, tmp_path, extra, message):
@@ -159,4 +165,33 @@ def test_options_that_do_not_go_together_are_named(folder, tmp_path, extra, mess
 def test_nothing_to_score_is_an_error(model, tmp_path):
     (tmp_path / "in.jsonl").write_text('{"problem": "x"}\n')
     with pytest.raises(ValueError, match=r"no row of .*in\.jsonl can be scored"):
-        next(score_on_ray(RayJob(model, str(tmp_path / "in.jsonl"), tmp_path / "out")))
+        next(score_on_ray(model, str(tmp_path / "in.jsonl"), tmp_path / "out", ScoreOptions()))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 1000])
+@pytest.mark.parametrize("kind", ["lines", "array", "compressed", "parquet"])
+def test_pieces_are_the_whole_in_order(tmp_path, rows, kind):
+    values = [{"id": i, "text": "\u2028\n" * (i % 3)} for i in range(23)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in values)
+    if kind == "lines":
+        (tmp_path / "a.jsonl").write_text("\ufeff" + text + "\n\nno json\n" + text.rstrip("\n"))
+        (tmp_path / "b.jsonl").write_text(text)
+    elif kind == "array":
+        (tmp_path / "a.json").write_text(json.dumps(values))
+        (tmp_path / "b.json").write_text(text)
+    elif kind == "compressed":
+        with gzip.open(tmp_path / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(values), tmp_path / "a.parquet", rows)
+    pieces = cut(str(tmp_path), rows)
+    found = [list(read_piece(piece)) for piece in pieces]
+    assert [row for piece in found for row in piece] == list(read_rows(str(tmp_path)))
+    if kind in ("lines", "parquet"):
+        assert max(map(len, found)) <= rows
+        assert len(pieces) >= 23 / rows
+
+
+def test_what_is_no_file_is_named():
+    with pytest.raises(FileNotFoundError, match="'owner/name': no such file or folder"):
+        cut("owner/name")

@@ -1,7 +1,6 @@
-"""Every scorer keeps the same promises; a cache changes none of them."""
+"""Every scorer keeps the same promises."""
 
 import random
-import sqlite3
 
 import pytest
 import torch
@@ -9,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prm import tiny_prm
 
-from prm_lightning.modeling.step_model import Unscorable
-from prm_lightning.scoring.cache import CachedScorer
 from prm_lightning.scoring.scorers import fingerprint, load_scorer
 from prm_lightning.types import Scorer
 
@@ -143,54 +140,3 @@ def test_a_fingerprint_follows_the_weights(prm, saved, tmp_path):
     assert fingerprint(saved) != before
     (tmp_path / "m.yaml").write_text(f"{{model: {saved}, like: skywork}}")
     assert fingerprint(str(tmp_path / "m.yaml")) != of_manifest
-
-
-@settings(max_examples=5)
-@given(seed=st.integers(0, 2**16))
-def test_a_cache_changes_nothing_and_asks_for_nothing_twice(tmp_path_factory, seed):
-    rng = random.Random(seed)
-    file = tmp_path_factory.mktemp("cache") / "scores.sqlite"
-    inner, distinct = Counting(), set()
-    for _ in range(3):
-        items = [(f"Problem {rng.randrange(3)}?", attempts(rng)) for _ in range(4)]
-        distinct |= {(problem, tuple(s)) for problem, solutions in items for s in solutions}
-        cached = CachedScorer(inner, file, "model a")  # a new process
-        assert list(cached.score_all(items)) == list(Counting().score_all(items))
-    assert sorted(inner.asked) == sorted(distinct)
-
-
-def test_a_cache_keeps_models_and_texts_apart(tmp_path):
-    inner = Counting()
-    for model in ("a", "b"):
-        scorer = CachedScorer(inner, tmp_path / "c", model)
-        scorer.score("P", [["x", "y"], ["x y"], ["x"], []])
-        scorer.score("P x", [["y"]])
-    assert len(inner.asked) == 2 * 5
-
-
-def test_what_was_scored_before_an_error_is_kept(tmp_path):
-    inner = Counting(fails_after=3)
-    items = [(f"{i}?", [["x"]]) for i in range(6)]
-    with pytest.raises(ConnectionError):
-        list(CachedScorer(inner, tmp_path / "c", "a").score_all(items))
-    inner.fails_after = 100
-    assert len(list(CachedScorer(inner, tmp_path / "c", "a").score_all(items))) == 6
-    assert len(inner.asked) == 6
-
-
-def test_a_cache_never_takes_a_file_that_is_something_else(tmp_path):
-    (tmp_path / "text").write_text("These are notes, long enough to be looked at." * 20)
-    other = sqlite3.connect(tmp_path / "other")
-    other.execute("CREATE TABLE scores (key BLOB PRIMARY KEY, scores TEXT)")
-    other.commit()
-    other.close()
-    for name in ("text", "other"):
-        with pytest.raises(ValueError, match="cannot be used as a score cache"):
-            CachedScorer(Counting(), tmp_path / name, "a")
-
-
-def test_what_cannot_be_scored_is_not_cached(prm, tmp_path):
-    scorer = CachedScorer(prm, tmp_path / "c", "a")
-    with pytest.raises(Unscorable):
-        scorer.score("How many?", [STEPS * 100])
-    assert scorer.score("How many?", [STEPS[:1]]) == prm.score("How many?", [STEPS[:1]])

@@ -19,16 +19,11 @@ from prm_lightning.interop.card_code import shared_beginning
 from prm_lightning.interop.parity import PROBES, Parity, compare, require_parity
 from prm_lightning.modeling.backbone import Backbone, TreeModel
 from prm_lightning.modeling.heads import HeadKind, StepHead
+from prm_lightning.modeling.model_folder import find_folder
 from prm_lightning.modeling.prm import MANIFEST, PRM, Manifest
 from prm_lightning.modeling.step_model import StepModel, Unscorable
-from prm_lightning.scoring.public_families import (
-    SUFFIXES,
-    Dtype,
-    PublicManifest,
-    read_public_manifest,
-    recognise,
-)
-from prm_lightning.scoring.public_model import PublicHead, find_model, load_public, tensor_names
+from prm_lightning.scoring.public_families import Dtype, PublicManifest
+from prm_lightning.scoring.public_model import PublicHead, find_public, load_public
 from prm_lightning.text import fold_newlines
 
 IMPORT_RECORD = "import.json"
@@ -54,21 +49,17 @@ class Wish:
 
 
 def read_public(model: str) -> tuple[PublicManifest, Path]:
-    """How a public model scores, and where it lies.
+    """How a public model scores, and where it is.
 
     Raises:
         ValueError: it cannot be found, nothing says how it scores, or it is one of ours.
     """
-    if Path(model).suffix in SUFFIXES and Path(model).is_file():
-        manifest = read_public_manifest(Path(model))
-        return manifest, find_model(manifest.model, manifest.revision)
-    folder = find_model(model)
-    if (folder / MANIFEST).is_file():
+    if (find_folder(model) / MANIFEST).is_file():
         raise ValueError(
             f"import: {model} is a model of prm_lightning already. Use it as it is, or make it "
             "ready for others with `export`."
         )
-    return recognise(model, folder, tensor_names(folder)), folder
+    return find_public(model)
 
 
 def import_public(

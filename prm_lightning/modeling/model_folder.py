@@ -102,9 +102,9 @@ class Manifest:
         backbone |= {name: values.pop(key) for key, name in moved.items() if key in values}
         lora = backbone.pop("lora", None)
         if lora is not None:
-            lora = _checked(Lora, _require_object(lora, f"{place}: lora"), f"{place}: lora")
-        known = _checked(Backbone, backbone | {"lora": lora}, f"{place}: backbone")
-        manifest = _checked(Manifest, values | {"backbone": known}, place)
+            lora = checked_fields(Lora, _require_object(lora, f"{place}: lora"), f"{place}: lora")
+        known = checked_fields(Backbone, backbone | {"lora": lora}, f"{place}: backbone")
+        manifest = checked_fields(Manifest, values | {"backbone": known}, place)
         if not 0 <= manifest.threshold <= 1:
             raise ValueError(
                 f"{place} has the threshold {manifest.threshold!r}, expected a number in [0, 1]."
@@ -279,16 +279,27 @@ def _require_object(value: Any, place: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _checked(cls: type[T], values: dict[str, Any], place: str) -> T:
-    """A dataclass out of JSON values, each of which must have the annotated type."""
+def checked_fields(cls: type[T], values: dict[str, Any], place: str) -> T:
+    """A dataclass out of values that were read from a file.
+
+    Args:
+        cls: whose annotations say what is expected; numbers must be finite, and true is no number.
+        values: by the names of its fields.
+        place: that they were read from, for messages.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another type.
+    """
     hints = get_type_hints(cls)
     known = fields(cls)  # type: ignore[arg-type]
     needed = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
     missing = [name for name in needed if name not in values]
     unknown = [name for name in values if name not in hints]
     if missing or unknown:
-        what = f"lacks {missing[0]}" if missing else f"has the unknown entry {unknown[0]!r:.80}"
-        raise ValueError(f"{place} {what}. Save the model again with this release.")
+        what = f"lacks {', '.join(missing)}"
+        if unknown:
+            what = f"has the unknown entry {unknown[0]!r:.80}"
+        raise ValueError(f"{place} {what}, expected the entries {', '.join(hints)}.")
     for name, value in values.items():
         if not _has_type(value, hints[name]):
             raise ValueError(
@@ -298,10 +309,9 @@ def _checked(cls: type[T], values: dict[str, Any], place: str) -> T:
 
 
 def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON has an annotated type; true and false are no numbers."""
     args = get_args(hint)
     if get_origin(hint) is Literal:
-        return type(value) is str and value in args
+        return any(type(value) is type(arg) and value == arg for arg in args)
     if get_origin(hint) in (Union, types.UnionType):
         return any(_has_type(value, arg) for arg in args)
     if get_origin(hint) is list:
@@ -313,5 +323,7 @@ def _has_type(value: Any, hint: Any) -> bool:
 
 def _in_words(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
-    return str(getattr(hint, "__name__", hint))
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_in_words(arg) for arg in get_args(hint))
+    return "null" if hint is type(None) else str(getattr(hint, "__name__", hint))

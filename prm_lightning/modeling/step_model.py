@@ -16,6 +16,7 @@ from prm_lightning.batching.plan import Planner
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.modeling.backbone import TreeModel
 from prm_lightning.types import ALL_CORRECT, Aggregation, Solution, Step, StepBatch
+from prm_lightning.types import Unscorable as Unscorable  # raised here, so imported from here too
 
 TOKENS_PER_BATCH = 4096
 SOLUTIONS_AT_A_TIME = 128  # encoded together; longer jobs give back scores on the way
@@ -25,10 +26,6 @@ PAD_ID = 0  # any valid id: what pads a row is seen by nothing
 Items = Sequence[tuple[str, Sequence[Sequence[str]]]]
 Pairs = Sequence[tuple[str, Sequence[str]]]  # a problem and the steps of one solution
 Steps = TypeVar("Steps")
-
-
-class Unscorable(ValueError):  # noqa: N818  (an outcome, counted by its callers)
-    """One solution cannot be scored, for a reason that says nothing of the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from prm_lightning.modeling.model_folder import checked_fields
 from prm_lightning.types import Aggregation
 
 Layout = Literal["pieces", "text", "chat", "turns", "prm-chat", "prm-plain", "prm-guide"]
@@ -36,19 +36,20 @@ class PublicManifest:
             softmax, of one the sigmoid. ``two_layer``: ``score.0``, ReLU, ``score.2``.
             ``value``: ``v_head.summary``, or ``v_head``; the sigmoid. ``lm``: the softmax over two
             tokens of the LM head.
-        step_end: text behind every step; of ``turns`` the assistant's answer.
-        prompt: what stands before the first step, with ``{problem}`` in it.
+        step_end: text after every step; of ``turns`` the assistant's answer.
+        prompt: the text before the first step, with ``{problem}`` in it.
         step: with ``{step}``, and ``{number}`` from 1; a step that begins so already stays as it
             is.
         between: text between a step end and the next step (layout ``text``).
         system: system message of a chat; empty for none.
-        right: text whose last token stands for a correct step (head ``lm``).
-        wrong: the same for a wrong one.
-        correct_label: row of the correct class in a head of two rows, 0 or 1.
+        right: text whose last token means a correct step (head ``lm``).
+        wrong: text whose last token means a wrong step.
+        correct_label: row of the correct class in a head of two rows; None looks at the names that
+            the model gives them (`find_correct_label`).
         revision: branch, tag or commit on the Hub.
         dtype: of the computation.
         aggregation: how to make one score of a solution out of those of its steps.
-        threshold: a step whose P(correct) lies below it is flagged.
+        threshold: in [0, 1]; a step whose P(correct) is below it is flagged.
     """
 
     model: str
@@ -61,26 +62,17 @@ class PublicManifest:
     system: str = ""
     right: str = "+"
     wrong: str = "-"
-    correct_label: int = 1
+    correct_label: Literal[0, 1] | None = None
     revision: str | None = None
     dtype: Dtype = "bfloat16"
     aggregation: Aggregation = "min"
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        closed = {
-            "layout": get_args(Layout),
-            "head": get_args(HeadLayout),
-            "dtype": get_args(Dtype),
-            "aggregation": get_args(Aggregation),
-            "correct_label": (0, 1),
-        }
-        for name, values in closed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(
-                    f"scorer: {name} of {self.model!r} is {getattr(self, name)!r}, expected one of "
-                    f"{', '.join(map(str, values))}."
-                )
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"scorer: threshold of {self.model!r} is {self.threshold}, expected one in [0, 1]."
+            )
         for name, mark in (("prompt", "{problem}"), ("step", "{step}")):
             if mark not in getattr(self, name):
                 raise ValueError(
@@ -144,12 +136,17 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
+# How models name the rows of a head of two labels, in capitals.
+RIGHT_NAMES = ("CORRECT", "RIGHT", "GOOD", "+", "TRUE", "POSITIVE", "YES", "1", "LABEL_1")
+WRONG_NAMES = ("INCORRECT", "WRONG", "BAD", "-", "FALSE", "NEGATIVE", "NO", "0", "LABEL_0")
+
+
 def read_public_manifest(file: Path) -> PublicManifest:
     """A manifest that a user wrote.
 
     Args:
         file: YAML or JSON with the fields of `PublicManifest`. ``like`` names one of `FAMILIES`
-            whose fields it starts from. A relative ``model`` is looked for beside the file first.
+            whose fields it starts from. A relative ``model`` is looked for next to the file first.
 
     Raises:
         ValueError: it cannot be read, or a field is missing, unknown or wrong.
@@ -158,7 +155,7 @@ def read_public_manifest(file: Path) -> PublicManifest:
 
     try:
         record = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         first = " ".join(str(error).split())
         raise ValueError(f"scorer: cannot read the manifest {file}: {first}.") from error
     if not isinstance(record, dict) or not isinstance(record.get("model"), str):
@@ -166,9 +163,14 @@ def read_public_manifest(file: Path) -> PublicManifest:
             f"scorer: {file} is no manifest: expected fields, `model` (a folder or Hub id) among "
             "them. docs/scoring.md shows one."
         )
-    beside = file.parent / record["model"]
-    model = str(beside) if beside.is_dir() else record["model"]
-    return _from_record(record | {"model": model}, str(file))
+    family = record.pop("like", None)
+    if family is not None and family not in FAMILIES:
+        raise ValueError(f"scorer: like: {family!r} in {file} is none of {', '.join(FAMILIES)}.")
+    next_to_it = file.parent / record["model"]
+    if next_to_it.is_dir():
+        record["model"] = str(next_to_it)
+    values = FAMILIES.get(str(family), {}) | record
+    return checked_fields(PublicManifest, values, f"scorer: the manifest {file}")
 
 
 def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
@@ -176,7 +178,7 @@ def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
 
     Args:
         model: as the user named it.
-        folder: where it lies.
+        folder: where it is.
         tensors: names of its tensors.
 
     Raises:
@@ -187,15 +189,13 @@ def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
     known = {name.lower(): record for name, record in KNOWN.items()}
     if model.lower() in known:
         return PublicManifest(model, **known[model.lower()])
-    config = _read_config(folder)
+    architecture = str((read_config(folder).get("architectures") or ["unknown"])[0])
     if any(name.startswith("v_head.") for name in tensors):
         return PublicManifest(model, **FAMILIES["skywork"])
     if {"score.0.weight", "score.2.weight"} <= tensors:
         return PublicManifest(model, **FAMILIES["qwen-math-prm"])
-    architecture = str((config.get("architectures") or ["unknown"])[0])
     if architecture.endswith("ForTokenClassification"):
-        correct = _correct_label(config)
-        return PublicManifest(model, **FAMILIES["trl"], correct_label=correct)
+        return PublicManifest(model, **FAMILIES["trl"])
     raise ValueError(
         f"scorer: {model!r} is a {architecture} and nothing in it says how it scores steps. Write "
         f"a manifest, a YAML file such as `{{model: {model}, like: math-shepherd}}` (like: one of "
@@ -203,32 +203,20 @@ def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
     )
 
 
-def _from_record(record: Mapping[str, Any], place: str) -> PublicManifest:
-    values = dict(record)
-    family = values.pop("like", None)
-    if family is not None and family not in FAMILIES:
-        raise ValueError(f"scorer: like: {family!r} in {place} is none of {', '.join(FAMILIES)}.")
-    values = FAMILIES.get(str(family), {}) | values
-    known = {field.name: field for field in fields(PublicManifest)}
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise ValueError(
-            f"scorer: {place} has the unknown field {unknown[0]!r}, expected some of "
-            f"{', '.join(known)}, like."
-        )
-    missing = [n for n, field in known.items() if field.default is MISSING and n not in values]
-    if missing:
-        raise ValueError(
-            f"scorer: {place} lacks {', '.join(missing)}; give them, or `like: ` one of "
-            f"{', '.join(FAMILIES)}."
-        )
-    return PublicManifest(**values)
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a checkpoint or of a PEFT adapter.
 
-
-def _read_config(folder: Path) -> dict[str, Any]:
+    Raises:
+        ValueError: there is none, or it is no JSON object.
+    """
     for name in ("config.json", "adapter_config.json"):
         if (folder / name).is_file():
-            record: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                record = json.loads((folder / name).read_text(encoding="utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"scorer: cannot read {folder / name}: {error}.") from error
+            if not isinstance(record, dict):
+                raise ValueError(f"scorer: {folder / name} holds no JSON object.")
             return record
     raise ValueError(
         f"scorer: {folder} holds neither prm.json nor config.json, so it is no model. Give a "
@@ -236,7 +224,29 @@ def _read_config(folder: Path) -> dict[str, Any]:
     )
 
 
-def _correct_label(config: dict[str, Any]) -> int:
-    """The row called CORRECT, where the labels have names; TRL's LABEL_1 otherwise."""
-    names = {str(name).upper(): int(i) for i, name in (config.get("id2label") or {}).items()}
-    return names.get("CORRECT", 1)
+def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Literal[0, 1]:
+    """The row of the correct class: what the manifest says, or else the names of the rows.
+
+    Args:
+        manifest: of the model.
+        config: of the model, whose ``id2label`` names the rows.
+
+    Raises:
+        ValueError: the rows have names that do not tell which is which.
+    """
+    named = config.get("id2label")
+    if manifest.head in ("linear", "two_layer") and manifest.correct_label is not None:
+        return manifest.correct_label
+    if manifest.head not in ("linear", "two_layer") or not named:
+        return 1
+    rows = [str(named[i]).upper() for i in sorted(named, key=int)]
+    kinds = [(name in RIGHT_NAMES) - (name in WRONG_NAMES) for name in rows]
+    if rows == ["LABEL_0"] or kinds in ([1], [-1, 1], [0, 1], [-1, 0]):
+        return 1
+    if kinds in ([1, -1], [1, 0], [0, -1]):
+        return 0
+    raise ValueError(
+        f"scorer: the rows of the head of {manifest.model!r} are named {rows}, which does not "
+        "tell which of them means a correct step. Say it by correct_label (0 or 1) in a manifest, "
+        f"such as {{model: {manifest.model}, like: trl, correct_label: 1}}."
+    )

@@ -1,4 +1,4 @@
-"""Process reward models that others trained, as scorers: their heads and weights."""
+"""Process reward models that others trained, as scorers: their place, heads and weights."""
 
 from __future__ import annotations
 
@@ -11,15 +11,29 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from prm_lightning.modeling.backbone import Backbone, TreeModel, hub_token, load_tokenizer
+from prm_lightning.modeling.backbone import (
+    Backbone,
+    TreeModel,
+    hub_token,
+    load_tokenizer,
+    locate,
+)
+from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, find_folder, require_whole_files
 from prm_lightning.modeling.step_model import StepModel
 from prm_lightning.scoring.public_encoder import make_encoder
-from prm_lightning.scoring.public_families import PublicManifest
+from prm_lightning.scoring.public_families import (
+    SUFFIXES,
+    PublicManifest,
+    find_correct_label,
+    read_config,
+    read_public_manifest,
+    recognise,
+)
 from prm_lightning.sources.rows import HUB_ID
 
-ADAPTER_CONFIG = "adapter_config.json"
 HEAD_TENSORS: dict[str, list[tuple[str, ...]]] = {  # layers; the first that is there is taken
     "linear": [("score",)],
     "two_layer": [("score.0", "score.2")],
@@ -33,7 +47,7 @@ class PublicHead(nn.Module):
     Args:
         layers: weight and bias of each, first to last; a bias may be None. The last weight has one
             row, the logit, or two.
-        correct_label: which of two rows stands for correct.
+        correct_label: which of two rows means correct.
     """
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor | None]], correct_label: int) -> None:
@@ -62,7 +76,7 @@ def load_public(
 
     Args:
         manifest: how it scores.
-        folder: where it lies.
+        folder: where it is.
         device: None takes the first GPU if there is one, else the CPU.
 
     Raises:
@@ -86,14 +100,30 @@ def load_public(
     return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
-def find_model(model: str, revision: str | None = None) -> Path:
-    """The folder of a model, fetched from the Hub if it is no local one.
+def find_public(model: str) -> tuple[PublicManifest, Path]:
+    """How a public model scores, and the folder that it is in.
+
+    Args:
+        model: a folder, a Hub id, or a manifest file.
 
     Raises:
-        ValueError: it is no folder, and the Hub does not give it.
+        ValueError: it cannot be found, or nothing tells how it scores.
     """
-    if Path(model).is_dir():
-        return Path(model)
+    file = Path(model)
+    if file.suffix in SUFFIXES and file.is_file():
+        manifest = read_public_manifest(file)
+        folder = _find_folder(manifest.model, manifest.revision)
+    else:
+        folder = _find_folder(model)
+        manifest = recognise(model, folder, set(_files_of_tensors(folder)))
+    return manifest, folder
+
+
+def _find_folder(model: str, revision: str | None = None) -> Path:
+    """The folder of a model, fetched from the Hub if it is no local one."""
+    folder = find_folder(model)
+    if folder.is_dir():
+        return folder
     if not HUB_ID.fullmatch(model):
         raise ValueError(
             f"scorer: {model!r} is no folder here, and no Hub id of the form owner/name. "
@@ -109,11 +139,6 @@ def find_model(model: str, revision: str | None = None) -> Path:
             patterns.append("pytorch_model*.bin")
             folder = Path(snapshot_download(model, allow_patterns=patterns, **kwargs))
     return folder
-
-
-def tensor_names(folder: Path) -> set[str]:
-    """Names of the tensors of a checkpoint; empty where there is none."""
-    return {name for names in _files(folder).values() for name in names}
 
 
 def _head(
@@ -138,7 +163,7 @@ def _head(
             f"scorer: the head of {manifest.model!r} has {rows} rows or is all zero or not finite, "
             "expected one or two rows of trained numbers."
         )
-    return PublicHead(layers, 1 if manifest.head == "lm" else manifest.correct_label)
+    return PublicHead(layers, find_correct_label(manifest, read_config(folder)))
 
 
 def _lm_rows(
@@ -178,7 +203,7 @@ def _load_language_model(manifest: PublicManifest, folder: Path, adapter: str | 
     transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
     try:
         model = auto.from_pretrained(
-            adapter or str(folder),
+            locate(adapter) if adapter else str(folder),
             dtype=getattr(torch, manifest.dtype),
             attn_implementation="sdpa",
             trust_remote_code=False,
@@ -193,37 +218,33 @@ def _load_language_model(manifest: PublicManifest, folder: Path, adapter: str | 
         transformers.logging.set_verbosity(verbosity)
 
 
-def _files(folder: Path) -> dict[Path, set[str]]:
-    """The weight files of a folder, each with the names of its tensors."""
-    from safetensors import safe_open
-
-    found = {}
+def _files_of_tensors(folder: Path) -> dict[str, Path]:
+    """The tensors of a checkpoint by name, each with the file that it is in."""
+    require_whole_files(folder)
+    found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            found[file] = set(tensors.keys())
+            found |= dict.fromkeys(tensors.keys(), file)
     if not found:
         for file in sorted(folder.glob("pytorch_model*.bin")):
-            found[file] = set(torch.load(file, weights_only=True, mmap=True))
+            found |= dict.fromkeys(torch.load(file, weights_only=True, mmap=True), file)
     return found
 
 
 def _read_head_tensors(folder: Path) -> dict[str, Tensor]:
     """Tensors whose name has ``score`` or ``v_head`` in it, named from there on."""
-    from safetensors import safe_open
-
     found = {}
-    for file, names in _files(folder).items():
-        for name in names:
-            parts = name.split(".")
-            start = next((i for i, part in enumerate(parts) if part in ("score", "v_head")), None)
-            if start is None:
-                continue
-            if file.suffix == ".bin":
-                tensor = torch.load(file, weights_only=True, mmap=True)[name]
-            else:
-                with safe_open(file, framework="pt") as tensors:
-                    tensor = tensors.get_tensor(name)
-            found[".".join(parts[start:])] = tensor.float()
+    for name, file in _files_of_tensors(folder).items():
+        parts = name.split(".")
+        start = next((i for i, part in enumerate(parts) if part in ("score", "v_head")), None)
+        if start is None:
+            continue
+        if file.suffix == ".bin":
+            tensor = torch.load(file, weights_only=True, mmap=True)[name]
+        else:
+            with safe_open(file, framework="pt") as tensors:
+                tensor = tensors.get_tensor(name)
+        found[".".join(parts[start:])] = tensor.float()
     return found
 
 

@@ -9,10 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+from rich.text import Text
+
 from prm_lightning.command import run_verb
+from prm_lightning.files import job_lock
+from prm_lightning.modeling.aggregate import aggregate as combine
+from prm_lightning.scoring.rows import SCORED, ScoreOptions, read_solutions, score_file
+from prm_lightning.sources.fields import Marks, step_cleaner
+from prm_lightning.terminal import Bar, quieten_libraries, visible
 from prm_lightning.types import Aggregation
 
-# Nothing heavy is imported here, not even for annotations: jsonargparse would, to show the help.
+# What imports torch is imported in functions, not even for annotations here: jsonargparse would
+# import it to show the help.
 _OPTION = re.compile(r"--[a-z][\w-]*(=.*)?", re.DOTALL)
 
 
@@ -29,7 +38,8 @@ def score(
     output: str | None = None,
     aggregate: Aggregation | None = None,
     threshold: float | None = None,
-    cache: str | None = None,
+    calculator_marks: Marks = "remove",
+    step_numbers: Marks = "keep",
     device: str | None = None,
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
@@ -39,22 +49,25 @@ def score(
 
     Args:
         model: a folder such as outputs/x/best_model, a public model's folder or Hub id, a manifest
-            file, or URL#FOLDER for a model behind a vLLM server; docs/scoring.md tells more.
+            file, or URL#FOLDER for a model on a vLLM server; docs/scoring.md tells more.
         problem: the question, as text.
         steps: the steps of a solution to it, each as text; repeat the option for another solution.
         input: in place of a problem, rows with problem and steps (or prompt and completions): a
-            JSON Lines, JSON or Parquet file, or a Hub data set.
+            JSON Lines, JSON or Parquet file, a folder of them, or a Hub data set.
         output: JSON Lines file with the rows of the input and their scores; with the engine ray a
-            folder of such files, or of Parquet files. A killed run goes on where it stopped when it
-            is started again.
+            folder of such files, or of Parquet files. A killed run resumes when it is started
+            again.
         aggregate: how to make one score of a solution; the model's own way if not given.
-        threshold: a step is flagged if its P(correct) in [0, 1] lies below; the model's own if not
+        threshold: a step is flagged if its P(correct) in [0, 1] is below; the model's own if not
             given.
-        cache: SQLite file in which scores are looked up first and remembered.
+        calculator_marks: remove takes GSM8K's <<a*b=c>> out of steps, as training and evaluate do;
+            keep leaves them.
+        step_numbers: remove takes "Step 3:" off the front of steps, as training does with the
+            layouts that write it (Math-Shepherd, RLHFlow, OpenRLHF); keep leaves them.
         device: cpu, cuda, cuda:1 and so on; the first GPU, if there is one, if not given.
         engine: local is this process; ray maps the input over actors that each hold the model, on
             this machine or on the cluster of RAY_ADDRESS.
-        workers: actors of the engine ray; one a GPU, or one a CPU where there is no GPU, if not
+        workers: actors of the engine ray; one per GPU, or one per CPU where there is no GPU, if not
             given.
         overwrite: replace the output.
     """
@@ -66,78 +79,101 @@ def score(
         raise ValueError(f"score: --threshold is {threshold}, expected a number in [0, 1].")
     if engine == "local" and workers is not None:
         raise ValueError(f"score: --workers {workers} goes with --engine ray.")
-    if engine == "ray" and (input is None or cache is not None):
-        raise ValueError("score: --engine ray goes with --input, and without --cache.")
+    if engine == "ray" and input is None:
+        raise ValueError("score: --engine ray goes with --input.")
     if workers is not None and workers < 1:
         raise ValueError(f"score: --workers is {workers}, expected at least 1.")
-    if engine == "ray" and input is not None and output is not None:
-        _score_on_ray(model, input, Path(output), aggregate, threshold, device, workers, overwrite)
-    elif input is not None and output is not None:
-        _score_file(model, input, Path(output), aggregate, threshold, cache, device, overwrite)
-    elif steps is not None:
-        from prm_lightning.scoring.score_problem import load, score_problem
+    if output is not None and Path(output).exists() and not overwrite:  # before a model is loaded
+        raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
+    quieten_libraries()
+    options = ScoreOptions(aggregate, threshold, calculator_marks, step_numbers)
+    if input is None or output is None:
+        _print_problem(model, problem, steps or [], options, device)
+        return
+    with job_lock(Path(output), "score"):
+        if engine == "ray":
+            from prm_lightning.scoring.on_ray import score_on_ray
 
-        score_problem(load(model, cache, device), problem, steps, aggregate, threshold)
+            job = score_on_ray(model, input, Path(output), options, device, workers, overwrite)
+        else:
+            job = _score_file(model, input, Path(output), options, device, overwrite)
+        _show(output, job)
 
 
 def _score_file(
     model: str,
     input: str,
     output: Path,
-    how: Aggregation | None,
-    threshold: float | None,
-    cache: str | None,
+    options: ScoreOptions,
     device: str | None,
     overwrite: bool,
-) -> None:
-    from prm_lightning.scoring.score_file import Reading, read_solutions, score_file
-    from prm_lightning.scoring.score_problem import load
-    from prm_lightning.scoring.scorers import fingerprint
+) -> Iterator[tuple[Counter[str], int, int]]:
+    from prm_lightning.scoring.scorers import fingerprint, load_scorer
 
-    if output.exists() and not overwrite:  # before a model is loaded
-        raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
-    rows = read_solutions(input)
-    scorer = load(model, cache, device)
-    limit = scorer.threshold if threshold is None else threshold
-    reading = Reading(how or scorer.aggregation, limit)
-    job = score_file(scorer, fingerprint(model), rows, output, reading, overwrite=overwrite)
-    _show(output, ((counts, counts.total(), len(rows)) for counts in job))
+    rows = read_solutions(input, options)
+    scorer = load_scorer(model, device)
+    job = score_file(scorer, fingerprint(model), rows, output, options, overwrite=overwrite)
+    for counts in job:
+        yield counts, counts.total(), len(rows)
 
 
-def _score_on_ray(
-    model: str,
-    input: str,
-    output: Path,
-    how: Aggregation | None,
-    threshold: float | None,
-    device: str | None,
-    workers: int | None,
-    overwrite: bool,
-) -> None:
-    from prm_lightning.scoring.score_ray import RayJob, score_on_ray
-
-    job = RayJob(model, input, output, how, threshold, device, workers)
-    _show(output, score_on_ray(job, overwrite=overwrite))
-
-
-def _show(output: Path, progress: Iterator[tuple[Counter[str], int, int]]) -> None:
+def _show(output: str, job: Iterator[tuple[Counter[str], int, int]]) -> None:
     """Run a job to its end, with a bar of what is done of what, and say how the rows came out."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from prm_lightning.scoring.score_file import SCORED
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress("scoring", *columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        counts: Counter[str] = Counter()
-        for outcomes, done, total in progress:
+    counts: Counter[str] = Counter()
+    with Bar("scoring") as bar:
+        for outcomes, done, total in job:
             counts = outcomes
-            bar.update(task, completed=done, total=total)
-    rows = counts.total()
+            bar.show(done, total)
     others = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if outcome != SCORED)
-    print(f"{output}: {counts[SCORED]} of {rows} rows scored" + (f"; {others}" * bool(others)))
+    scored = f"{counts[SCORED]} of {counts.total()} rows scored"
+    print(f"{output}: {scored}" + (f"; {others}" if others else ""))
+
+
+def _print_problem(
+    model: str,
+    problem: str,
+    solutions: Sequence[Sequence[str]],
+    options: ScoreOptions,
+    device: str | None,
+) -> None:
+    """Score solutions of one problem and print them, step by step."""
+    from prm_lightning.scoring.scorers import load_scorer
+
+    scorer = load_scorer(model, device)
+    clean = step_cleaner(options.calculator_marks, options.step_numbers)
+    cleaned = [[clean(step) for step in steps] for steps in solutions]
+    threshold = scorer.threshold if options.threshold is None else options.threshold
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(visible(problem), style="bold", markup=False)
+    for steps, scores in zip(cleaned, scorer.score(problem, cleaned), strict=True):
+        console.print()
+        print_scores(console, steps, scores, threshold, options.aggregate or scorer.aggregation)
+
+
+def print_scores(
+    console: Console,
+    steps: Sequence[str],
+    scores: Sequence[float],
+    threshold: float,
+    how: Aggregation = "min",
+) -> None:
+    """Print one line per step; those whose score is below the threshold are marked.
+
+    Args:
+        console: to print to.
+        steps: of the solution.
+        scores: P(correct) of each step.
+        threshold: in [0, 1].
+        how: makes one score of the solution.
+    """
+    flagged = [score < threshold for score in scores]
+    for step, score, flag in zip(steps, scores, flagged, strict=True):
+        line = Text(f"  {score:5.3f}  ", style="red" if flag else "green")
+        line.append("x " if flag else "  ")
+        console.print(line.append(visible(step), style="default"))
+    first = flagged.index(True) + 1 if any(flagged) else None
+    verdict = f"first flagged step: {first}" if first else "no step flagged"
+    console.print(f"  {how} {combine(scores, how):.3f}; {verdict} (P(correct) < {threshold:.3f})")
 
 
 def _join_steps(args: Sequence[str]) -> list[str]:

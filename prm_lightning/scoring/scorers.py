@@ -9,21 +9,17 @@ from typing import Protocol
 from urllib.parse import parse_qs, urldefrag
 
 from prm_lightning.modeling.backbone import load_tokenizer
-from prm_lightning.modeling.model_folder import MANIFEST, find_folder, load_encoder, read_manifest
+from prm_lightning.modeling.model_folder import (
+    ADAPTER_CONFIG,
+    MANIFEST,
+    find_folder,
+    load_encoder,
+    read_manifest,
+)
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.public_encoder import make_encoder
-from prm_lightning.scoring.public_families import (
-    SUFFIXES,
-    PublicManifest,
-    read_public_manifest,
-    recognise,
-)
-from prm_lightning.scoring.public_model import (
-    ADAPTER_CONFIG,
-    find_model,
-    load_public,
-    tensor_names,
-)
+from prm_lightning.scoring.public_families import SUFFIXES, find_correct_label, read_config
+from prm_lightning.scoring.public_model import find_public, load_public
 from prm_lightning.scoring.server import ServerScorer
 from prm_lightning.types import Aggregation
 
@@ -83,7 +79,7 @@ def load_scorer(
         return _load_server(model)
     if our_folder(model) is not None:
         return PRM.from_pretrained(model, device, trust_remote_code=trust_remote_code)
-    manifest, folder = _find_public(model)
+    manifest, folder = find_public(model)
     return load_public(manifest, folder, device)
 
 
@@ -106,7 +102,7 @@ def fingerprint(model: str) -> str:
         model = folder
     if Path(model).suffix in SUFFIXES and Path(model).is_file():
         digest.update(Path(model).read_bytes())
-    place = our_folder(model) or _find_public(model)[1]
+    place = our_folder(model) or find_public(model)[1]
     for file in sorted(path for path in place.iterdir() if path.is_file()):
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} ".encode())
@@ -119,15 +115,6 @@ def our_folder(model: str) -> Path | None:
     """The folder of a model of ours; None of a public one."""
     folder = find_folder(model)
     return folder if (folder / MANIFEST).is_file() else None
-
-
-def _find_public(model: str) -> tuple[PublicManifest, Path]:
-    """How a public model scores and where it lies."""
-    if Path(model).suffix in SUFFIXES and Path(model).is_file():
-        manifest = read_public_manifest(Path(model))
-        return manifest, find_model(manifest.model, manifest.revision)
-    folder = find_model(model)
-    return recognise(model, folder, tensor_names(folder)), folder
 
 
 def _load_server(model: str) -> ServerScorer:
@@ -151,7 +138,7 @@ def _load_server(model: str) -> ServerScorer:
             aggregation=manifest.aggregation,
             threshold=manifest.threshold,
         )
-    public, path = _find_public(folder)
+    public, path = find_public(folder)
     if served is None and (path / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"scorer: {folder} is an adapter, and vLLM answers from an untrained head where a "
@@ -162,7 +149,7 @@ def _load_server(model: str) -> ServerScorer:
         make_encoder(load_tokenizer(str(path)), public),
         name=f"{public.model} at {whole}",
         served=served,
-        correct_label=public.correct_label,
+        correct_label=find_correct_label(public, read_config(path)),
         aggregation=public.aggregation,
         threshold=public.threshold,
     )

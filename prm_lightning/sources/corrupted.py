@@ -39,6 +39,7 @@ EQUATION_KINDS: tuple[Kind, ...] = (
 OTHER_SIGNS = {"+": "-*", "-": "+", "*": "+/", "/": "*-"}
 
 _SIGN = re.compile(r"(?<=[\d)% ])[-+*/]")  # of two numbers, not of one
+_COMMAND = re.compile(r"\\[a-z]+")  # \times, where an equation has a plain sign
 # Not part of a word (2nd), but of a product (2x4).
 _NUMBER = re.compile(rf"(?<![^\Wx])(?<![.,])(?:{NUMBER.pattern})(?![^\Wx]|[.,]?\d)")
 
@@ -210,49 +211,57 @@ def _change_equation(
     Its copies in calculator marks, and later repetitions of its result, change with it.
     """
     marks = [e for e in copies if text[: e.left.start].endswith("<<")]
-    left, right = copies[-1]  # the one around the mark, if there are both
-    edits: list[Edit] = []
-    result: str | None = right.text
-    if kind == "arithmetic_slip":
-        result = _mistake(result, context, rng)
-        if result is None or holds(Equation(left, right._replace(text=result))):
-            return []
-    else:
-        is_sign = kind == "wrong_operation"
-        places = list((_SIGN if is_sign else NUMBER).finditer(left.text))
-        if not places:  # 5(2) has no sign
-            return []
-        place = rng.choice(places)
-        new = rng.choice(OTHER_SIGNS[place[0]]) if is_sign else _mistake(place[0], context, rng)
-        if new is None:
-            return []
-        changed = left.text[: place.start()] + new + left.text[place.end() :]
-        start, end = (left.start + x for x in place.span())
-        if is_sign and (command := re.compile(r"\\[a-z]+").match(text, start)):
-            end = command.end()
-        edits = [(start, end, context.times if new == "*" else new)]
-        left = left._replace(text=changed)
-        if holds(Equation(left, right)):
-            return []
-    if kind in ("miscopied_number", "wrong_operation"):
-        value = None if "%" in left.text + right.text else evaluate(left.text)
-        result = None if value is None else _write(value, right.text, context, decimals=2)
-        if result is None:
-            return []
-
-    edits = [
-        edit for edit in edits if not any(m.left.start <= edit[0] < m.right.end for m in marks)
-    ]
-    for mark in marks:
-        written = re.sub(r"[ ,]", "", f"{left.text}={result}")
-        edits.append((mark.left.start, mark.right.end, written))
+    around = copies[-1]  # the one around the mark, if there are both
+    drawn = _draw_change(text, around, kind, context, rng)
+    if drawn is None:
+        return []
+    left, result, edits = drawn
+    if marks:
+        edits = [] if around in marks else edits
+        content = re.sub(r"[ ,]", "", f"{left}={result}")
+        edits += [(mark.left.start, mark.right.end, content) for mark in marks]
     for place in _numbers(text):
-        is_later = place.start() >= min(e.right.start for e in copies)
+        is_later = place.start() >= min(copy.right.start for copy in copies)
         in_mark = any(mark.left.start <= place.start() < mark.right.end for mark in marks)
-        if is_later and not in_mark and _value(place[0]) == _value(right.text):
-            new = _write(_value(result), place[0], context, decimals=2)
-            edits.append((*place.span(), new or result))
+        if is_later and not in_mark and _value(place[0]) == _value(around.right.text):
+            written = _write(_value(result), place[0], context, decimals=2)
+            edits.append((*place.span(), written or result))
     return edits
+
+
+def _draw_change(
+    text: str, equation: Equation, kind: Kind, context: Context, rng: Random
+) -> tuple[str, str, list[Edit]] | None:
+    """A new left side, the new result, and the edits to the left side; None where all holds."""
+    left, right = equation
+    if kind == "arithmetic_slip":
+        slip = _mistake(right.text, context, rng)
+        if slip is None or holds(Equation(left, right._replace(text=slip))):
+            return None
+        return left.text, slip, []
+
+    places = list((_SIGN if kind == "wrong_operation" else NUMBER).finditer(left.text))
+    if not places:  # 5(2) has no sign
+        return None
+    place = rng.choice(places)
+    start, end = (left.start + offset for offset in place.span())
+    if kind == "wrong_operation":
+        new: str | None = rng.choice(OTHER_SIGNS[place[0]])
+        if command := _COMMAND.match(text, start):
+            end = command.end()
+    else:
+        new = _mistake(place[0], context, rng)
+    if new is None:
+        return None
+    changed = left.text[: place.start()] + new + left.text[place.end() :]
+    edits = [(start, end, context.times if new == "*" else new)]
+    if holds(Equation(left._replace(text=changed), right)):
+        return None
+    if kind == "changed_operand":
+        return changed, right.text, edits
+    value = None if "%" in changed + right.text else evaluate(changed)
+    result = None if value is None else _write(value, right.text, context, decimals=2)
+    return None if result is None else (changed, result, edits)
 
 
 def _mistake(number: str, context: Context, rng: Random) -> str | None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 
-from prm_lightning.sources.word_problems.expressions import (
+from prm_lightning.sources.formulas import (
     Expression,
     Name,
     Number,
     Operation,
     Symbol,
     change_one_node,
+    evaluate,
+    leaves,
     names,
 )
-from prm_lightning.sources.word_problems.plan import ANSWER, Plan
-from prm_lightning.sources.word_problems.template import Line
+from prm_lightning.sources.word_problems import ANSWER, Line, Plan
 
 WRONG_SYMBOLS: dict[Symbol, tuple[Symbol, ...]] = {
     "+": ("-", "*"),
@@ -30,7 +32,7 @@ WRONG_SYMBOLS: dict[Symbol, tuple[Symbol, ...]] = {
 }
 
 # Factors that people take for one another when they convert units.
-WRONG_FACTORS = {60: (100, 24), 1000: (100,), 100: (10, 1000), 12: (10,), 25: (20, 50), 10: (5,)}
+WRONG_FACTORS = {60: (100, 24), 100: (10, 1000), 12: (10,), 7: (5, 6, 10)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Mistake:
     Args:
         lines: the plan as it is followed.
         misread: quantities that the wrong line takes with another value.
-        stated: what the wrong line says comes out; None for what its equation gives.
+        stated: the result that the wrong line states; None for the result of its equation.
     """
 
     lines: tuple[Line, ...]
@@ -54,8 +56,8 @@ Proposals = Callable[[Plan, int], Iterator[Mistake]]
 def near_misses(value: Fraction, unit: str) -> list[Fraction]:
     """Results of a slip in mental arithmetic or in reading: as round as the right value.
 
-    A wrong carry, a digit off by one or two, two digits swapped; zeros at the end stay, since a
-    wrong result with more digits than right ones have would give itself away.
+    A digit off by one or two, two digits swapped. Zeros at the end stay, since a wrong result with
+    more digits than right ones have would give itself away.
     """
     if unit == "part":
         top, bottom = value.numerator, value.denominator
@@ -66,7 +68,7 @@ def near_misses(value: Fraction, unit: str) -> list[Fraction]:
     while (value / place).numerator % 10 == 0:
         place *= 10
     digits = int(value / place)
-    changes = [1, -1, 2, -2] if digits < 10 else [10, -10, 20, -20, 2, -2]
+    changes = [1, -1, 2, -2] if digits < 10 else [10, -10, 20, -20, 1, -1, 2, -2]
     if digits >= 200:
         changes += [100, -100, 200, -200]
     text = str(digits)
@@ -74,20 +76,43 @@ def near_misses(value: Fraction, unit: str) -> list[Fraction]:
     return [place * wrong for wrong in [digits + c for c in changes] + swapped if wrong > 0]
 
 
-def put(lines: tuple[Line, ...], at: int, expression: Expression) -> tuple[Line, ...]:
-    """The lines with another expression at one index."""
-    return (*lines[:at], replace(lines[at], expression=expression), *lines[at + 1 :])
+def put(plan: Plan, at: int, expression: Expression) -> Mistake:
+    """The plan with another expression in one line."""
+    wrong = replace(plan.lines[at], expression=expression)
+    return Mistake((*plan.lines[:at], wrong, *plan.lines[at + 1 :]))
+
+
+def change_line(
+    plan: Plan, at: int, change: Callable[[Expression], Iterable[Expression]]
+) -> Iterator[Mistake]:
+    """Every plan in which one node of a line's expression is replaced by one of its changes."""
+    for expression in change_one_node(plan.lines[at].expression, change):
+        yield put(plan, at, expression)
+
+
+def take_written(plan: Plan, at: int, kind: str) -> Iterator[Mistake]:
+    """The wrong formulas that the template itself lists under `kind`."""
+    for written, expression in plan.lines[at].wrong:
+        if written == kind:
+            yield put(plan, at, expression)
 
 
 def slip(plan: Plan, at: int) -> Iterator[Mistake]:
-    """The equation is right, its result is not."""
-    if plan.lines[at].name != ANSWER:
-        for wrong in near_misses(plan.problem.values[plan.lines[at].name], plan.lines[at].unit):
-            yield Mistake(plan.lines, stated=wrong)
+    """The equation is right, its result is not: a near miss, or a neighbour in a times table."""
+    line, values = plan.lines[at], plan.problem.values
+    if line.name == ANSWER:
+        return
+    wrong = near_misses(values[line.name], line.unit)
+    match line.expression:
+        case Operation("*", left, right):
+            factors = [evaluate(left, values), evaluate(right, values)]
+            if all(factor.denominator == 1 and factor <= 12 for factor in factors):
+                wrong += [values[line.name] + sign * f for f in factors for sign in (1, -1)]
+    yield from (Mistake(plan.lines, stated=result) for result in wrong)
 
 
 def swap_operation(plan: Plan, at: int) -> Iterator[Mistake]:
-    """One operation gives way to another."""
+    """One operation is taken for another."""
     shares = {name for name, unit in plan.problem.template.units.items() if unit in ("%", "part")}
 
     def change(node: Expression) -> Iterable[Expression]:
@@ -98,8 +123,7 @@ def swap_operation(plan: Plan, at: int) -> Iterator[Mistake]:
             if not mixed:  # nobody adds 25% to $80 as if it were $25
                 yield Operation(symbol, node.left, node.right)
 
-    for expression in change_one_node(plan.lines[at].expression, change):
-        yield Mistake(put(plan.lines, at, expression))
+    yield from change_line(plan, at, change)
 
 
 def miscopy_given(plan: Plan, at: int) -> Iterator[Mistake]:
@@ -138,20 +162,11 @@ def skip_step(plan: Plan, at: int) -> Iterator[Mistake]:
         return
     if any(left_out.name in names(line.expression) for line in plan.lines[at + 2 :]):
         return
-    converts = any(isinstance(n, Number) and n.value >= 10 for n in leaves(left_out.expression))
+    converts = any(isinstance(n, Number) and n.value >= 7 for n in leaves(left_out.expression))
     for name in sorted({*names(left_out.expression)}):
         if converts or units[name] == left_out.unit:
             misread = {left_out.name: plan.problem.values[name]}
             yield Mistake(plan.lines[:at] + plan.lines[at + 1 :], misread=misread)
-
-
-def leaves(expression: Expression) -> Iterator[Expression]:
-    """Names and numbers, from left to right."""
-    if isinstance(expression, Operation):
-        yield from leaves(expression.left)
-        yield from leaves(expression.right)
-    else:
-        yield expression
 
 
 def take_wrong_base(plan: Plan, at: int) -> Iterator[Mistake]:
@@ -167,43 +182,28 @@ def take_wrong_base(plan: Plan, at: int) -> Iterator[Mistake]:
                     if other != base and units[other] == units[base]:
                         yield Operation("*", Name(other), Name(share))
 
-    for expression in change_one_node(plan.lines[at].expression, change):
-        yield Mistake(put(plan.lines, at, expression))
+    yield from change_line(plan, at, change)
 
 
 def convert_wrongly(plan: Plan, at: int) -> Iterator[Mistake]:
     """A factor between two units is taken for another one, such as 100 minutes an hour."""
-    yield from take_written(plan, at, "unit_error")
 
     def change(node: Expression) -> Iterable[Expression]:
         if isinstance(node, Number):
             yield from (Number(factor) for factor in WRONG_FACTORS.get(node.value, ()))
 
-    for expression in change_one_node(plan.lines[at].expression, change):
-        yield Mistake(put(plan.lines, at, expression))
-
-
-def take_written(plan: Plan, at: int, kind: str) -> Iterator[Mistake]:
-    """The wrong formulas that the template itself lists under `kind`."""
-    for written, expression in plan.lines[at].wrong:
-        if written == kind:
-            yield Mistake(put(plan.lines, at, expression))
+    yield from change_line(plan, at, change)
 
 
 def count_wrongly(plan: Plan, at: int) -> Iterator[Mistake]:
     """One too many or too few."""
     for mistake in take_written(plan, at, "off_by_one"):
         match mistake.lines[at].expression:
-            case Name(counted):  # a formula with "- 1" would stand in wrong steps alone
+            case Name(counted):  # a formula with "- 1" would occur in wrong steps alone
                 for wrong in (1, -1):
                     yield Mistake(plan.lines, {counted: plan.problem.values[counted] + wrong})
             case _:
                 yield mistake
-
-
-def misread_relation(plan: Plan, at: int) -> Iterator[Mistake]:
-    """Times taken for more than, older for younger and the like."""
-    yield from take_written(plan, at, "relation")
 
 
 def answer_early(plan: Plan, at: int) -> Iterator[Mistake]:
@@ -223,6 +223,6 @@ KINDS: dict[str, Proposals] = {
     "percentage_base": take_wrong_base,
     "unit_error": convert_wrongly,
     "off_by_one": count_wrongly,
-    "relation": misread_relation,
+    "relation": partial(take_written, kind="relation"),  # times for more than, older for younger
     "premature_answer": answer_early,
 }

@@ -5,33 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
+from prm_lightning.sources.formulas import show
 from prm_lightning.sources.mistakes import KINDS, Mistake
-from prm_lightning.sources.word_problems import TEMPLATES
-from prm_lightning.sources.word_problems.plan import (
+from prm_lightning.sources.word_problems import (
     ANSWER,
     Plan,
+    Problem,
+    Split,
+    Template,
     Wording,
     Worked,
     draw_wording,
     make_plan,
-    reword_from,
+    pose,
+    read_templates,
     work_out,
 )
-from prm_lightning.sources.word_problems.quantities import show
-from prm_lightning.sources.word_problems.template import Problem, Template, pose
 from prm_lightning.types import Dropped, Solution, Step
 
-RIGHT = "right"  # stands in an id where the kind of mistake would
+RIGHT = "right"  # the last part of the id of a right solution
 
 # Chance that a line goes wrong if all before it are right. It is the same for each line, so that
-# position says nothing of the label. The closing line's is lower because answers given too early
-# look like it and are always wrong.
-RISK, CLOSING_RISK = 0.21, 0.11
+# position tells nothing about the label. It is lower for the closing line because answers given
+# too early look like it and are always wrong.
+RISK, CLOSING_RISK = 0.25, 0.13
 
-# Most lines allow the kinds of weight 1 and few allow these, which go first where they can.
-WEIGHTS = {"percentage_base": 6.0, "unit_error": 6.0, "off_by_one": 6.0, "relation": 6.0}
+# How often a kind of mistake is tried first where several are possible; 1 if not listed.
+WEIGHTS = {
+    "arithmetic_slip": 3.0,
+    "wrong_operation": 4.0,
+    "percentage_base": 6.0,
+    "unit_error": 6.0,
+    "off_by_one": 6.0,
+    "relation": 6.0,
+}
 
 
 class Synthetic:
@@ -44,7 +53,7 @@ class Synthetic:
     Args:
         problems: number of problems, >= 1; the first ones do not depend on how many follow.
         attempts: solutions of each problem, >= 1.
-        split: ``validation`` uses templates that ``train`` never uses, whatever the seed.
+        split: which templates are used; no theme is in two splits, whatever the seed.
         seed: of all random choices.
         after_error: label of the steps after the mistake: none, or 0.
         name: the source's name in metrics.
@@ -59,7 +68,7 @@ class Synthetic:
         self,
         problems: int = 1000,
         attempts: int = 4,
-        split: Literal["train", "validation"] = "train",
+        split: Split = "train",
         seed: int = 17,
         after_error: Literal["unlabelled", "wrong"] = "unlabelled",
         name: str = "synthetic",
@@ -68,14 +77,14 @@ class Synthetic:
             raise ValueError(
                 f"Synthetic: problems={problems} and attempts={attempts} must be 1 or more."
             )
-        if split not in ("train", "validation") or after_error not in ("unlabelled", "wrong"):
+        if split not in get_args(Split) or after_error not in ("unlabelled", "wrong"):
             raise ValueError(
-                f"Synthetic: split={split!r} must be 'train' or 'validation', and "
+                f"Synthetic: split={split!r} must be one of {get_args(Split)}, and "
                 f"after_error={after_error!r} 'unlabelled' or 'wrong'."
             )
         self.problems, self.attempts, self.split, self.seed = problems, attempts, split, seed
         self.after_error, self.name = after_error, name
-        self.templates = [template for template in TEMPLATES if template.split == split]
+        self.templates = [template for template in read_templates() if template.split == split]
         Random(seed).shuffle(self.templates)
 
     def read(self) -> Iterator[Solution | Dropped]:
@@ -89,9 +98,12 @@ class Synthetic:
             rng = Random(f"{self.seed} {self.split} {number}")
             problem = pose(self.templates[number % len(self.templates)], rng)
             for k, (worked, at, kind) in enumerate(solve(problem, self.attempts, rng)):
+                labels = [
+                    1.0 if i < at else 0.0 if i == at else later for i in range(len(worked.texts))
+                ]
                 yield Solution(
                     problem=problem.text,
-                    steps=label_steps(worked, at, later),
+                    steps=tuple(map(Step, worked.texts, labels)),
                     source=self.name,
                     id=f"{self.split}-{self.seed}-{number}-{k}-{kind}",
                     group=problem.template.name,
@@ -102,14 +114,6 @@ class Synthetic:
 Attempt = tuple[Worked, int, str]  # what is written, index of the mistaken line, kind
 
 
-def label_steps(worked: Worked, at: int, later: float | None) -> tuple[Step, ...]:
-    """1 before the mistake, 0 at it, `later` behind it."""
-    return tuple(
-        Step(text, 1.0 if k < at else 0.0 if k == at else later)
-        for k, text in enumerate(worked.texts)
-    )
-
-
 def solve(problem: Problem, attempts: int, rng: Random) -> Iterator[Attempt]:
     """Different solutions, as far as there are so many; most start like the first."""
     template = problem.template
@@ -118,7 +122,7 @@ def solve(problem: Problem, attempts: int, rng: Random) -> Iterator[Attempt]:
     for _ in range(attempts):
         # Drawn once: were a repeated solution drawn anew, fewer short ones would be right.
         chances = [rng.random() for _ in range(len(template.steps) + 1)]
-        for k in range(20):
+        for k in range(30):
             wording = vary(first, template, rng) if k < 8 else draw_wording(template, rng)
             attempt = try_once(make_plan(problem, wording), chances, rng)
             if attempt[0].texts not in seen:
@@ -132,7 +136,9 @@ def vary(wording: Wording, template: Template, rng: Random) -> Wording:
     other, steps = draw_wording(template, rng), len(template.steps)
     if rng.random() < 0.1:
         return other
-    return reword_from(wording, max(rng.randint(1, steps), rng.randint(1, steps)), other)
+    start = max(rng.randint(1, steps), rng.randint(1, steps))
+    texts = wording.texts[:start] + other.texts[start:]
+    return replace(wording, texts=texts, answer=other.answer, closes=other.closes)
 
 
 def try_once(plan: Plan, chances: list[float], rng: Random) -> Attempt:
@@ -169,5 +175,5 @@ def make_mistake(plan: Plan, at: int, mistake: Mistake) -> Worked | None:
     if worked is None or worked.values[-1] == problem.answer:
         return None
     truth = {**problem.values, ANSWER: problem.answer}[mistake.lines[at].name]
-    plausible = truth / 12 <= worked.values[at] <= truth * 12  # nobody overlooks more
+    plausible = truth / 12 <= worked.values[at] <= truth * 12  # a larger error would be noticed
     return worked if plausible else None

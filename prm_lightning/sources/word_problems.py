@@ -1,0 +1,332 @@
+"""Word problems from hand-written templates, and right solutions of them in many wordings.
+
+In: ``word_problems.yaml``, whose first lines explain its form. Out: a `Problem` with its numbers
+drawn, and a `Plan` of one solution that `work_out` writes down, with or without a mistake.
+Read next: `mistakes`, `synthetic`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache, cached_property
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import yaml
+
+from prm_lightning.sources.formulas import (
+    Expression,
+    Name,
+    Style,
+    draw_style,
+    evaluate,
+    is_sensible,
+    names,
+    parse,
+    show,
+    substitute,
+    write_expression,
+)
+
+Split = Literal["train", "validation", "quickstart"]
+
+FILE = Path(__file__).with_name("word_problems.yaml")
+SHE = (
+    "Ana", "Mia", "Priya", "Wanda", "Ines", "Ruth", "Leila", "Grace",
+    "Yuki", "Tessa", "Clara", "Nora", "Aisha", "Emma", "Lin", "Olga",
+    "Zoe", "Maria", "Fatima", "Julia", "Hannah", "Chloe", "Amara", "Sofia",
+)  # fmt: skip
+HE = (
+    "Omar", "Jack", "Diego", "Ravi", "Paul", "Kofi", "Victor", "Emil",
+    "Hugo", "Sam", "Ben", "Luca", "Ahmed", "Tom", "Ivan", "Chen",
+    "Noah", "Felix", "Mateo", "Karim", "Peter", "Leo", "Daniel", "Arjun",
+)  # fmt: skip
+
+ANSWER = "answer"  # name of the line that only states the answer
+ANSWERS = ("The answer is {answer}.", "So the final answer is {answer}.", "Answer: {answer}")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number that the problem states: its unit and the values that it may have."""
+
+    unit: str
+    values: tuple[Fraction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One step of a solution: a quantity, how it is computed, and ways to say so.
+
+    Args:
+        name: the quantity that it finds.
+        unit: unit of that quantity.
+        expression: how it follows from the problem and from earlier lines.
+        texts: sentences with ``{eq}`` for ``expression = value``, and perhaps people, words and
+            numbers of the problem.
+        wrong: formulas that people take by mistake, each with its kind.
+    """
+
+    name: str
+    unit: str
+    expression: Expression
+    texts: tuple[str, ...]
+    wrong: tuple[tuple[str, Expression], ...] = ()
+
+
+@dataclass(frozen=True)
+class Template:
+    """Hand-written problem with its solution.
+
+    Args:
+        name: ``theme/name``, unique.
+        split: the only split that uses it, the same for its whole theme.
+        given: quantities that the problem states, by name.
+        questions: ways to ask, with ``{name}`` for a quantity, a person or a word.
+        steps: one or more lines, in order; the last finds the answer.
+        answers: ways to state the answer, with ``{answer}`` for it.
+        words: words to choose from, by placeholder.
+        needs: pairs of formulas; the first must be larger than the second.
+    """
+
+    name: str
+    split: Split
+    given: Mapping[str, Quantity]
+    questions: tuple[str, ...]
+    steps: tuple[Line, ...]
+    answers: tuple[str, ...]
+    words: Mapping[str, tuple[str, ...]]
+    needs: tuple[tuple[Expression, Expression], ...]
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Unit of every given and computed quantity."""
+        given = {name: quantity.unit for name, quantity in self.given.items()}
+        return given | {line.name: line.unit for line in self.steps}
+
+
+@cache
+def read_templates() -> tuple[Template, ...]:
+    """All templates, in the order of the file."""
+    themes = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return tuple(
+        read_template(f"{theme}/{name}", content["split"], template)
+        for theme, content in themes.items()
+        for name, template in content["templates"].items()
+    )
+
+
+def read_template(name: str, split: Split, template: Mapping[str, Any]) -> Template:
+    sides = (need.split(">") for need in template.get("needs", ()))
+    return Template(
+        name,
+        split,
+        {name: read_quantity(**given) for name, given in template["given"].items()},
+        tuple(template["questions"]),
+        tuple(read_line(**step) for step in template["steps"]),
+        tuple(template["answers"]),
+        {word: tuple(choices) for word, choices in template.get("words", {}).items()},
+        tuple((parse(larger.strip()), parse(smaller.strip())) for larger, smaller in sides),
+    )
+
+
+def read_line(
+    formula: str, unit: str, texts: list[str], wrong: Mapping[str, str] | None = None
+) -> Line:
+    """`formula` is ``name = expression``; `wrong` has an expression for each kind of mistake.
+
+    For ``off_by_one`` it may be one name, which is then counted one too high or too low.
+    """
+    name, _, expression = formula.partition("=")
+    mistaken = tuple((kind, parse(other)) for kind, other in (wrong or {}).items())
+    return Line(name.strip(), unit, parse(expression.strip()), tuple(texts), mistaken)
+
+
+def read_quantity(
+    unit: str,
+    among: list[float | str] | None = None,
+    low: float = 0,
+    high: float = 0,
+    step: float = 1,
+) -> Quantity:
+    """One of `among`, else ``low, low + step, ...`` to `high` at most; 25 means 25% if in ``%``."""
+    if among is not None:
+        values = [Fraction(str(value)) for value in among]
+    else:
+        start, stride = Fraction(str(low)), Fraction(str(step))
+        count = (Fraction(str(high)) - start) // stride + 1
+        values = [start + stride * k for k in range(count)]
+    return Quantity(unit, tuple(value / (100 if unit == "%" else 1) for value in values))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A template with its numbers and names drawn."""
+
+    template: Template
+    text: str  # the question
+    words: Mapping[str, str]  # the text for each placeholder that is no quantity
+    values: Mapping[str, Fraction]  # true value of every given and computed quantity
+
+    @property
+    def answer(self) -> Fraction:
+        """True value of the last line."""
+        return self.values[self.template.steps[-1].name]
+
+
+def pose(template: Template, rng: Random) -> Problem:
+    """Draw numbers that make every step sensible, names and one of the questions.
+
+    Raises:
+        ValueError: no sensible numbers were found; the template's ranges do not fit.
+    """
+    values = draw_values(template, rng)
+    words = draw_words(template, rng)
+    shown = {name: show(values[name], q.unit) for name, q in template.given.items()}
+    return Problem(template, rng.choice(template.questions).format(**words, **shown), words, values)
+
+
+def draw_values(template: Template, rng: Random) -> dict[str, Fraction]:
+    for _ in range(5000):
+        values = {name: rng.choice(quantity.values) for name, quantity in template.given.items()}
+        for line in template.steps:
+            values[line.name] = evaluate(line.expression, values)
+            if not is_sensible(values[line.name], line.unit):
+                break
+        else:
+            if all(
+                evaluate(more, values) > evaluate(less, values) for more, less in template.needs
+            ):
+                return values
+    raise ValueError(f"pose: no sensible numbers for {template.name!r}; widen its ranges.")
+
+
+def draw_words(template: Template, rng: Random) -> dict[str, str]:
+    """Three different people ``a b c``, pronouns of the first, and the template's own words."""
+    people = rng.sample(SHE + HE, 3)
+    she = people[0] in SHE
+    words = dict(zip("abc", people, strict=True))
+    pronouns = ("she", "She", "her", "Her") if she else ("he", "He", "his", "His")
+    words |= dict(zip(("he", "He", "his", "His"), pronouns, strict=True))
+    return words | {name: rng.choice(choices) for name, choices in template.words.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """One writer's choices for one template."""
+
+    style: Style
+    texts: tuple[str, ...]  # one sentence for each step of the template
+    answer: str  # the sentence that states the answer
+    closes: bool  # whether a solution ends with that sentence
+    joined: int | None  # index of a step that is worked into the next one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The lines of one solution, each with the one sentence that says it."""
+
+    problem: Problem
+    style: Style
+    lines: tuple[Line, ...]  # in order; a closing line, if there is one, is the last
+    closing: Line  # states the answer, whether or not it is among `lines`
+
+
+def draw_wording(template: Template, rng: Random) -> Wording:
+    """A new writer; two of five state the answer at the end once more."""
+    texts = tuple(rng.choice(line.texts) for line in template.steps)
+    choices = [k for k in range(len(texts) - 1) if can_join(template, k)]
+    return Wording(
+        draw_style(rng),
+        texts,
+        rng.choice(template.answers + ANSWERS),
+        closes=rng.random() < 0.4,
+        joined=rng.choice(choices) if choices and rng.random() < 0.2 else None,
+    )
+
+
+def can_join(template: Template, k: int) -> bool:
+    """Whether step k is used once, by a short step k + 1, and two steps or more would be left."""
+    line, after = template.steps[k], names(template.steps[k + 1].expression)
+    used = [name for later in template.steps[k + 1 :] for name in names(later.expression)]
+    short = len(template.steps) > 2 and len(after) <= 2
+    return short and line.name in after and used.count(line.name) == 1
+
+
+def make_plan(problem: Problem, wording: Wording) -> Plan:
+    """The right solution in this wording."""
+    steps = problem.template.steps
+    lines = [replace(line, texts=(t,)) for line, t in zip(steps, wording.texts, strict=True)]
+    if (k := wording.joined) is not None:
+        after = lines[k + 1]
+        whole = substitute(after.expression, lines[k].name, lines[k].expression)
+        lines[k : k + 2] = [replace(after, expression=whole)]
+    last = steps[-1]
+    closing = Line(ANSWER, last.unit, Name(last.name), (wording.answer,))
+    if wording.closes:
+        lines.append(closing)
+    return Plan(problem, wording.style, tuple(lines), closing)
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A plan written out: the sentence and the claimed value of each line."""
+
+    texts: tuple[str, ...]
+    values: tuple[Fraction, ...]
+
+
+def work_out(
+    plan: Plan,
+    at: int = -1,
+    misread: Mapping[str, Fraction] | None = None,
+    stated: Fraction | None = None,
+) -> Worked | None:
+    """Write the lines in order, each computed from what the lines before it claim.
+
+    Args:
+        plan: what to follow.
+        at: index of a line with a mistake; -1 for none.
+        misread: quantities that this line takes with another value.
+        stated: the result that this line states; None for the result of its equation.
+
+    Returns:
+        None if a value is not one that a textbook would have, or a division is by zero.
+    """
+    claimed = dict(plan.problem.values)
+    texts, values = [], []
+    for k, line in enumerate(plan.lines):
+        seen = {**claimed, **misread} if misread and k == at else claimed
+        try:
+            value = evaluate(line.expression, seen)
+        except ZeroDivisionError:
+            return None
+        if stated is not None and k == at:
+            value = stated
+        if not is_sensible(value, line.unit):
+            return None
+        claimed[line.name] = value
+        values.append(value)
+        texts.append(write_line(line, value, seen, plan))
+    return Worked(tuple(texts), tuple(values))
+
+
+def write_line(line: Line, value: Fraction, seen: Mapping[str, Fraction], plan: Plan) -> str:
+    """One sentence with its equation.
+
+    Around the equation, numbers of the problem are written as they are, even if the equation takes
+    them wrongly: "in 12 years she will be 31" would be true where 10 years were asked about.
+    """
+    problem, style = plan.problem, plan.style
+    text, units = line.texts[0], problem.template.units
+    result = show(value, line.unit, style)
+    shown = {
+        name: show(problem.values[name], units[name], style)
+        for name in problem.template.given
+        if f"{{{name}}}" in text
+    }
+    equation = f"{write_expression(line.expression, seen, units, style)} = {result}"
+    return text.format(**problem.words, **shown, **{ANSWER: result}, eq=equation)
