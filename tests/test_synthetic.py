@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import string
@@ -81,8 +80,7 @@ def everything(splits) -> list[Solution]:
 
 def test_it_is_a_source_of_solutions(train):
     assert isinstance(Synthetic(), Source)
-    assert len(train) == 600 * 4 and all(isinstance(row, Solution) for row in train)
-    assert len({row.id for row in train}) == len(train)
+    assert len(train) == len({row.id for row in train}) == 600 * 4
     assert {row.source for row in train} == {"synthetic"}
     assert next(Synthetic(1, name="words").read()).source == "words"
 
@@ -96,7 +94,7 @@ def test_labels_are_ones_then_one_zero_then_nothing_or_zeros(train):
         assert [step.label for step in other.steps] == [step.label or 0.0 for step in row.steps]
 
 
-def test_equations_hold_except_for_the_slip_itself(everything):
+def test_labels_are_what_the_printed_equations_say(everything):
     for row in everything:
         for k, step in enumerate(row.steps):
             slip = kind(row) == "arithmetic_slip" and k == mistake_at(row)
@@ -104,10 +102,6 @@ def test_equations_hold_except_for_the_slip_itself(everything):
                 assert (value(equation[1]) == value(equation[2])) is not slip, step.text
             else:
                 assert not slip and k == len(row.steps) - 1  # only the closing line has none
-
-
-def test_solutions_are_right_exactly_if_they_reach_the_reference_answer(everything):
-    for row in everything:
         right = claim(row.steps[-1].text) == value(row.answer)
         assert right is (mistake_at(row) is None), row
 
@@ -180,21 +174,16 @@ def test_every_kind_of_mistake_occurs_and_slips_and_operations_most(everything):
     )
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_good_part_of_solutions_and_of_steps_is_wrong(splits, split):
-    rows = splits[split]
-    labels = [step.label for row in rows for step in row.steps if step.label is not None]
-    assert 0.17 < labels.count(0.0) / len(labels) < 0.35
-    assert 0.45 < sum(mistake_at(row) is not None for row in rows) / len(rows) < 0.67
-
-
-def test_themes_are_kept_apart(splits):
+def test_themes_are_kept_apart_and_each_split_has_enough_mistakes(splits):
     themes = {name: {theme(t) for t in TEMPLATES if t.split == name} for name in SPLITS}
     assert [len(themes[name]) for name in SPLITS] == [5, 2, 1]
     assert len(set.union(*themes.values())) == 8
     assert len({t.name for t in TEMPLATES}) == len(TEMPLATES) == 40
     for name, rows in splits.items():
         assert {row.group for row in rows} == {t.name for t in TEMPLATES if t.split == name}
+        labels = [step.label for row in rows for step in row.steps if step.label is not None]
+        assert 0.17 < labels.count(0.0) / len(labels) < 0.35
+        assert 0.45 < sum(mistake_at(row) is not None for row in rows) / len(rows) < 0.67
 
 
 def is_small(equation: re.Match[str]) -> bool:
@@ -261,18 +250,11 @@ def test_the_same_arguments_give_the_same_rows(seed, problems, attempts):
 
 def test_rows_do_not_depend_on_the_hash_seed():
     code = "from prm_lightning.sources.synthetic import Synthetic as S; print(*S(70, 3).read())"
-    digests = {
-        hashlib.sha256(
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, "PYTHONHASHSEED": seed},
-                capture_output=True,
-                check=True,
-            ).stdout
-        ).hexdigest()
-        for seed in ("1", "2")
-    }
-    assert len(digests) == 1
+    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in "12"]
+    first, second = (
+        subprocess.check_output([sys.executable, "-c", code], env=e) for e in environments
+    )
+    assert first == second
 
 
 def labelled_steps(rows: list[Solution]) -> tuple[list[str], np.ndarray, list[float]]:
