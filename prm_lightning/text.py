@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -19,13 +20,26 @@ _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 # A mark holds an equation or a bare number; code such as `x << n >> 2` holds neither.
 _CALCULATOR_MARK = re.compile(r"<<(?:[^<>=\n]*=[^<>\n]*|[\d.,]+)>>")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_LETTER = r"[^\W\d_]"
+# Characters that are not seen: soft hyphens, joiners, marks of direction, variation selectors.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0]"
+)
+# NFKC would make x² the same as x2, 3½ the same as 31/2 and 10₂ the same as 102.
+_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_FRACTION_OR_INDEX = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞₀-₉])")
+_SIGNS = str.maketrans("\u2212\u2010\u2011\u2012\u2013×∗⋅÷⁄∕’‘′", "-----***///'''")
+_PRIMES = re.compile(rf"(?<![\w'\"])({_LETTER})('+)(?!{_LETTER})")  # f'(2), not Ann's
 # Operators and brackets stay: without them 2+3 and 2-3 would be one problem.
 _PUNCTUATION = re.compile(
-    r"""[!"#$&',:;?@\\_`~¡¿«»\u2010-\u201f\u2026\u2032-\u203a\u3001\u3002]"""
+    r"""["#$&',:;?@\\_`~¡¿«»\u2010-\u201f\u2026\u2032-\u203a]"""
+    r"|[\u060c\u061b\u061f\u0964\u0965\u3001-\u3003\u3008-\u3011\u3014-\u301f\u30fb]"
     r"|\.(?!\d)"  # not a decimal point
-    r"|(?<=[^\W\d_])-|-(?=[^\W\d_])"  # a hyphen, not a minus
+    rf"|(?<={_LETTER}{{2}})-|-(?={_LETTER}{{2}})"  # a hyphen, not a minus
+    rf"|(?<![\d)\]!])(?<!(?<!{_LETTER}){_LETTER})!+(?!=)"  # no factorial: 5!, n!, (n - 1)!
 )
-_OPERATOR = re.compile(r"([-+*/^=<>()\[\]{}|%])")
+_OPERATOR = re.compile(r"([-+*/^=<>()\[\]{}|%!])")
 _FIRST_STEP = re.compile(r"\bstep 1:", re.IGNORECASE)
 _STEP_NUMBER = re.compile(r"\s*step \d{1,4}[:.]", re.IGNORECASE)
 
@@ -47,15 +61,23 @@ def fold_newlines(text: str) -> str:
 def normalise_problem(text: str) -> str:
     """The key by which copies of a problem are recognised.
 
-    Case, white space, punctuation and thousands separators make no difference; digits, decimal
-    points, operators and brackets do. A text of punctuation alone is its own key.
+    Case, white space, punctuation, thousands separators and the Unicode form make no difference:
+    composed and decomposed accents, full-width and invisible characters, kinds of minus signs and
+    of quotation marks. Digits, decimal points, operators, factorials, primes and brackets do. A
+    text of punctuation alone is its own key.
 
-    >>> normalise_problem("What is 1,200 + 3.5?") == normalise_problem("what is  1200+3.5")
+    >>> normalise_problem("What is 1,200 − 3.5?") == normalise_problem("what is  1200-3.5")
     True
+    >>> normalise_problem("What is 5!?") == normalise_problem("What is 5?")
+    False
     """
-    key = _THOUSANDS_COMMA.sub("", text.casefold())
+    key = _INVISIBLE.sub("", text.casefold())
+    key = _FRACTION_OR_INDEX.sub(" ", _SUPERSCRIPT.sub(r"^\g<0>", key))
+    key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
+    key = _THOUSANDS_COMMA.sub("", key.translate(_SIGNS))
+    key = _PRIMES.sub(lambda found: found[1] + " prime" * len(found[2]), key)
     key = _OPERATOR.sub(r" \1 ", _PUNCTUATION.sub(" ", key))
-    return " ".join(key.split()) or text.strip()
+    return " ".join(key.split() or text.casefold().split())
 
 
 def cut_chat_markup(prompt: str) -> str:

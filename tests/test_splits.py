@@ -1,6 +1,7 @@
 """Splitting by problem, near duplicates together, and class balance."""
 
 import random
+import unicodedata
 
 import pytest
 from conftest import dev_data
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_leaks import is_near
 
+from prm_lightning.sources.leaks import near_groups
 from prm_lightning.sources.splits import balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.synthetic import Synthetic
@@ -73,6 +75,32 @@ def test_copies_of_a_problem_and_named_groups_stay_on_one_side():
     train, val, _ = split_by_group(named, 0.1, 0)
     assert [len(train), len(val)] == [5, 5]
     assert len({s.group for s in val}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("Un élève lit {} pages par journée d'été. Combien ?", "NFD"),
+        ("小明有{}个苹果，吃了2个。还剩多少个？", "NFKC"),
+        ("What is {} \u2212 7 with \u200ba zero-width space?", "NFKC"),
+    ],
+)
+def test_copies_in_another_unicode_form_are_on_one_side(text, change):
+    problems = [text.format(f"{k} + {k * k}") for k in range(9)]
+    copies = [unicodedata.normalize(change, p).replace("\u200b", "") for p in problems]
+    lone = [solution(f"What is {k} + 1?") for k in range(20)]
+    assert not {*problems} & {*copies}
+    train, val, _ = split_by_group([solution(p) for p in problems + copies] + lone, 0.5, 0)
+    keys = [{normalise_problem(s.problem) for s in side} for side in (train, val)]
+    assert not keys[0] & keys[1]
+    assert len(keys[0] | keys[1]) == 9 + 20
+
+
+def test_near_duplicates_in_writing_without_spaces_are_found():
+    one = "学校图书馆有{}本故事书，借出了35本以后，又买来了20本，现在图书馆一共有多少本故事书？"
+    other = "一个长方形的长是12厘米，宽是8厘米，这个长方形的面积是多少平方厘米？"
+    texts = [normalise_problem(text) for text in (one.format(120), one.format(240), other)]
+    assert near_groups(texts) == [0, 0, 2]
 
 
 WORDS = ["ann", "buys", "red", "apples", "and", "3", "7", "pears", "how", "many", "now"]

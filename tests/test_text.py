@@ -1,6 +1,7 @@
 """Text work: folding, keys of problems, chat markup, calculator marks."""
 
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,17 @@ def test_a_folded_text_has_no_blank_line_and_loses_only_white_space(text):
         ("It costs $1,250.\xa0 Why?", "it costs 1250. why"),
         ("What is 2+3?", "What is 2 + 3 ?"),
         ("“Yes,” she said…", '"Yes", she said'),
+        ("Un élève a 3 pâtés.", unicodedata.normalize("NFD", "Un élève a 3 pâtés.")),
+        ("小明有５个苹果，吃了２个。", "小明有5个苹果,吃了2个"),
+        ("What is 7 \u2212 2?", "What is 7 - 2?"),
+        ("What is 7\u20132?", "What is 7 - 2?"),
+        ("What is\u200b 7\u00ad5\ufeff?", "What is 75?"),
+        ("ＡＢＣ ３×４", "abc 3 * 4"),
+        ("Is 3½ = 7÷2?", "Is 3 1/2 = 7/2?"),
+        ("Find x² + 1.", "Find x^2 + 1."),
+        ("Find f′(2) and y''.", "Find f'(2) and y''"),
+        ("Ann’s dogs’ food 'A'!", "Ann's dogs' food \"A\""),
+        ("Wow!! Add x-3.", "wow add x - 3"),
     ],
 )
 def test_copies_of_a_problem_share_a_key(one, other):
@@ -62,6 +74,17 @@ def test_copies_of_a_problem_share_a_key(one, other):
         ("-7 * 3", "7 * 3"),
         ("1 2", "12"),
         ("???", "!!!"),
+        ("What is 5!?", "What is 5?"),
+        ("What is 5!!?", "What is 5!?"),
+        ("What is (n - 1)!?", "What is (n - 1)?"),
+        ("What is n!?", "What is n?"),
+        ("Is 5 != 3?", "Is 5 = 3?"),
+        ("Find f'(2)", "Find f(2)"),
+        ("Find f''(2)", "Find f'(2)"),
+        ("Find x²", "Find x2"),
+        ("Is it 3½?", "Is it 31/2?"),
+        ("What is 10₂ + 1?", "What is 102 + 1?"),
+        ("x-3", "x 3"),
     ],
 )
 def test_different_problems_have_different_keys(one, other):
