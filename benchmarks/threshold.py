@@ -16,63 +16,78 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from prm_lightning.modeling.metrics import first_error_windows, fit_threshold, processbench_at
+from prm_lightning.modeling.scored_steps import (
+    ScoredSolution,
+    StepScores,
+    to_step_scores,
+    undrawn,
+)
+from prm_lightning.modeling.threshold import (
+    first_error_windows,
+    fit_threshold,
+    measure_first_errors,
+)
 from prm_lightning.types import ALL_CORRECT
 
 TIMES = 40
-Solutions = tuple[Tensor, Tensor, Tensor]  # probabilities, step counts, first errors
 
 
-def simulated(count: int, skill: float, shift: float, seed: int = 0) -> Solutions:
+def simulated(count: int, skill: float, shift: float, seed: int = 0) -> list[ScoredSolution]:
     """Solutions of 2 to 7 steps, 55 % wrong; the wrong step's log-odds are lower by `2 * skill`."""
-    rng = torch.Generator().manual_seed(seed)
-    counts = torch.randint(2, 8, (count,), generator=rng)
-    errors = (torch.rand(count, generator=rng) * counts).long()
-    wrong = torch.rand(count, generator=rng) < 0.55
-    logits = torch.randn(count, 7, generator=rng, dtype=torch.float64) + skill + shift
-    logits[wrong, errors[wrong]] -= 2 * skill
-    return logits.sigmoid(), counts, torch.where(wrong, errors, ALL_CORRECT)
+    rng = np.random.default_rng(seed)
+    solutions = []
+    for number in range(count):
+        logits = rng.normal(skill + shift, 1, rng.integers(2, 8))
+        error = int(rng.integers(len(logits))) if rng.random() < 0.55 else ALL_CORRECT
+        if error >= 0:
+            logits[error] -= 2 * skill
+        scores = (1 / (1 + np.exp(-logits))).tolist()
+        solutions.append(ScoredSolution(scores, [None] * len(scores), error, "", str(number)))
+    return solutions
 
 
-def read(file: Path) -> Solutions:
+def read(file: Path) -> list[ScoredSolution]:
     """Of `evaluate`'s scores.jsonl; the first model in it."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["model"] == rows[0]["model"] and row["scores"]]
-    scores = [torch.tensor(row["scores"], dtype=torch.float64) for row in rows]
-    return (
-        torch.nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=torch.nan),
-        torch.tensor([len(row) for row in scores]),
-        torch.tensor([row["first_error"] for row in rows]),
-    )
+    return [
+        ScoredSolution(row["scores"], row["labels"], row["first_error"], "", row["problem"])
+        for row in rows
+        if row["model"] == rows[0]["model"] and row["scores"]
+    ]
 
 
-def highest_step(solutions: Solutions) -> float:
+def f1_at(scores: StepScores, threshold: float) -> float:
+    """ProcessBench F1."""
+    return float(measure_first_errors(scores, threshold, undrawn(scores.problems))["f1"][0])
+
+
+def highest_step(scores: StepScores) -> float:
     """A threshold with the best F1 on these solutions; of several the one nearest 0.5."""
-    low, high, _ = first_error_windows(*solutions)
-    ends = torch.unique(torch.cat([low, high]).clamp(0, 1))
+    windows = first_error_windows(scores)
+    ends = np.unique(np.clip(np.concatenate([windows.low, windows.high]), 0, 1))
     middles = ((ends[1:] + ends[:-1]) / 2).tolist()
-    return max(middles, key=lambda t: (processbench_at(*solutions, t).f1, -abs(t - 0.5)))
+    return max(middles, key=lambda t: (f1_at(scores, t), -abs(t - 0.5)))
 
 
-def compare(solutions: Solutions, size: int) -> dict[str, float]:
+def compare(solutions: list[ScoredSolution], size: int) -> dict[str, float]:
     """Mean F1 of each rule on what it was not fitted on."""
     found: dict[str, list[float]] = {}
     for seed in range(TIMES):
-        order = torch.randperm(len(solutions[1]), generator=torch.Generator().manual_seed(seed))
+        order = np.random.default_rng(seed).permutation(len(solutions))
         few, others = (
-            tuple(column[part] for column in solutions) for part in (order[:size], order[size:])
+            to_step_scores([solutions[i] for i in part])[0] for part in (order[:size], order[size:])
         )
         thresholds = {
             "at_0.5": 0.5,
-            "highest_step": highest_step(few),  # type: ignore[arg-type]
-            "smoothed": fit_threshold(*few).threshold,
+            "highest_step": highest_step(few),
+            "smoothed": fit_threshold(few),
         }
         for name, threshold in thresholds.items():
-            found.setdefault(name, []).append(processbench_at(*others, threshold).f1)
-    best = processbench_at(*solutions, highest_step(solutions)).f1
+            found.setdefault(name, []).append(f1_at(others, threshold))
+    whole = to_step_scores(solutions)[0]
+    best = f1_at(whole, highest_step(whole))
     return {name: round(fmean(f1), 4) for name, f1 in found.items()} | {"best": round(best, 4)}
 
 
@@ -84,7 +99,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.scores:
         whole = read(args.scores)
-        sizes = [size for size in args.sizes if 2 * size <= len(whole[1])]
+        sizes = [size for size in args.sizes if 2 * size <= len(whole)]
         print(json.dumps({size: compare(whole, size) for size in sizes}, indent=2))
         return
     settings = [(skill, shift) for skill in (0.5, 1.0, 2.0) for shift in (-1.0, 0.0, 2.0)]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from prm_lightning.evaluation.best_of_n import choose_aggregation, report_best_of_n
 from prm_lightning.evaluation.pools import count_oddities, read_pools
+from prm_lightning.evaluation.results import Choice, Entry
 from prm_lightning.evaluation.scored import Scored
 from prm_lightning.evaluation.subsets import (
     expect_any,
@@ -27,7 +28,6 @@ from prm_lightning.evaluation.subsets import (
     sizes_up_to,
     takes_all,
 )
-from prm_lightning.evaluation.tables import Choice, Entry
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
 from prm_lightning.searching.voting import group_answers
 

@@ -15,8 +15,8 @@ from prm_lightning.evaluation.entrants import fit_on
 from prm_lightning.evaluation.evaluate import main
 from prm_lightning.evaluation.pools import read_pools
 from prm_lightning.evaluation.reading import leave_out, read_data, read_processbench
+from prm_lightning.evaluation.results import Table, render
 from prm_lightning.evaluation.scored import Scored
-from prm_lightning.evaluation.tables import Table, render
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.types import Solution, Step
@@ -119,7 +119,6 @@ def test_several_models_make_one_table_with_baselines_beside(tmp_path, tiny_prms
         tiny_prms[1]: "model",
         "majority class": "baseline",
         "always step 1": "baseline",
-        "coin toss between flagging nothing and always step 1": "baseline",
     }
     assert {row["part"] for row in results["rows"]} == {"gsm8k", "math", "mean", "weighted mean"}
     fitted = [r for r in results["rows"] if r["kind"] == "model" and r["threshold"] != 0.5]

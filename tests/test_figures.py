@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import math
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
@@ -18,7 +18,7 @@ from prm_lightning.training.figures import (
 )
 
 NAN = math.nan
-NOTHING = torch.zeros(0)
+NOTHING = np.zeros(0)
 SOLUTIONS = [
     ("shop 1, attempt 2", [0.9, 0.2, 0.6], [1.0, 0.0, NAN]),
     ("ages 7, attempt 1", [0.8, 0.7], [1.0, 1.0]),
@@ -37,9 +37,9 @@ def texts(figure) -> list[str]:
 
 
 def test_what_is_flagged_at_one_half_is_marked_where_anything_is():
-    labels = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    labels = np.array([1.0, 0.0, 1.0, 0.0])
     for scores, points in (([0.9, 0.2, 0.6, 0.7], [(0.5, 1.0)]), ([0.6, 0.7, 0.8, 0.9], [])):
-        axes = error_precision_recall(torch.tensor(scores), labels).axes[0]
+        axes = error_precision_recall(np.array(scores), labels).axes[0]
         marked = [line for line in axes.lines if line.get_marker() == "o"]
         assert [tuple(line.get_xydata()[0]) for line in marked] == points
         assert max(axes.lines[0].get_ydata()) <= (1 if points else 0.5)
@@ -50,7 +50,7 @@ def test_what_is_flagged_at_one_half_is_marked_where_anything_is():
     [
         (lambda: reliability_diagram(NOTHING, NOTHING), "no supervised steps"),
         (lambda: error_precision_recall(NOTHING, NOTHING), "no wrong steps"),
-        (lambda: error_precision_recall(torch.rand(9), torch.ones(9)), "no wrong steps"),
+        (lambda: error_precision_recall(np.linspace(0, 1, 9), np.ones(9)), "no wrong steps"),
         (lambda: step_heat_map([]), "no solutions"),
     ],
 )
@@ -61,8 +61,8 @@ def test_a_figure_without_data_says_so(figure, message):
 
 
 def test_a_reliability_diagram_shows_share_and_number_of_steps_in_each_bin():
-    probabilities = torch.tensor([0.0, 0.02, 0.5, 0.51, 0.52, 1.0])
-    labels = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.4, 1.0])
+    probabilities = np.array([0.0, 0.02, 0.5, 0.51, 0.52, 1.0])
+    labels = np.array([0.0, 1.0, 1.0, 1.0, 0.4, 1.0])
     figure = reliability_diagram(probabilities, labels)
     upper, lower = figure.axes
     points = upper.lines[1].get_xydata().tolist()
@@ -82,16 +82,16 @@ def test_a_reliability_diagram_shows_share_and_number_of_steps_in_each_bin():
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**16))
 def test_the_area_under_the_error_curve_is_the_average_precision_in_its_title(seed):
-    torch.manual_seed(seed)
-    labels, probabilities = torch.tensor([0.0] * 5 + [1.0] * 15), torch.rand(20)
+    labels = np.array([0.0] * 5 + [1.0] * 15)
+    probabilities = np.random.default_rng(seed).random(20)
     axes = error_precision_recall(probabilities, labels).axes[0]
     recall, precision = axes.lines[0].get_data()
-    area = sum((recall[:-1] - recall[1:]) * precision[:-1])
+    area = sum(np.diff(recall) * precision[1:])
     assert axes.get_title() == f"Finding 5 wrong of 20 steps: AP {area:.3f}"
     flagged = probabilities < 0.5
-    hits = (flagged & (labels < 0.5)).sum().item()
+    hits = (flagged & (labels < 0.5)).sum()
     point = axes.lines[1].get_xydata()[0].tolist()
-    assert point == pytest.approx([hits / 5, hits / flagged.sum().item() if flagged.any() else 1])
+    assert point == pytest.approx([hits / 5, hits / flagged.sum() if flagged.any() else 1])
     assert axes.lines[2].get_ydata()[0] == 0.25  # the share of wrong steps
 
 
@@ -109,9 +109,9 @@ def test_a_heat_map_shows_scores_labels_and_the_first_error():
     assert render(figure) > 1000
 
 
-def test_a_heat_map_takes_tensors_and_solutions_without_steps():
-    tensors = [(title, torch.tensor(p), torch.tensor(y)) for title, p, y in SOLUTIONS]
-    assert texts(step_heat_map(tensors)) == texts(step_heat_map(SOLUTIONS))
+def test_a_heat_map_takes_arrays_and_solutions_without_steps():
+    arrays = [(title, np.array(p), np.array(y)) for title, p, y in SOLUTIONS]
+    assert texts(step_heat_map(arrays)) == texts(step_heat_map(SOLUTIONS))
     assert render(step_heat_map([("empty", NOTHING, NOTHING)])) > 1000
 
 

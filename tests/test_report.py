@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import prm_lightning.evaluation.report as report
 from prm_lightning.evaluation.report import embed, hash_script, main, pack_solutions, write_report
 from prm_lightning.evaluation.report_inputs import read_folder
-from prm_lightning.evaluation.tables import Table, render
+from prm_lightning.evaluation.results import Table, render
 
 HOSTILE = [
     "</script><script>document.title = 'pwned'</script>",

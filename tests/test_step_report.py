@@ -1,27 +1,22 @@
-"""Step metrics of `evaluate` against those of training, with intervals."""
+"""Reports on step labels: ProcessBench by subset, and every metric by source and position."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from statistics import fmean
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm_lightning.evaluation.intervals import Draws, draw_problems
-from prm_lightning.evaluation.scored import Scored
-from prm_lightning.evaluation.steps import (
-    gather_steps,
-    measure_ranking,
-    measure_solutions,
-    measure_steps,
-    report_steps,
-)
-from prm_lightning.evaluation.tables import Entry, Threshold
-from prm_lightning.modeling.metrics import StepScores, majority_baseline, measure
+from prm_lightning.evaluation.baselines import constant_index
+from prm_lightning.evaluation.reading import read_processbench
+from prm_lightning.evaluation.results import Choice, Entry, Threshold
+from prm_lightning.evaluation.scored import Scored, gather_steps
+from prm_lightning.evaluation.steps import report_processbench, report_steps
+from prm_lightning.modeling.metrics import majority_scores, measure
 from prm_lightning.types import Solution, Step
 
 SEEDS = st.integers(0, 2**16)
@@ -45,103 +40,41 @@ def random_solutions(seed: int, count: int = 10) -> list[Scored]:
     return solutions
 
 
-def as_training_sees_them(solutions: list[Scored]) -> StepScores:
-    rows = [
-        (
-            score,
-            step.label or 0.0,
-            0.0 if step.label is None else step.weight,
-            position,
-            item.first_error,
-            ["easy", "hard"].index(item.solution.source),
-            number,
-        )
-        for number, item in enumerate(solutions)
-        for position, (score, step) in enumerate(zip(item.scores, item.solution.steps, strict=True))
-    ]
-    columns = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7).unbind(1)
-    return StepScores(*columns[:3], *(column.long() for column in columns[3:]))
-
-
-def measured(solutions: list[Scored], threshold: float, draws: Draws) -> dict[str, np.ndarray]:
-    steps = gather_steps(solutions)
-    by_step = Draws(draws.counts, draws.problems[steps.solutions])
-    return {
-        **measure_steps(steps, threshold, by_step),
-        **measure_solutions(solutions, threshold, draws),
-    }
-
-
-@given(seed=SEEDS, threshold=st.sampled_from([0.2, 0.65]))
-@settings(max_examples=12)
-def test_figures_and_their_resamples_are_those_of_training(seed, threshold):
-    solutions = random_solutions(seed)
-    draws = draw_problems([item.solution.problem for item in solutions], 3, seed)
-    figures = measured(solutions, threshold, draws)
-    for number, row in enumerate(draws.counts):
-        copies = [
-            item
-            for item, problem in zip(solutions, draws.problems, strict=True)
-            for _ in range(int(row[problem]))
-        ]
-        expected = measure(as_training_sees_them(copies), threshold=threshold)
-        for name, values in figures.items():
-            assert values[number] == pytest.approx(expected[name].item(), nan_ok=True), name
-
-
 @given(seed=SEEDS)
 @settings(max_examples=12)
 def test_the_report_says_of_each_source_and_position_what_training_says(seed):
     solutions = random_solutions(seed, 16)
-    report = report_steps([Entry("m", "model", solutions, Threshold(0.4, "val"))], 0)
-    expected = measure(as_training_sees_them(solutions), ("easy", "hard"), threshold=0.4)
+    entry = Entry("m", "model", solutions, Threshold(0.4, "val"), Choice("last", "prm.json"))
+    report = report_steps([entry], 0)
+    scores, sources = gather_steps(solutions)
+    expected = measure(scores, sources, threshold=0.4, aggregation="last")
     rows = {row.part: row for row in report.rows if row.model == "m"}
     for key, value in expected.items():
         part, _, name = key.rpartition("/")
         row = rows.get(part or "all")
-        if row is None:  # no step there
-            assert math.isnan(value) or value == 0
+        if row is None:  # no step there, or the accuracy of an aggregation
+            assert math.isnan(value) or value == 0 or part == "pair_accuracy"
         elif name in row.metrics:
-            assert row.metrics[name].value == pytest.approx(value.item(), nan_ok=True), key
+            assert row.metrics[name].value == pytest.approx(value, nan_ok=True), key
         else:
             assert name in ("steps", "solutions", "cut_before_error", "threshold")
 
 
-def test_auroc_is_the_share_of_pairs_in_order_whatever_else_is_in_the_data():
-    # A softmax over the whole array, as in one published evaluator, would give each step less the
-    # more steps there are, and ties where there are none.
-    rng = random.Random(0)
-    probabilities = np.array([rng.random() * 1e-3 for _ in range(60)])
-    labels = np.array([float(rng.random() < 0.7) for _ in range(60)])
-    auroc = measure_ranking(probabilities, labels, draw_problems(["p"] * 60, 0, 0))["auroc"][0]
-    right, wrong = probabilities[labels > 0], probabilities[labels == 0]
-    assert auroc == pytest.approx(np.mean(right[:, None] > wrong))
-
-
-def test_many_steps_are_measured_in_parts_with_the_same_result(monkeypatch):
-    solutions = random_solutions(3)
-    draws = draw_problems([item.solution.problem for item in solutions], 40, 0)
-    whole = measured(solutions, 0.5, draws)
-    monkeypatch.setattr("prm_lightning.evaluation.steps.AT_ONCE", 50)
-    for name, values in measured(solutions, 0.5, draws).items():
-        np.testing.assert_allclose(values, whole[name])
-
-
-def test_accuracy_never_stands_without_the_error_class_and_the_majority():
+def test_accuracy_is_never_without_the_error_class_and_the_majority():
     solutions = random_solutions(1, 30)
     report = report_steps([Entry("m", "model", solutions)], 50)
     rows = {row.model: row for row in report.rows if row.part == "all"}
     assert {"error_f1", "balanced_accuracy", "auroc", "majority_accuracy"} <= set(rows["m"].metrics)
-    expected = majority_baseline(as_training_sees_them(solutions))
+    expected = measure(majority_scores(gather_steps(solutions)[0]))
     majority = rows["majority class"].metrics
     assert majority["auroc"].value == 0.5
     for name in ("accuracy", "error_f1", "brier", "ece"):
-        assert majority[name].value == pytest.approx(expected[name].item(), nan_ok=True)
+        assert majority[name].value == pytest.approx(expected[name], nan_ok=True)
     estimate = rows["m"].metrics["auroc"]
     assert estimate.low < estimate.value < estimate.high
 
 
-def test_first_errors_found_are_counted_where_they_stand():
+def test_first_errors_found_are_counted_where_they_are():
     def wrong_at(error, scores):
         steps = tuple(Step("s", 1.0 if k < error else 0.0) for k in range(error + 1))
         return Scored(Solution(f"p{error}{scores}", steps, "x"), scores)
@@ -154,3 +87,100 @@ def test_first_errors_found_are_counted_where_they_stand():
         if row.model == "m" and row.part.startswith("position/")
     }
     assert found == {"position/1": 1.0, "position/2": 0.5}
+
+
+def scored(scores, error, problem="p", source="gsm8k") -> Scored:
+    """A solution whose first error is `error`; -1 none, -2 unknown."""
+    labels = [1.0 if error == -1 or k < error else 0.0 if k == error else None for k in range(9)]
+    if error == -2:
+        labels = [None] * 9
+    steps = tuple(Step(f"step {k}", labels[k]) for k in range(len(scores)))
+    return Scored(Solution(problem, steps, source), tuple(scores))
+
+
+def test_averages_are_of_f1_over_subsets_plain_and_by_solutions():
+    solutions = [
+        scored([0.1], 0, "a", "gsm8k"),
+        scored([0.9], -1, "b", "gsm8k"),
+        *[scored([0.1], 0, f"c{i}", "math") for i in range(3)],
+        *[scored([0.1], -1, f"d{i}", "math") for i in range(3)],
+        *[scored([0.1], 0, f"e{i}", "omnimath") for i in range(5)],  # no right ones
+    ]
+    report = report_processbench([Entry("m", "model", solutions)], 0)
+    rows = {row.part: row for row in report.rows if row.model == "m"}
+    assert rows["gsm8k"].metrics["f1"].value == 1.0
+    assert rows["math"].metrics["f1"].value == 0.0
+    assert math.isnan(rows["omnimath"].metrics["f1"].value)
+    assert rows["mean"].metrics["f1"].value == pytest.approx(1 / 2)
+    assert rows["weighted mean"].metrics["f1"].value == pytest.approx(2 / 8)
+    assert any("omnimath has no right solutions" in note for note in report.notes)
+
+
+def test_figures_are_given_at_one_half_and_at_the_fitted_threshold_with_its_source():
+    solutions = [scored([0.7, 0.9], 0), scored([0.9], -1)]
+    entry = Entry("m", "model", solutions, Threshold(0.8, "val.jsonl"))
+    rows = [r for r in report_processbench([entry], 0).rows if r.model == "m"]
+    found = {(r.about["threshold"], r.about["threshold_from"]): r.metrics["f1"].value for r in rows}
+    assert found == {(0.5, "fixed"): 0.0, (0.8, "val.jsonl"): 1.0}
+
+
+@given(seed=SEEDS)
+def test_no_constant_index_finds_more_errors(seed):
+    solutions = random_solutions(seed)
+    always = constant_index(solutions)
+    errors = [item.first_error for item in solutions if item.first_error >= 0]
+    flagged = [item.scores.index(0.0) if 0.0 in item.scores else -1 for item in always.scored]
+    found = [
+        flag == item.first_error
+        for flag, item in zip(flagged, solutions, strict=True)
+        if item.first_error >= 0
+    ]
+    for index in range(5):
+        assert not errors or fmean(found) >= fmean(error == index for error in errors) - 1e-12
+
+
+def test_a_baseline_does_not_know_where_a_solution_ends():
+    # In data that end at the first wrong step the last step would give it away.
+    solutions = [scored([0.9] * 3, 2), scored([0.9] * 3, 2), scored([0.9] * 2, 1)]
+    always = constant_index(solutions)
+    assert [item.scores for item in always.scored] == [(1, 1, 0), (1, 1, 0), (1, 1)]
+
+
+def test_every_row_of_a_file_counts_and_a_wrong_step_outweighs_a_right_answer(tmp_path):
+    rows = [
+        {
+            "id": f"{subset}-{i}",
+            "generator": "g",
+            "problem": f"What is {i} + {len(subset)}?",
+            "steps": ["First.", "Then."],
+            "final_answer_correct": True,
+            "label": -1 if i % 2 else 1,
+        }
+        for subset in ("gsm8k", "math")
+        for i in range(11)
+    ]
+    file = tmp_path / "pb.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = read_processbench([str(file)])
+    assert len(data.solutions) == 22
+    solutions = [Scored(solution, (0.9, 0.9)) for solution in data.solutions]
+    rows = report_processbench([Entry("m", "model", solutions)], 0).rows
+    by_part = {row.part: row for row in rows if row.model == "m"}
+    assert by_part["gsm8k"].about["solutions"] == by_part["math"].about["solutions"] == 11
+    assert by_part["gsm8k"].metrics["right"].value == 1.0
+    assert by_part["gsm8k"].metrics["wrong"].value == 0.0
+
+
+def test_a_limit_draws_problems_instead_of_taking_the_first(tmp_path):
+    rows = [
+        {"id": f"gsm8k-{i}", "problem": f"{i}?", "steps": ["a"], "final_answer_correct": i >= 30,
+         "label": -1 if i >= 30 else 0}
+        for i in range(60)
+    ]  # fmt: skip
+    file = tmp_path / "pb.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = read_processbench([str(file)], limit=20).solutions
+    assert len(drawn) == 20
+    assert {solution.steps[0].label for solution in drawn} == {0.0, 1.0}
+    assert [s.id for s in drawn] == [s.id for s in read_processbench([str(file)], 20).solutions]
+    assert [s.id for s in drawn] != [s.id for s in read_processbench([str(file)], 20, 1).solutions]

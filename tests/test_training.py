@@ -16,6 +16,7 @@ from compared_runs import differences
 from conftest import dev_data
 from torch.testing import assert_close
 
+from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.training.callbacks import ClosingTable
 from prm_lightning.training.checkpoints import SealedCheckpointIO
@@ -119,6 +120,23 @@ def test_a_run_leaves_what_it_promises(fit):
     record = json.loads((output / "best_model" / "prm.json").read_text())
     assert record["data_fingerprint"] == report["fingerprint"]
     assert record["threshold_fitted_on"] == "validation data of the training run"
+    best = max(
+        (row for row in metrics(output) if "val/auroc" in row),
+        key=lambda row: (float(row["val/processbench_f1"]), float(row["val/auroc"])),
+    )
+    accuracies = {how: float(best[f"val/pair_accuracy/{how}"]) for how in AGGREGATIONS}
+    assert record["aggregation"] == max(accuracies, key=accuracies.get)
+    assert float(best["val/pair_accuracy"]) == max(accuracies.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("monitor", ["pair_accuracy", "accuracy"])
+def test_the_best_model_may_be_chosen_by_any_metric_and_its_aggregation_be_fixed(fit, monitor):
+    output = fit(monitor=monitor, **{"model.aggregation": "prod", "model.lr": 0.1})
+    rows = [row for row in metrics(output) if "val/auroc" in row]
+    assert all(row["val/pair_accuracy"] == row["val/pair_accuracy/prod"] for row in rows)
+    assert json.loads((output / "best_model" / "prm.json").read_text())["aggregation"] == "prod"
+    assert output.joinpath("val_scores.jsonl").is_file()
 
 
 @pytest.mark.slow

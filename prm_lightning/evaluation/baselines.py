@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prm_lightning.evaluation.results import Entry
 from prm_lightning.evaluation.scored import Scored
-from prm_lightning.evaluation.tables import Entry
 
 if TYPE_CHECKING:
     from prm_lightning.modeling.prm import PRM

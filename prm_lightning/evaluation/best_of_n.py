@@ -8,14 +8,9 @@ from statistics import fmean
 
 import numpy as np
 
-from prm_lightning.evaluation.intervals import (
-    Draws,
-    Estimate,
-    Floats,
-    draw_problems,
-    summarise,
-)
+from prm_lightning.evaluation.bootstrap import Estimate, draw_problems, show, summarise
 from prm_lightning.evaluation.pools import Pool, Sample
+from prm_lightning.evaluation.results import Entry, Report, Row, Table
 from prm_lightning.evaluation.scored import Scored
 from prm_lightning.evaluation.subsets import (
     expect_any,
@@ -25,8 +20,8 @@ from prm_lightning.evaluation.subsets import (
     sizes_up_to,
     takes_all,
 )
-from prm_lightning.evaluation.tables import Entry, Report, Row, Table, show, show_interval
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
+from prm_lightning.modeling.scored_steps import Draws, Floats
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Aggregation
 
@@ -107,7 +102,7 @@ def report_best_of_n(
                     for name, of_entry in scores.items()
                 },
                 [pools[i] for i in large],
-                drawn.select(at_least_n),
+                Draws(drawn.counts, drawn.problems[at_least_n]),
                 seed,
             )
     return Report(rows, _tables(rows), _notes(rows, entries))
@@ -202,7 +197,7 @@ def _tables_of_source(source: str, rows: Sequence[Row]) -> list[Table]:
     compared = [
         [
             *names,
-            show_interval(line[last].metrics["accuracy"]),
+            str(line[last].metrics["accuracy"]),
             _signed(line[last].metrics["minus_majority"]),
         ]
         for names, line in lines.items()
@@ -231,7 +226,7 @@ def _describe(row: Row) -> str:
 
 
 def _signed(estimate: Estimate) -> str:
-    return show_interval(estimate) if estimate.value < 0 else "+" + show_interval(estimate)
+    return str(estimate) if estimate.value < 0 else "+" + str(estimate)
 
 
 def _notes(rows: Sequence[Row], entries: Sequence[Entry]) -> list[str]:

@@ -12,8 +12,9 @@ from typing import Literal
 from urllib.parse import urldefrag
 
 from prm_lightning.evaluation.baselines import untrained_twin
-from prm_lightning.evaluation.scored import Journal, Scored, score_solutions
-from prm_lightning.evaluation.tables import Choice, Kind, Threshold
+from prm_lightning.evaluation.results import Choice, Kind, Threshold
+from prm_lightning.evaluation.scored import Journal, Scored, gather_steps, score_solutions
+from prm_lightning.modeling.threshold import fit_threshold
 from prm_lightning.types import ALL_CORRECT, Scorer, Solution
 
 MANIFEST = "prm.json"  # of a model folder of ours
@@ -123,10 +124,6 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
     Raises:
         ValueError: one kind of solution is missing, so that no threshold is better than another.
     """
-    import torch
-
-    from prm_lightning.modeling.metrics import fit_threshold
-
     scored = [item for item in scored if not item.failure]
     errors = [item.first_error for item in scored]
     if ALL_CORRECT not in errors or not any(error >= 0 for error in errors):
@@ -135,10 +132,7 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
             f"evaluate: no threshold can be fitted on {name}, which has no {kind} solutions; "
             "give --fit_on data with right and wrong ones."
         )
-    rows = [torch.tensor(item.scores, dtype=torch.float64) for item in scored]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
-    lengths = torch.tensor([len(row) for row in rows])
-    return Threshold(fit_threshold(padded, lengths, torch.tensor(errors)).threshold, name)
+    return Threshold(fit_threshold(gather_steps(scored)[0]), name)
 
 
 def _folder_of_ours(model: str) -> Path | None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from prm_lightning.command import run_verb
-from prm_lightning.files import written_folder
-
-if TYPE_CHECKING:
-    from prm_lightning.evaluation.runs import Outcome, Request
 
 Benchmark = Literal["processbench", "steps", "best-of-n", "prmbench"]
 
-FORMAT_VERSION = 1
-RESULTS, TABLE = "results.json", "table.md"
 HUB_DATA = {"processbench": "Qwen/ProcessBench", "prmbench": "hitsmy/PRMBench_Preview"}
 
 
@@ -69,7 +62,7 @@ def evaluate(
     if not model and benchmark != "best-of-n":
         raise ValueError(f"evaluate: --benchmark {benchmark} needs --model, such as a folder.")
     models = list(dict.fromkeys(model or []))
-    from prm_lightning.evaluation.runs import Request, run
+    from prm_lightning.evaluation.runs import RESULTS, TABLE, Request, run, write
     from prm_lightning.terminal import quieten_libraries
 
     quieten_libraries()
@@ -78,40 +71,5 @@ def evaluate(
         benchmark, models, names, fit_on or [], baselines, limit, resamples, seed, journals
     )
     outcome = run(request)
-    _write(folder, request, outcome, overwrite=overwrite)
+    write(folder, request, outcome, overwrite=overwrite)
     print(f"\nwritten to {folder}: {TABLE}, {RESULTS}, scores.jsonl")
-
-
-def _write(folder: Path, request: Request, outcome: Outcome, *, overwrite: bool) -> None:
-    from prm_lightning.evaluation.entrants import remove_journals
-    from prm_lightning.evaluation.scored import SCORES_FILE, write_scores
-    from prm_lightning.evaluation.tables import render
-
-    report, entries = outcome.report, outcome.entries
-    record: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "benchmark": request.benchmark,
-        **outcome.about,
-        "bootstrap": {"resamples": request.resamples, "seed": request.seed, "level": 0.95},
-        "models": [
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "threshold": entry.threshold and entry.threshold.value,
-                "threshold_from": entry.threshold and entry.threshold.fitted_on,
-                "aggregation": entry.choice and entry.choice.how,
-                "aggregation_from": entry.choice and entry.choice.chosen_by,
-            }
-            for entry in entries
-        ],
-        "notes": list(report.notes),
-        "rows": [row.to_json() for row in report.rows],
-    }
-    text = "\n\n".join([*map(render, report.tables), "\n".join(f"- {n}" for n in report.notes)])
-    with written_folder(folder, overwrite=overwrite) as target:
-        (target / TABLE).write_text(text + "\n", encoding="utf-8")
-        results = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-        (target / RESULTS).write_text(results + "\n", encoding="utf-8")
-        write_scores(target / SCORES_FILE, [(entry.name, entry.scored) for entry in entries])
-    remove_journals(request.journals)
-    print(text)

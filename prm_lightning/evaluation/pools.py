@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prm_lightning.answers import extract_answer, same_answer
-from prm_lightning.evaluation.intervals import Indices
+from prm_lightning.modeling.scored_steps import Indices
 from prm_lightning.searching.voting import group_answers
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.text import fold_newlines, normalise_problem, remove_calculator_marks

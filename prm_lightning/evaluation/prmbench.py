@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prm_lightning.evaluation.baselines import constant_index, majority_class
-from prm_lightning.evaluation.intervals import Draws, Floats, divide, draw_problems, summarise
-from prm_lightning.evaluation.scored import Scored
-from prm_lightning.evaluation.steps import gather_steps
-from prm_lightning.evaluation.tables import Entry, Report, Row, Table, show, show_interval
+from prm_lightning.evaluation.bootstrap import draw_problems, show, summarise
+from prm_lightning.evaluation.results import Entry, Report, Row, Table
+from prm_lightning.evaluation.scored import gather_steps
+from prm_lightning.modeling.metrics import judge_flags
+from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores
 from prm_lightning.sources.rows import Row as RawRow
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.text import fold_newlines, normalise_problem
@@ -74,13 +76,13 @@ class PRMBench:
             yield solution
 
 
-def prm_score(scored: Sequence[Scored], threshold: float, draws: Draws) -> dict[str, Floats]:
+def prm_score(steps: StepScores, threshold: float, counts: Floats) -> dict[str, Floats]:
     """PRMScore: the mean of the F1 of correct steps and the F1 of wrong steps.
 
     Args:
-        scored: N modified solutions.
-        threshold: a step counts as judged wrong if its score lies below it.
-        draws: of those N.
+        steps: supervised ones.
+        threshold: a step counts as judged wrong if its score is below it.
+        counts: ``(R + 1, P)`` as in `Draws`.
 
     Returns:
         ``(R + 1,)`` each: ``prm_score``, ``f1`` (correct steps are the positive class) and
@@ -89,12 +91,16 @@ def prm_score(scored: Sequence[Scored], threshold: float, draws: Draws) -> dict[
     Source: Song et al. 2025, arXiv:2501.03124, with weights of one half as in the authors' code
     (https://github.com/ssmisya/PRMBench/issues/7).
     """
-    steps = gather_steps(scored)
-    draws = Draws(draws.counts, draws.problems[steps.solutions])
+    draws = Draws(counts, steps.problems)
     passed, right = steps.probabilities >= threshold, steps.labels >= 0.5
     f1 = _f1(passed, right, draws)
     error_f1 = _f1(~passed, ~right, draws)
     return {"prm_score": (f1 + error_f1) / 2, "f1": f1, "error_f1": error_f1}
+
+
+def _f1(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], draws: Draws) -> Floats:
+    f1 = judge_flags(predicted, actual, draws)["error_f1"]
+    return np.where(draws.total(actual) == 0, np.nan, f1)
 
 
 def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0) -> Report:
@@ -109,38 +115,33 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
         seed: of the resamples.
     """
     first = entries[0].scored
-    kinds = [item.solution.source for item in first]
-    present = [kind for kind in KINDS if kind in kinds]
-    present += sorted(set(kinds) - set(KINDS))
-    draws = draw_problems(
-        [normalise_problem(item.solution.problem) for item in first], resamples, seed
-    )
+    problems = [normalise_problem(item.solution.problem) for item in first]
+    counts = draw_problems(problems, resamples, seed).counts
+    sizes = Counter(item.solution.source for item in first)
+    present = [kind for kind in KINDS if kind in sizes] + sorted(set(sizes) - set(KINDS))
     rows = []
     for entry in (*entries, majority_class(first), constant_index(first)):
+        scores, kinds = gather_steps(entry.scored)
+        steps = scores.supervised
         for threshold in entry.thresholds:
-            about = {"threshold": threshold.value, "threshold_from": threshold.fitted_on}
             for part in ("all", *present):
-                inside = np.array([part in ("all", kind) for kind in kinds])
-                scored = [item for item, is_in in zip(entry.scored, inside, strict=True) if is_in]
-                figures = prm_score(scored, threshold.value, draws.select(inside))
+                some = steps if part == "all" else steps.select(steps.sources == kinds.index(part))
+                figures = prm_score(some, threshold.value, counts)
                 if part == ALL_RIGHT:
                     figures["prm_score"] = figures["f1"]
+                about = {
+                    "threshold": threshold.value,
+                    "threshold_from": threshold.fitted_on,
+                    "solutions": len(first) if part == "all" else sizes[part],
+                }
                 estimates = {name: summarise(values) for name, values in figures.items()}
-                count = {"solutions": len(scored)}
-                rows.append(Row(entry.name, entry.kind, part, estimates, {**about, **count}))
+                rows.append(Row(entry.name, entry.kind, part, estimates, about))
     notes = [
         "PRMScore is the mean of the F1 of correct steps and the F1 of wrong steps, over the steps "
         "of all solutions; MS (multi_solutions) has no wrong steps and shows the F1 of correct "
         "ones. Published figures may rest on other thresholds.",
     ]
     return Report(rows, _tables(rows, present), notes)
-
-
-def _f1(predicted: np.ndarray[Any, Any], actual: np.ndarray[Any, Any], draws: Draws) -> Floats:
-    hits = draws.total(predicted & actual)
-    missed, alarms = draws.total(~predicted & actual), draws.total(predicted & ~actual)
-    f1 = divide(2 * hits, 2 * hits + missed + alarms)
-    return np.where(hits + missed == 0, np.nan, f1)
 
 
 def _tables(rows: Sequence[Row], present: Sequence[str]) -> list[Table]:
@@ -150,7 +151,7 @@ def _tables(rows: Sequence[Row], present: Sequence[str]) -> list[Table]:
     cells = [
         [
             *names,
-            show_interval(line["all"].metrics["prm_score"]),
+            str(line["all"].metrics["prm_score"]),
             show(line["all"].metrics["f1"].value),
             show(line["all"].metrics["error_f1"].value),
             *(show(line[kind].metrics["prm_score"].value) for kind in present),

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
 from prm_lightning.evaluation.report_svg import (
     GREEN,
@@ -21,6 +20,7 @@ from prm_lightning.evaluation.report_svg import (
     styled,
     to_chart,
 )
+from prm_lightning.modeling.scored_steps import Floats
 from prm_lightning.training.figures import (
     BLUE,
     GREY,
@@ -165,7 +165,7 @@ def draw_curves(
     return charts
 
 
-def draw_steps(probabilities: Tensor, labels: Tensor, threshold: float) -> list[Chart]:
+def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[Chart]:
     """Reliability, precision and recall of errors, and the scores of right and of wrong steps.
 
     Args:
@@ -187,7 +187,7 @@ def draw_steps(probabilities: Tensor, labels: Tensor, threshold: float) -> list[
                 legend.remove()
                 _legend(figure, figure.axes[0])
             charts.append(to_chart(figure, title, f"A {kind}. {title}. {text}"))
-        charts.append(_histogram(probabilities.numpy(), labels.numpy(), threshold))
+        charts.append(_histogram(probabilities, labels, threshold))
     return charts
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from markupsafe import Markup
 
 from prm_lightning.evaluation.report_figures import draw_parts, draw_steps
 from prm_lightning.evaluation.report_inputs import ScoredSet, Scores
 from prm_lightning.evaluation.report_svg import Chart
-from prm_lightning.modeling.metrics import StepScores, judge_flags, majority_baseline, measure
+from prm_lightning.modeling.metrics import judge_flags, majority_scores, measure
+from prm_lightning.modeling.scored_steps import (
+    Draws,
+    Floats,
+    ScoredSolution,
+    StepScores,
+    to_step_scores,
+)
 
 COUNT_METRICS = ("solutions", "problems", "steps", "supervised_steps")
 
@@ -69,19 +75,19 @@ class SetSection(NamedTuple):
 def describe_set(scored: ScoredSet) -> SetSection:
     """What the scores of a set are worth, if any of its steps is labelled."""
     notes = [f"{count:,} × left out: {why}." for why, count in scored.left_out.items()]
-    scores, sources = to_step_scores(scored.solutions)
+    scores, sources = gather(scored.solutions)
     trusted = scores.weights > 0
     if not trusted.any():
         notes.append("No step of these solutions is labelled: they can be read, not judged.")
         return SetSection(scored.name, notes, (), (), (), {})
     probabilities, labels = scores.probabilities[trusted], scores.labels[trusted]
-    measured = {k: float(v) for k, v in measure(scores, sources, scored.threshold).items()}
+    measured = measure(scores, sources, scored.threshold)
     by_position = _parts(measured, "position/")
     by_source = _parts(measured, "source/")
     for index, name in enumerate(sources):
         mine = trusted & (scores.sources == index)
         if mine.any():
-            by_source[name]["error_share"] = float((scores.labels[mine] < 0.5).double().mean())
+            by_source[name]["error_share"] = float((scores.labels[mine] < 0.5).mean())
     for part in (*by_position.values(), *by_source.values()):
         part["majority_accuracy"] = max(part["error_share"], 1 - part["error_share"])
     charts = [
@@ -103,25 +109,20 @@ def describe_set(scored: ScoredSet) -> SetSection:
     )
 
 
-def to_step_scores(solutions: Sequence[Scores]) -> tuple[StepScores, list[str]]:
-    """The same as columns, with weight 1 where a step has a label, and the names of sources."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(s.source for s in solutions))}
-    rows = [
-        (p, 0.0 if y is None else y, float(y is not None), k, s.first_error, names[s.source], i)
-        for i, s in enumerate(solutions)
-        for k, (p, y) in enumerate(zip(s.scores, s.labels, strict=True))
-    ]
-    columns = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7).unbind(1)
-    return StepScores(*columns[:3], *(column.long() for column in columns[3:])), list(names)
+def gather(solutions: Sequence[Scores]) -> tuple[StepScores, list[str]]:
+    """The same as columns, and the names of sources."""
+    return to_step_scores(
+        [ScoredSolution(s.scores, s.labels, s.first_error, s.source, s.problem) for s in solutions]
+    )
 
 
 def majority(scored: ScoredSet) -> dict[str, float]:
     """Metrics of giving every step of a set the share of correct ones; empty without labels."""
-    scores, _ = to_step_scores(scored.solutions)
+    scores, _ = gather(scored.solutions)
     if not (scores.weights > 0).any():
         return {}
-    measured = majority_baseline(scores)
-    return {name: float(value) for name, value in measured.items() if name != "threshold"}
+    measured = measure(majority_scores(scores))
+    return {name: value for name, value in measured.items() if name != "threshold"}
 
 
 def _parts(measured: Mapping[str, float], prefix: str) -> dict[str, dict[str, float]]:
@@ -147,7 +148,7 @@ def _parts_table(title: str, heading: str, parts: Mapping[str, Mapping[str, floa
 
 
 def _confusion(
-    probabilities: torch.Tensor, labels: torch.Tensor, threshold: float, fitted_on: str
+    probabilities: Floats, labels: Floats, threshold: float, fitted_on: str
 ) -> Confusion:
     flagged, wrong = probabilities < threshold, labels < 0.5
     cells = tuple(
@@ -155,7 +156,8 @@ def _confusion(
         for w in (wrong, ~wrong)
         for f in (flagged, ~flagged)
     )  # fmt: skip
-    metrics = {name: float(value) for name, value in judge_flags(flagged, wrong).items()}
+    judged = judge_flags(flagged, wrong, Draws.once(len(wrong)))
+    metrics = {name: float(values[0]) for name, values in judged.items()}
     return Confusion(threshold, fitted_on, cells, metrics)  # type: ignore[arg-type]
 
 

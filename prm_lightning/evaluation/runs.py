@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from prm_lightning.evaluation.best_of_n import choose_aggregation, report_best_of_n
-from prm_lightning.evaluation.entrants import Baselines, Entrant, fit_on, score_models
+from prm_lightning.evaluation.entrants import (
+    Baselines,
+    Entrant,
+    fit_on,
+    remove_journals,
+    score_models,
+)
 from prm_lightning.evaluation.pools import Pool, count_oddities, read_pools
 from prm_lightning.evaluation.prmbench import report_prmbench
-from prm_lightning.evaluation.processbench import report_processbench
 from prm_lightning.evaluation.reading import (
     Data,
     draw_of_each,
@@ -20,11 +26,15 @@ from prm_lightning.evaluation.reading import (
     read_data,
     read_processbench,
 )
-from prm_lightning.evaluation.steps import report_steps
-from prm_lightning.evaluation.tables import Choice, Entry, Report
+from prm_lightning.evaluation.results import Choice, Entry, Report, render
+from prm_lightning.evaluation.scored import SCORES_FILE, write_scores
+from prm_lightning.evaluation.steps import report_processbench, report_steps
+from prm_lightning.files import written_folder
 from prm_lightning.sources.rewards import AfterFirstError
 from prm_lightning.types import Solution
 
+FORMAT_VERSION = 1
+RESULTS, TABLE = "results.json", "table.md"
 REPORTS = {
     "processbench": report_processbench,
     "steps": report_steps,
@@ -228,3 +238,36 @@ def _notes_on_data(counts: Counter[str], limit: int | None) -> list[str]:
     if limit is not None:
         notes.append(f"Only {limit} problems of each source were drawn (--limit).")
     return notes
+
+
+def write(folder: Path, request: Request, outcome: Outcome, *, overwrite: bool) -> None:
+    """Write the folder of an evaluation, print its tables, and forget the journals."""
+
+    report, entries = outcome.report, outcome.entries
+    record: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "benchmark": request.benchmark,
+        **outcome.about,
+        "bootstrap": {"resamples": request.resamples, "seed": request.seed, "level": 0.95},
+        "models": [
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "threshold": entry.threshold and entry.threshold.value,
+                "threshold_from": entry.threshold and entry.threshold.fitted_on,
+                "aggregation": entry.choice and entry.choice.how,
+                "aggregation_from": entry.choice and entry.choice.chosen_by,
+            }
+            for entry in entries
+        ],
+        "notes": list(report.notes),
+        "rows": [row.to_json() for row in report.rows],
+    }
+    text = "\n\n".join([*map(render, report.tables), "\n".join(f"- {n}" for n in report.notes)])
+    with written_folder(folder, overwrite=overwrite) as target:
+        (target / TABLE).write_text(text + "\n", encoding="utf-8")
+        results = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        (target / RESULTS).write_text(results + "\n", encoding="utf-8")
+        write_scores(target / SCORES_FILE, [(entry.name, entry.scored) for entry in entries])
+    remove_journals(request.journals)
+    print(text)

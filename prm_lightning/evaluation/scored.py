@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prm_lightning.modeling.scored_steps import ScoredSolution, StepScores, to_step_scores
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.types import Scorer, Solution
 
@@ -36,6 +37,11 @@ class Scored:
         """Of the labels: 0-based, `ALL_CORRECT` or `UNKNOWN`."""
         return first_error(self.solution)
 
+    @property
+    def labels(self) -> list[float | None]:
+        """Those that are trusted."""
+        return [step.label if step.weight > 0 else None for step in self.solution.steps]
+
     def to_json(self, model: str) -> dict[str, Any]:
         """A line of ``scores.jsonl``, which names the model since several may share the file."""
         return {
@@ -44,7 +50,7 @@ class Scored:
             "source": self.solution.source,
             "problem": self.solution.problem,
             "steps": [step.text for step in self.solution.steps],
-            "labels": [step.label if step.weight > 0 else None for step in self.solution.steps],
+            "labels": self.labels,
             "scores": None if self.failure else list(self.scores),
             "first_error": self.first_error,
             **({"failure": self.failure} if self.failure else {}),
@@ -206,3 +212,16 @@ def write_scores(path: Path, rows: Sequence[tuple[str, Sequence[Scored]]]) -> No
         for model, scored in rows:
             for item in scored:
                 stream.write(json.dumps(item.to_json(model), ensure_ascii=False) + "\n")
+
+
+def gather_steps(scored: Sequence[Scored]) -> tuple[StepScores, list[str]]:
+    """What `to_step_scores` makes of scored solutions."""
+    return to_step_scores(
+        [
+            ScoredSolution(
+                item.scores, item.labels, item.first_error,
+                item.solution.source, item.solution.problem,
+            )
+            for item in scored
+        ]
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from prm_lightning.evaluation.intervals import Floats, Indices
+from prm_lightning.modeling.scored_steps import Floats, Indices
 
 ALL_UP_TO = 20_000  # subsets of a problem that are gone through one by one
 DRAWN = 2_000  # subsets that are drawn where there are more

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 # Figures and intervals alone, which need no model; a card is a small evaluation.
-from prm_lightning.evaluation.intervals import (
-    Draws,
-    Estimate,
-    divide,
-    draw_problems,
-    harmonic_mean,
-    summarise,
-)
-from prm_lightning.evaluation.processbench import find_first_error
-from prm_lightning.evaluation.steps import Steps, measure_steps
-from prm_lightning.evaluation.tables import show_interval
+from prm_lightning.evaluation.bootstrap import draw_problems, summarise
 from prm_lightning.interop.card_code import Encoding
 from prm_lightning.interop.export_formats import Format
 from prm_lightning.interop.parity import Parity
 from prm_lightning.interop.serving import Served, serve_commands
+from prm_lightning.modeling.metrics import measure_part
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.modeling.scored_steps import ScoredSolution, to_step_scores
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.text import normalise_problem
-from prm_lightning.types import ALL_CORRECT, UNKNOWN
 
 EXAMPLE = ("What is 2 + 3 * 4?", ["3 * 4 = 12.", "2 + 12 = 14."])
 RESAMPLES = 1000  # of the problems, for intervals
 SHOWN = {
     "auroc": "AUROC of steps",
+    "pair_accuracy": "pairs of a right and a wrong solution in order",
     "error_ap": "average precision of errors",
     "error_f1": "F1 of errors, at 0.5",
     "processbench_f1": "ProcessBench F1, at the threshold",
@@ -133,51 +121,25 @@ def _validation(path: Path, threshold: float) -> str:
         return ""
     rows = [row.values for row in read_rows(str(path)) if isinstance(row, Row)]
     problems = [normalise_problem(str(row.get("problem", i))) for i, row in enumerate(rows)]
-    steps = _labelled_steps(rows)
-    measured = _estimate(rows, steps, threshold, draw_problems(problems, RESAMPLES, seed=0))
+    scores, _ = to_step_scores(
+        [
+            ScoredSolution(row["scores"], row["labels"], row["first_error"], "", problem)
+            for row, problem in zip(rows, problems, strict=True)
+        ]
+    )
+    counts = draw_problems(problems, RESAMPLES, seed=0).counts
+    measured = {k: summarise(v) for k, v in measure_part(scores, threshold, counts).items()}
     lines = ["| metric | value [95 % interval] |", "| --- | --- |"]
     for name, title in SHOWN.items():
         if not math.isnan(measured[name].value):
-            lines.append(f"| {title} | {show_interval(measured[name])} |")
+            lines.append(f"| {title} | {measured[name]} |")
     return (
         "## Validation\n\n"
-        f"On the {len(rows)} validation solutions ({len(steps.labels)} labelled steps, "
+        f"On the {len(rows)} validation solutions ({len(scores.supervised.labels)} labelled steps, "
         f"{len(set(problems))} problems) of the training run, on which the threshold may have been "
         "fitted and this model chosen; intervals by drawing problems. Figures on test data are "
         "made by `python -m prm_lightning evaluate`.\n\n" + "\n".join(lines)
     )
-
-
-def _labelled_steps(rows: Sequence[Mapping[str, Any]]) -> Steps:
-    found = [
-        (score, label, position, number)
-        for number, row in enumerate(rows)
-        for position, (score, label) in enumerate(zip(row["scores"], row["labels"], strict=True))
-        if label is not None
-    ]
-    columns = np.array(found, np.float64).reshape(-1, 4).T
-    return Steps(columns[0], columns[1], columns[2].astype(int), columns[3].astype(int))
-
-
-def _estimate(
-    rows: Sequence[Mapping[str, Any]], steps: Steps, threshold: float, draws: Draws
-) -> dict[str, Estimate]:
-    """Every metric of `SHOWN`; a solution that was cut before its error counts for its steps."""
-    errors = np.array(
-        [r["first_error"] if r["first_error"] < len(r["scores"]) else UNKNOWN for r in rows]
-    )
-    found = np.array([find_first_error(row["scores"], threshold) for row in rows])
-    wrong, right = (
-        divide(draws.total((found == errors) & half), draws.total(half))
-        for half in (errors >= 0, errors == ALL_CORRECT)
-    )
-    values = {
-        **measure_steps(steps, threshold, Draws(draws.counts, draws.problems[steps.solutions])),
-        "processbench_f1": harmonic_mean(wrong, right),
-        "processbench_wrong": wrong,
-        "processbench_right": right,
-    }
-    return {name: summarise(values[name]) for name in SHOWN}
 
 
 def _origin(fitted_on: str | None) -> str:

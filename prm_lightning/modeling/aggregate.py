@@ -1,10 +1,16 @@
-"""One score of a solution from the scores of its steps."""
+"""One score of a solution from the scores of its steps, and which way to make it chooses best.
+
+In: P(correct) of each step. Out: one number per solution. Next: metrics.py measures with it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prm_lightning.types import Aggregation
 
@@ -40,6 +46,77 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
     if how == "geomean":
         return math.exp(math.fsum(map(_log, scores)) / len(scores))
     raise ValueError(f"aggregate: {how!r} is none of {', '.join(AGGREGATIONS)}.")
+
+
+def choose_aggregation(
+    scores: Sequence[Sequence[float]], right: NDArray[np.bool_], problems: NDArray[np.int64]
+) -> tuple[Aggregation, dict[Aggregation, float]]:
+    """The aggregation that orders most pairs of a right and a wrong attempt at a problem rightly.
+
+    Args:
+        scores: of the steps of each of A attempts, at least one each.
+        right: ``(A,)`` whether the attempt is right.
+        problems: ``(A,)`` equal for attempts at one problem.
+
+    Returns:
+        Its name, of equally good ones the first of `AGGREGATIONS`, and the pair accuracy of each;
+        all are NaN where no problem has both a right and a wrong attempt.
+
+    >>> attempts = [[0.9, 0.2, 0.9], [0.4, 0.4, 0.4]]  # the first is right, in spite of its minimum
+    >>> choose_aggregation(attempts, np.array([True, False]), np.array([0, 0]))[0]
+    'last'
+    """
+    accuracies: dict[Aggregation, float] = {}
+    for how in AGGREGATIONS:
+        values = np.array([aggregate(row, how) for row in scores], np.float64)
+        pairs = order_pairs(values, right, problems)
+        compared = pairs.compared.sum()
+        accuracies[how] = float(pairs.won.sum() / compared) if compared else math.nan
+    return max(AGGREGATIONS, key=lambda how: np.nan_to_num(accuracies[how])), accuracies
+
+
+class OrderedPairs(NamedTuple):
+    """How many pairs of attempts a score orders rightly, of each problem that has pairs.
+
+    Args:
+        problems: ``(K,)`` int64.
+        won: ``(K,)`` float64, pairs in which the right attempt scores higher; ties count half.
+        compared: ``(K,)`` float64, all pairs.
+    """
+
+    problems: NDArray[np.int64]
+    won: NDArray[np.float64]
+    compared: NDArray[np.float64]
+
+
+def order_pairs(
+    values: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    problems: NDArray[np.int64],
+    lengths: NDArray[np.int64] | None = None,
+) -> OrderedPairs:
+    """Compare each right with each wrong attempt at the same problem.
+
+    Args:
+        values: ``(A,)`` scores of the attempts.
+        right: ``(A,)``.
+        problems: ``(A,)``.
+        lengths: ``(A,)``; if given, only attempts of equal length are compared.
+    """
+    found = []
+    by_problem = np.argsort(problems, kind="stable")
+    for members in np.split(by_problem, np.flatnonzero(np.diff(problems[by_problem])) + 1):
+        good, bad = members[right[members]], members[~right[members]]
+        if not len(good) or not len(bad):
+            continue
+        gaps = values[good][:, None] - values[bad]  # (right, wrong)
+        wins = (gaps > 0) + 0.5 * (gaps == 0)
+        comparable = np.ones(gaps.shape)
+        if lengths is not None:
+            comparable = (lengths[good][:, None] == lengths[bad]).astype(np.float64)
+        found.append((problems[good[0]], (wins * comparable).sum(), comparable.sum()))
+    columns = np.array(found, np.float64).reshape(-1, 3).T
+    return OrderedPairs(columns[0].astype(np.int64), columns[1], columns[2])
 
 
 def _log(score: float) -> float:

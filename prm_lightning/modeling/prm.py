@@ -27,6 +27,7 @@ from prm_lightning.modeling.model_folder import (
     require_all_adapters,
 )
 from prm_lightning.modeling.step_model import StepModel, require_steps
+from prm_lightning.types import Aggregation
 
 __all__ = ["MANIFEST", "PRM", "Manifest", "read_manifest"]
 
@@ -204,6 +205,11 @@ class PRM(StepModel):
         """Record the decision threshold and the data it was chosen on."""
         self.manifest = replace(self.manifest, threshold=threshold, threshold_fitted_on=fitted_on)
         self.threshold = threshold
+
+    def record_aggregation(self, aggregation: Aggregation) -> None:
+        """Record how one score of a solution is made of its steps' scores."""
+        self.manifest = replace(self.manifest, aggregation=aggregation)
+        self.aggregation = aggregation
 
     def record_data(self, fingerprint: str) -> None:
         """Record the training data."""

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from prm_lightning.files import written_file
+from prm_lightning.modeling.aggregate import AGGREGATIONS
+from prm_lightning.modeling.metrics import LOWER_IS_BETTER
 from prm_lightning.modeling.sharding import gather_weights
 from prm_lightning.training.validation import (
     VALIDATION_SCORES,
@@ -49,7 +51,7 @@ class KeepModels(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        rank = self._rank(pl_module.last_metrics)
+        rank = rank_validation(pl_module.last_metrics, self.monitor)
         if not self.best or rank > self.best:
             self.best = rank
             pl_module.best_metrics = dict(pl_module.last_metrics)
@@ -67,38 +69,60 @@ class KeepModels(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
-    def _rank(self, metrics: dict[str, float]) -> list[float]:
-        if self.monitor not in metrics:
-            raise ValueError(
-                f"KeepModels: validation has no metric {self.monitor!r}, it has "
-                f"{', '.join(sorted(metrics))}. Set monitor to one of them."
-            )
-        value, tie = metrics[self.monitor], metrics.get(FALLBACK, math.nan)
-        if math.isnan(value):
-            rank_zero_warn(
-                f"val/{self.monitor} is undefined on these validation data (one kind of solution "
-                f"is missing): best_model is chosen by val/{FALLBACK}."
-            )
-            value = tie
-        sign = -1.0 if self.monitor in ("loss", "brier", "ece") else 1.0
-        return [-math.inf if math.isnan(v) else v for v in (sign * value, tie)]
-
     def _save(self, trainer: Trainer, pl_module: Any, name: str) -> None:
         threshold = pl_module.last_metrics.get("threshold", math.nan)
         if math.isfinite(threshold):
             pl_module.model.record_threshold(threshold, "validation data of the training run")
+        self._record_aggregation(pl_module)
         weights = gather_weights(pl_module.model)  # every rank takes part
         if trainer.is_global_zero:
             folder = self.folder / name
             pl_module.model.save_pretrained(folder, overwrite=True, weights=weights)
         trainer.strategy.barrier(name)
 
+    def _record_aggregation(self, pl_module: Any) -> None:
+        """The one that the user fixed, or the best on validation pairs, if there are any."""
+        fixed, metrics = pl_module.aggregation, pl_module.last_metrics
+        accuracies = {how: metrics.get(f"pair_accuracy/{how}", math.nan) for how in AGGREGATIONS}
+        if fixed is not None:
+            pl_module.model.record_aggregation(fixed)
+        elif not math.isnan(accuracies[AGGREGATIONS[0]]):
+            pl_module.model.record_aggregation(max(AGGREGATIONS, key=lambda how: accuracies[how]))
+
     def _save_scores(self, trainer: Trainer, pl_module: Any) -> None:
-        scores = pl_module.eval_metrics.scores()  # every rank takes part
+        scores = pl_module.evaluated.compute()  # every rank takes part
         if trainer.is_global_zero:
             data = pl_module.datamodule.sides["validate"].data
             self._texts = self._texts or read_texts(data, pl_module.encoder)
             write_validation_scores(self.folder / VALIDATION_SCORES, scores, data, self._texts)
+
+
+def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
+    """What decides between validations: the higher list is the better one.
+
+    Args:
+        metrics: of one validation, without the prefix ``val/``; NaN where undefined.
+        monitor: one of them; higher is better, except for `LOWER_IS_BETTER`. Ties, and values that
+            are NaN, are decided by AUROC.
+
+    Raises:
+        ValueError: there is no such metric.
+    """
+    if monitor not in metrics:
+        raise ValueError(
+            f"KeepModels: validation has no metric {monitor!r}, it has "
+            f"{', '.join(sorted(metrics))}. Set monitor to one of them."
+        )
+    value, tie = metrics[monitor], metrics.get(FALLBACK, math.nan)
+    if math.isnan(value):
+        rank_zero_warn(
+            f"val/{monitor} is undefined on these validation data (one kind of solution is "
+            f"missing): best_model is chosen by val/{FALLBACK}."
+        )
+        value = tie
+    elif monitor in LOWER_IS_BETTER:
+        value = -value
+    return [-math.inf if math.isnan(v) else v for v in (value, tie)]
 
 
 class DataReport(Callback):
@@ -177,7 +201,7 @@ class Pictures(Callback):
     """Draws validation into TensorBoard: reliability, precision-recall, a step heat map."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        scores = pl_module.eval_metrics.scores()  # every rank takes part
+        scores = pl_module.evaluated.compute()  # every rank takes part
         writers = [getattr(logger, "experiment", None) for logger in trainer.loggers]
         boards: list[Any] = [writer for writer in writers if hasattr(writer, "add_figure")]
         if trainer.sanity_checking or not boards or not trainer.is_global_zero:
@@ -188,8 +212,8 @@ class Pictures(Callback):
             step_heat_map,
         )
 
-        trusted = scores.weights > 0
-        supervised = scores.probabilities[trusted], scores.labels[trusted]
+        steps = scores.supervised
+        supervised = steps.probabilities, steps.labels
         figures = {
             "val/reliability": reliability_diagram(*supervised),
             "val/error_precision_recall": error_precision_recall(*supervised),
@@ -206,7 +230,7 @@ class Pictures(Callback):
         examples = []
         for i in range(min(HEAT_MAP_SOLUTIONS, len(names))):
             mine = scores.solutions == i
-            labels = torch.where(scores.weights[mine] > 0, scores.labels[mine], math.nan)
+            labels = np.where(scores.weights[mine] > 0, scores.labels[mine], math.nan)
             examples.append((names[i], scores.probabilities[mine], labels))
         return examples
 
@@ -230,6 +254,7 @@ class ClosingTable(Callback):
         "processbench_f1_at_0.5",
         "accuracy",
         "majority_accuracy",
+        "pair_accuracy",
         "brier",
         "ece",
         "loss",

@@ -6,26 +6,19 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from torch import Tensor
-from torchmetrics.functional.classification import binary_precision_recall_curve
 
-from prm_lightning.modeling.metrics import (
-    CALIBRATION_BINS,
-    error_average_precision,
-    expected_calibration_error,
-)
+from prm_lightning.modeling.metrics import CALIBRATION_BINS, calibration_error, measure_ranking
+from prm_lightning.modeling.scored_steps import Draws, Floats
 
-Numbers = Sequence[float] | Tensor
 BLUE, RED, GREY = "#1f6fb2", "#c0392b", "#777777"
 NUMBERED_STEPS = 20  # with more steps than this, cells are too narrow to hold a number
 
 
-def reliability_diagram(probabilities: Tensor, labels: Tensor) -> Figure:
+def reliability_diagram(probabilities: Floats, labels: Floats) -> Figure:
     """Share of correct steps against P(correct) in 15 equal bins; below it the steps in each bin.
 
     Args:
@@ -42,11 +35,10 @@ def reliability_diagram(probabilities: Tensor, labels: Tensor) -> Figure:
     if not len(probabilities):
         _say(upper, "no supervised steps")
         return figure
-    probabilities, correct = probabilities.detach().double().cpu(), (labels >= 0.5).double().cpu()
-    bins = (probabilities * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts, rights, totals = (
-        bins.bincount(each, minlength=CALIBRATION_BINS).numpy()
-        for each in (torch.ones_like(correct), correct, probabilities)
+        np.bincount(bins, weights=each, minlength=CALIBRATION_BINS)
+        for each in (np.ones(len(bins)), labels >= 0.5, probabilities)
     )
     filled = counts > 0
     shares, means = rights[filled] / counts[filled], totals[filled] / counts[filled]
@@ -56,13 +48,13 @@ def reliability_diagram(probabilities: Tensor, labels: Tensor) -> Figure:
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
     upper.plot(means, shares, "o", color=BLUE, label="bin: mean P(correct), share correct")
     upper.legend(loc="upper left", fontsize=9)
-    error = expected_calibration_error(probabilities, correct).item()
-    upper.set_title(f"Reliability of {len(correct):,} steps: ECE {error:.3f}")
+    error = calibration_error(probabilities, labels, Draws.once(len(labels)))[0]
+    upper.set_title(f"Reliability of {len(labels):,} steps: ECE {error:.3f}")
     lower.bar(left, counts, width, align="edge", color=GREY, ec="white")
     return figure
 
 
-def error_precision_recall(probabilities: Tensor, labels: Tensor) -> Figure:
+def error_precision_recall(probabilities: Floats, labels: Floats) -> Figure:
     """Precision against recall of finding wrong steps, with the base rate and average precision.
 
     Args:
@@ -75,27 +67,32 @@ def error_precision_recall(probabilities: Tensor, labels: Tensor) -> Figure:
     figure = _new_figure(6, 4.5)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall of wrong steps", ylabel="precision")
-    wrong = (labels < 0.5).long().cpu()
+    order = np.argsort(probabilities, kind="stable")
+    scores, wrong = probabilities[order], labels[order] < 0.5
     if not wrong.any():
         _say(axes, "no wrong steps")
         return figure
-    scores = 1 - probabilities.detach().double().cpu()
-    precision, recall, thresholds = binary_precision_recall_curve(scores, wrong)
-    precision[-1] = precision[-2]  # of flagging nothing; that it is 1 is a mere convention
-    axes.plot(recall.numpy(), precision.numpy(), drawstyle="steps-post", color=BLUE)
-    half = int((thresholds <= 0.5).sum())  # the first point that flags only P(correct) < 0.5
-    if half < len(thresholds):
-        point = recall[half].item(), precision[half].item()
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # equal scores: one point
+    found = np.cumsum(wrong)[last]
+    recall, precision = found / wrong.sum(), found / (last + 1)
+    # Going left, to fewer flags, the precision stays until the next point.
+    axes.plot(
+        np.append(0.0, recall), np.append(precision[0], precision),
+        drawstyle="steps-pre", color=BLUE,
+    )  # fmt: skip
+    flagged = int((scores[last] < 0.5).sum())
+    if flagged:
+        point = recall[flagged - 1], precision[flagged - 1]
         axes.plot(*point, "o", color=BLUE, label="flagged at P(correct) < 0.5")
-    share = wrong.double().mean().item()
+    share = wrong.mean()
     axes.axhline(share, ls="--", color=GREY, label=f"share of wrong steps {share:.3f}")
-    average = error_average_precision(probabilities, labels).item()
+    average = measure_ranking(scores, wrong, Draws.once(len(wrong)))["error_ap"][0]
     axes.set_title(f"Finding {int(wrong.sum()):,} wrong of {len(wrong):,} steps: AP {average:.3f}")
     axes.legend(loc="best", fontsize=9)
     return figure
 
 
-def step_heat_map(solutions: Sequence[tuple[str, Numbers, Numbers]]) -> Figure:
+def step_heat_map(solutions: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
     """P(correct) of each step of a few solutions, one row each, with the true labels.
 
     Red cells are scored wrong, blue ones correct; below the score stands the label, a tick
@@ -114,14 +111,12 @@ def step_heat_map(solutions: Sequence[tuple[str, Numbers, Numbers]]) -> Figure:
     if not solutions:
         _say(axes, "no solutions")
         return figure
-    grid = torch.full((len(solutions), longest), math.nan)
+    grid = np.full((len(solutions), longest), math.nan)
     for row, (_, scores, labels) in enumerate(solutions):
-        known, truth = torch.as_tensor(scores).cpu(), torch.as_tensor(labels).cpu()
-        grid[row, : len(known)] = known
-        numbered = longest <= NUMBERED_STEPS
-        _mark_row(axes, row, known.tolist(), truth.tolist(), numbered=numbered)
+        grid[row, : len(scores)] = scores
+        _mark_row(axes, row, scores, labels, numbered=longest <= NUMBERED_STEPS)
     axes.set_facecolor("lightgrey")  # no step there, whereas white is a score of 0.5
-    image = axes.imshow(grid.numpy(), cmap="RdBu", vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(grid, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
     figure.colorbar(image, ax=axes, label="P(correct)", fraction=0.04, pad=0.02)
     axes.set_yticks(range(len(solutions)), [_shorten(title) for title, _, _ in solutions])
     stride = 1 if longest <= NUMBERED_STEPS else 5
@@ -133,7 +128,7 @@ def step_heat_map(solutions: Sequence[tuple[str, Numbers, Numbers]]) -> Figure:
 
 
 def _mark_row(
-    axes: Axes, row: int, scores: list[float], labels: list[float], *, numbered: bool
+    axes: Axes, row: int, scores: Sequence[float], labels: Sequence[float], *, numbered: bool
 ) -> None:
     for column, (score, label) in enumerate(zip(scores, labels, strict=True)):
         mark = "" if math.isnan(label) else "✓" if label >= 0.5 else "✗"

@@ -17,12 +17,13 @@ from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.modeling.backbone import Backbone, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind
 from prm_lightning.modeling.losses import LossKind, ranking_loss, reward_weighted_loss
-from prm_lightning.modeling.metrics import StepMetrics
+from prm_lightning.modeling.metrics import measure
 from prm_lightning.modeling.model_folder import find_folder, read_manifest
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.modeling.scored_steps import GatheredSteps
 from prm_lightning.modeling.sharding import shard
 from prm_lightning.sources.rewards import RewardAs
-from prm_lightning.types import StepBatch
+from prm_lightning.types import Aggregation, StepBatch
 
 CHECKPOINT_VERSION = 1
 HEAD_LR_RATIO = 10.0  # a fresh head has further to go than adapters that start at zero
@@ -45,6 +46,9 @@ class PRMModule(LightningModule):
         template: see `Encoder`.
         step_end: see `Encoder`.
         reward_as: how rewards become labels and weights; the data module does it.
+        aggregation: how one score of a solution is made of its steps' scores, for `best_model` and
+            for ``val/pair_accuracy``; null takes the one that orders most pairs of a right and a
+            wrong validation solution of one problem rightly.
         on_nan: what to do with an optimizer step whose gradient is not finite, see `FiniteSteps`.
         compile_layers: train with layers that `torch.compile` has made; see docs/performance.md
             before you do, as gradients were compared on a CPU alone.
@@ -63,6 +67,7 @@ class PRMModule(LightningModule):
         template: Template = "chat",
         step_end: str | None = None,
         reward_as: RewardAs = "weight",
+        aggregation: Aggregation | None = None,
         on_nan: Literal["stop", "skip"] = "stop",
         compile_layers: bool = False,
     ) -> None:
@@ -77,13 +82,14 @@ class PRMModule(LightningModule):
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.init_from = init_from
+        self.aggregation: Aggregation | None = aggregation
         self.on_nan = on_nan
         self.compile_layers = compile_layers
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
         self.encoder = Encoder(tokenizer, template, step_end)
         self.prm: PRM | None = None
         self.strict_loading = False  # checkpoints hold no frozen weights
-        self.eval_metrics = StepMetrics()
+        self.evaluated = GatheredSteps()
         self.eval_loss = MeanMetric()
         self.last_metrics: dict[str, float] = {}  # of the newest evaluation
         self.best_metrics: dict[str, float] = {}  # of the validation that best_model comes from
@@ -166,21 +172,21 @@ class PRMModule(LightningModule):
         self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every metric of `StepMetrics` that the data defines."""
-        self._finish_evaluation("val")
+        """Log every metric of `measure` that the data defines."""
+        self._finish_evaluation("validate", None, self.aggregation)
 
     def on_test_epoch_start(self) -> None:
-        """The threshold comes from validation data, never from the test set."""
+        """Forget what was scored before."""
         self._start_evaluation("test")
-        self.eval_metrics.threshold = self.model.manifest.threshold
 
     def test_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Score a batch."""
         self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log every metric of `StepMetrics` that the data defines."""
-        self._finish_evaluation("test")
+        """Threshold and aggregation come from validation data, never from the test set."""
+        manifest = self.model.manifest
+        self._finish_evaluation("test", manifest.threshold, manifest.aggregation)
 
     def predict_step(self, batch: StepBatch, batch_idx: int) -> list[tuple[int, list[float]]]:
         """Index of each solution in the data, and P(correct) of its steps."""
@@ -262,15 +268,12 @@ class PRMModule(LightningModule):
         )
 
     def _start_evaluation(self, side: str) -> None:
-        data = self.datamodule.sides[side].data
-        self.eval_metrics.reset()
-        self.eval_metrics.source_names = data.source_names
-        self.eval_metrics.threshold = None
+        self.evaluated.begin(self.datamodule.sides[side].data.problems)
         self.eval_loss.reset()
 
     def _evaluate(self, batch: StepBatch) -> None:
         logits = self(batch)
-        self.eval_metrics.update(logits, batch)
+        self.evaluated.update(logits, batch)
         total = batch.total_solutions if self.loss == "pqm" else batch.total_weight
         trusted = batch.weights.sum()
         if self.loss == "pqm":
@@ -278,10 +281,14 @@ class PRMModule(LightningModule):
         if trusted > 0:
             self.eval_loss.update(self._loss(logits, batch) * total / trusted, trusted)
 
-    def _finish_evaluation(self, prefix: str) -> None:
-        values = {"loss": self.eval_loss.compute(), **self.eval_metrics.compute()}
-        self.last_metrics = {name: float(value) for name, value in values.items()}
+    def _finish_evaluation(
+        self, side: str, threshold: float | None, aggregation: Aggregation | None
+    ) -> None:
+        names = self.datamodule.sides[side].data.source_names
+        measured = measure(self.evaluated.compute(), names, threshold, aggregation)
+        self.last_metrics = {"loss": self.eval_loss.compute().item(), **measured}
         defined = {n: v for n, v in self.last_metrics.items() if math.isfinite(v)}
+        prefix = "val" if side == "validate" else side
         self.log_dict({f"{prefix}/{name}": value for name, value in defined.items()})
 
     def _require_same_shape(self, folder: Path) -> None:

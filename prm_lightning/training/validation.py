@@ -11,7 +11,7 @@ from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.tree import shared_prefix
 from prm_lightning.files import written_file
-from prm_lightning.modeling.metrics import StepScores
+from prm_lightning.modeling.scored_steps import StepScores
 
 VALIDATION_SCORES = "val_scores.jsonl"
 PROBLEM_MARK, STEP_MARK = "PROBLEM", "STEP"  # to see what a template puts around them
@@ -85,7 +85,7 @@ def _rows(
     scores: StepScores, data: EncodedSolutions, texts: list[ReadText]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Index of each solution and its line."""
-    begins = (scores.positions == 0).nonzero()[:, 0].tolist()
+    begins = scores.starts.tolist()
     probabilities = scores.probabilities.tolist()
     for start, end in zip(begins, [*begins[1:], len(probabilities)], strict=True):
         i = int(scores.solutions[start])

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from prm_lightning.evaluation.intervals import Estimate
+from prm_lightning.evaluation.bootstrap import Estimate
 from prm_lightning.evaluation.scored import Scored
 from prm_lightning.types import Aggregation
 
 Kind = Literal["model", "untrained", "baseline"]
-UNDEFINED = "–"
 
 
 class Threshold(NamedTuple):
     """Where steps are flagged, besides 0.5.
 
     Args:
-        value: a step is flagged if P(correct) lies below it.
+        value: a step is flagged if P(correct) is below it.
         fitted_on: names the data it was chosen on.
     """
 
@@ -41,7 +39,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line-up of scores: a model, its untrained twin, or a baseline.
+    """The scores of a model, of its untrained twin, or of a baseline.
 
     Args:
         name: in tables.
@@ -89,7 +87,7 @@ class Row:
             "kind": self.kind,
             "part": self.part,
             **self.about,
-            "metrics": {name: estimate_to_json(e) for name, e in self.metrics.items()},
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
         }
 
 
@@ -98,7 +96,7 @@ class Table(NamedTuple):
 
     Args:
         title: what it shows.
-        header: one text a column.
+        header: one text per column.
         rows: as many cells each.
     """
 
@@ -122,27 +120,8 @@ class Report:
     notes: Sequence[str]
 
 
-def estimate_to_json(estimate: Estimate) -> dict[str, float | None]:
-    """``value``, ``low`` and ``high``; null where undefined, since JSON knows no NaN."""
-    return {
-        name: None if math.isnan(value) else value for name, value in estimate._asdict().items()
-    }
-
-
-def show(value: float) -> str:
-    """Three digits; a dash where undefined."""
-    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
-
-
-def show_interval(estimate: Estimate) -> str:
-    """Such as ``0.328 [0.291, 0.366]``; the value alone where there is no interval."""
-    if math.isnan(estimate.low):
-        return show(estimate.value)
-    return f"{show(estimate.value)} [{show(estimate.low)}, {show(estimate.high)}]"
-
-
 def render(table: Table) -> str:
-    """As Markdown whose columns stand straight in a terminal too; the first ones left, as text."""
+    """As Markdown whose columns are aligned in a terminal too; the first ones left, as text."""
     lines = [[_escape(cell) for cell in row] for row in (table.header, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width for width in widths]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
+from prm_lightning.modeling.scored_steps import Draws, Floats, number_in_order
 
 LEVEL = 0.95
+UNDEFINED = "–"
 
 
 class Estimate(NamedTuple):
@@ -27,32 +27,20 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def to_json(self) -> dict[str, float | None]:
+        """``value``, ``low`` and ``high``; null where undefined, since JSON knows no NaN."""
+        return {name: None if math.isnan(x) else x for name, x in self._asdict().items()}
 
-class Draws(NamedTuple):
-    """How often each of P problems stands in the data and in R resamples of them.
+    def __str__(self) -> str:
+        """Such as ``0.328 [0.291, 0.366]``; the value alone where there is no interval."""
+        if math.isnan(self.low):
+            return show(self.value)
+        return f"{show(self.value)} [{show(self.low)}, {show(self.high)}]"
 
-    Args:
-        counts: ``(R + 1, P)`` float64; row 0 is all ones, the data themselves.
-        problems: ``(N,)`` int64 in [0, P), the problem of each of N items.
-    """
 
-    counts: Floats
-    problems: Indices
-
-    def select(self, chosen: NDArray[np.bool_]) -> Draws:
-        """The same draws, of some of the items."""
-        return Draws(self.counts, self.problems[chosen])
-
-    def total(self, values: NDArray[np.generic]) -> Floats:
-        """``(R + 1,)`` sums over the items drawn, of ``(N,)`` values."""
-        per_problem = np.bincount(
-            self.problems, weights=values.astype(np.float64), minlength=self.counts.shape[1]
-        )
-        return self.counts @ per_problem
-
-    def mean(self, values: NDArray[np.generic]) -> Floats:
-        """``(R + 1,)`` means over the items drawn; NaN where none is."""
-        return divide(self.total(values), self.total(np.ones(len(self.problems))))
+def show(value: float) -> str:
+    """Three digits; a dash where undefined."""
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"
 
 
 def draw_problems(problems: Sequence[Hashable], resamples: int, seed: int) -> Draws:
@@ -66,15 +54,14 @@ def draw_problems(problems: Sequence[Hashable], resamples: int, seed: int) -> Dr
     Source: the cluster bootstrap, Davison and Hinkley 1997, "Bootstrap Methods and their
     Application", section 3.8.
     """
-    numbers: dict[Hashable, int] = {}
-    of_items = [numbers.setdefault(problem, len(numbers)) for problem in problems]
-    count = len(numbers)
+    of_items = number_in_order(problems)
+    count = int(of_items.max(initial=-1)) + 1
     drawn = np.ones((1, count))
     if count > 1 and resamples:  # of one problem there is nothing to draw
         rng = np.random.default_rng(seed)
         again = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
         drawn = np.concatenate([drawn, again.astype(np.float64)])
-    return Draws(drawn, np.array(of_items, np.int64))
+    return Draws(drawn, of_items)
 
 
 def summarise(replicates: Floats) -> Estimate:
@@ -90,14 +77,3 @@ def summarise(replicates: Floats) -> Estimate:
         return Estimate(value, np.nan, np.nan)
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high))
-
-
-def divide(numerator: Floats, denominator: Floats) -> Floats:
-    """Elementwise; NaN where the denominator is 0."""
-    defined = denominator != 0
-    return np.where(defined, numerator / np.where(defined, denominator, 1.0), np.nan)
-
-
-def harmonic_mean(a: Floats, b: Floats) -> Floats:
-    """Of shares in [0, 1], elementwise; 0 if both are 0, NaN if either is NaN."""
-    return np.where(a + b == 0, 0.0, divide(2 * a * b, a + b))
