@@ -35,9 +35,7 @@ VERBS = {
     "format": Verb("write any source as training rows", "sources.formatting"),
     "label": Verb("turn problems into solutions with judged steps", "labelling.pipeline"),
     "score": Verb("score the steps of solutions", "scoring.score"),
-    "search": Verb(
-        "find answers with a generator and a process reward model", "searching.search_verb"
-    ),
+    "search": Verb("find answers with a generator and a process reward model", "searching.verb"),
     "evaluate": Verb(
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
         "evaluation.evaluate",

@@ -180,7 +180,8 @@ class ResumableRows:
         self.require_new(overwrite=overwrite)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         begun = _first_line(self.partial)
-        if begun is not None and begun != self.job and not overwrite:
+        has_rows = begun is not None and next(self._rows(), None) is not None
+        if has_rows and begun != self.job and not overwrite:  # without rows nothing is lost
             before = begun if isinstance(begun, dict) else {}
             names = {**self.job, **before}
             changed = [name for name in names if before.get(name) != self.job.get(name)]
@@ -237,7 +238,8 @@ class ResumableRows:
         with self.partial.open("rb") as file:
             file.readline()
             for line in file:
-                yield json.loads(line)
+                if line.endswith(b"\n"):  # the last one may have been cut
+                    yield json.loads(line)
 
 
 @contextmanager

@@ -77,6 +77,10 @@ class Unscorable(ValueError):  # noqa: N818  (an outcome, counted by its callers
     """One solution cannot be scored, for a reason that says nothing of the others."""
 
 
+class Unanswerable(ValueError):  # noqa: N818  (an outcome, as above)
+    """A generator refuses one prompt, for a reason that says nothing of the others."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Where solutions come from. A new source is a class with this one method."""

@@ -90,6 +90,9 @@ def test_rows_resume_after_the_last_whole_one(tmp_path):
     with pytest.raises(FileExistsError, match="--overwrite"):
         rows.begin()
     assert list(rows.begin(overwrite=True)) == []
+    output.unlink()
+    other = ResumableRows(output, {"model": "b"})  # no row was written, so nothing is lost
+    assert list(other.begin()) == []
 
 
 def test_a_second_process_is_told_who_writes_the_output(tmp_path):

@@ -34,13 +34,11 @@ WRONG_ARROWS = {
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_encoder",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_families",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_model",
-    "prm_lightning.searching.search_figures -> prm_lightning.labelling.problems",
-    "prm_lightning.searching.search_run -> prm_lightning.labelling.problems",
-    "prm_lightning.searching.search_run -> prm_lightning.labelling.progress",
+    "prm_lightning.searching.results -> prm_lightning.labelling.problems",
+    "prm_lightning.searching.verb -> prm_lightning.labelling.problems",
 }
 CIRCLES = [
     {f"prm_lightning.labelling.{name}" for name in ("live", "asking", "batches")},
-    {f"prm_lightning.searching.{name}" for name in ("search_verb", "search_run")},
 ]
 UNUSUAL = {  # pattern: how often it is found
     r"\bbehind\b": 154,  # after, below

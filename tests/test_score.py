@@ -201,10 +201,10 @@ def test_a_job_resumes_where_it_stopped(tmp_path):
 
 
 def test_another_job_does_not_resume_it(tmp_path):
-    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:3]), ScoreOptions())
+    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:1] * 130), ScoreOptions())
     output = tmp_path / "out"
     with pytest.raises(ConnectionError):
-        run(Counting(fails_after=1), rows, output)
+        run(Counting(fails_after=129), rows, output)
     with pytest.raises(ValueError, match=r"begun by another job \(its model differ"):
         run(Counting(), rows, output, model="model b")
     with pytest.raises(ValueError, match="its input differ"):

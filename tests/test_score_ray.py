@@ -131,6 +131,8 @@ def test_a_job_that_was_cut_off_resumes_with_what_is_missing(model, folder, tmp_
     assert next(start)[1:] == (0, FILES)
     start.close()
     partial = tmp_path / ".out.partial"
+    with (partial / "..parts.jsonl.partial").open("a") as file:
+        file.write(json.dumps({"part": 0, "rows": {"scored": 3}}) + "\n")
     with pytest.raises(ValueError, match=r"another job .*threshold"):
         next(job(threshold=0.9))
     (partial / "part-000099.jsonl").touch()

@@ -11,7 +11,8 @@ from test_prm import tiny_prm
 
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.incremental import IncrementalScorer
-from prm_lightning.searching.budget import BudgetedWriter
+from prm_lightning.searching.growing import BudgetedWriter
+from prm_lightning.searching.results import choose_majority
 from prm_lightning.searching.search import (
     METHODS,
     SearchSettings,
@@ -20,7 +21,6 @@ from prm_lightning.searching.search import (
     diverse_beam_search,
     weighted_majority,
 )
-from prm_lightning.searching.search_result import choose_majority
 from prm_lightning.searching.voting import best_scored, group_answers, vote
 from prm_lightning.types import Completion, Sampling
 

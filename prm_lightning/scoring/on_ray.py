@@ -101,13 +101,7 @@ def score_on_ray(
         yield counts, len(pieces) - len(missing), len(pieces)
     if missing:
         raise ValueError(f"score: {len(missing)} of {len(pieces)} parts came back from no actor.")
-    for stale in folder.glob(".part-*"):  # that an actor did not finish
-        stale.unlink()
-    if output.exists():
-        for old in output.iterdir():  # parts of ours alone, see above
-            old.unlink()
-        output.rmdir()
-    folder.rename(output)
+    _take_name(folder, output)
     ResumableRows(output / RECORD, record.job).finish(len(pieces))
 
 
@@ -208,6 +202,17 @@ def _cut_file(file: str, rows: int) -> Iterator[Piece]:
                 begin, first = begin + sum(map(len, taken)), first + len(taken)
     else:
         yield Piece(file)
+
+
+def _take_name(folder: Path, output: Path) -> None:
+    """The finished folder becomes the output, in place of an older one of ours."""
+    for stale in folder.glob(".part-*"):  # that an actor did not finish
+        stale.unlink()
+    if output.exists():
+        for old in output.iterdir():  # parts alone, since it may be replaced
+            old.unlink()
+        output.rmdir()
+    folder.rename(output)
 
 
 def _require_scorable(pieces: Sequence[Piece], path: str, options: ScoreOptions) -> None:

@@ -75,14 +75,7 @@ def score(
         raise ValueError("score: give either --problem with --steps, or --input with --output.")
     if (input is None) != (output is None) or (steps is None) != (not problem):
         raise ValueError("score: --problem goes with --steps, and --input goes with --output.")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"score: --threshold is {threshold}, expected a number in [0, 1].")
-    if engine == "local" and workers is not None:
-        raise ValueError(f"score: --workers {workers} goes with --engine ray.")
-    if engine == "ray" and input is None:
-        raise ValueError("score: --engine ray goes with --input.")
-    if workers is not None and workers < 1:
-        raise ValueError(f"score: --workers is {workers}, expected at least 1.")
+    _check(threshold, engine, workers, has_input=input is not None)
     if output is not None and Path(output).exists() and not overwrite:  # before a model is loaded
         raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
     quieten_libraries()
@@ -98,6 +91,17 @@ def score(
         else:
             job = _score_file(model, input, Path(output), options, device, overwrite)
         _show(output, job)
+
+
+def _check(threshold: float | None, engine: str, workers: int | None, *, has_input: bool) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"score: --threshold is {threshold}, expected a number in [0, 1].")
+    if engine == "local" and workers is not None:
+        raise ValueError(f"score: --workers {workers} goes with --engine ray.")
+    if engine == "ray" and not has_input:
+        raise ValueError("score: --engine ray goes with --input.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"score: --workers is {workers}, expected at least 1.")
 
 
 def _score_file(

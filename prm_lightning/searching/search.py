@@ -13,9 +13,15 @@ from typing import Any, Literal
 
 from prm_lightning.answers import extract_answer, stated_answer
 from prm_lightning.modeling.aggregate import aggregate
-from prm_lightning.scoring.step_scores import Path, StepScores, StepwiseScorer, score_each
-from prm_lightning.searching.budget import BudgetedWriter, Piece
-from prm_lightning.searching.search_result import (
+from prm_lightning.scoring.rows import score_each
+from prm_lightning.searching.growing import (
+    Beam,
+    BudgetedWriter,
+    Continuation,
+    StepwiseScorer,
+    add_steps,
+)
+from prm_lightning.searching.results import (
     Candidate,
     Ended,
     SearchResult,
@@ -38,7 +44,7 @@ class SearchSettings:
 
     Args:
         n: solutions that are to be found, >= 1.
-        width: M, continuations of each solution that is gone on with, >= 1; divides `n`. Only of
+        width: M, continuations of each solution that is continued, >= 1; divides `n`. Only of
             `beam` and `dvts`, as are `steps` and `separator`.
         steps: most steps of a solution, >= 1.
         sampling: how to write; its `n` and `stop` are not read. `max_tokens` bounds what is written
@@ -93,7 +99,7 @@ def best_of_n(
     Raises:
         ValueError: of the generator or the scorer, except for `Unscorable` solutions, which get no
             score.
-        OSError: likewise.
+        OSError: of the generator or the scorer.
     """
     candidates, tokens = _sample(problem, generator, scorer, settings)
     return SearchResult(candidates, choose_best(candidates), tokens)
@@ -122,7 +128,7 @@ def beam_search(
     scorer: Scorer | StepwiseScorer,
     settings: SearchSettings = SearchSettings(),
 ) -> SearchResult:
-    """Write n solutions step by step, and go on with the best n / width of them each time.
+    """Write n solutions step by step, and continue the best n / width of them each time.
 
     Each round fills n places: solutions that are finished keep theirs, the others are given to
     `width` continuations each of the best unfinished ones. Unfinished ones with the same steps are
@@ -159,7 +165,7 @@ def diverse_beam_search(
 ) -> SearchResult:
     """Diverse verifier tree search: n / width separate beam searches of `width` places each.
 
-    Each of them goes on with its best solution alone, so that no early favourite of the scorer
+    Each of them continues its best solution alone, so that no early favourite of the scorer
     takes all places. Arguments and errors are those of `beam_search`.
 
     Source: Beeching et al. 2024, "Scaling test-time compute with open models", Hugging Face: N / M
@@ -196,31 +202,23 @@ def _sample(
 ) -> tuple[tuple[Candidate, ...], int]:
     """Up to n scored solutions, and the tokens they took."""
     writer = BudgetedWriter(generator, problem, settings.sampling, settings.token_budget)
-    pieces = writer.write([""] * settings.n)
-    divided = [tuple(split_steps(piece.text)) for piece in pieces]
+    written = writer.write([""] * settings.n)
+    divided = [tuple(split_steps(one.text)) for one in written]
     solutions = [steps for steps in divided if steps]
     found: list[list[float] | str] = score_each(lambda s: scorer.score(problem, s), solutions)
     scored = iter(found)
     how = _aggregation(settings, scorer)
     candidates = []
-    for piece, steps in zip(pieces, divided, strict=True):
+    for one, steps in zip(written, divided, strict=True):
         result = next(scored) if steps else []
-        path = Path(steps, None, result) if isinstance(result, str) else Path(steps, tuple(result))
+        scores, refusal = (None, result) if isinstance(result, str) else (tuple(result), "")
         ended: Ended = "end" if steps else "blank"
-        if piece.ended in ("length", "budget"):
-            ended = piece.ended
-        candidates.append(_candidate(_Beam(piece.text, path, piece.tokens, ended), how))
+        if one.ended in ("length", "budget"):
+            ended = one.ended
+        candidates.append(
+            _candidate(Beam(one.text, steps, scores, one.tokens, ended, refusal), how)
+        )
     return tuple(candidates), writer.tokens
-
-
-@dataclass(frozen=True, slots=True)
-class _Beam:
-    """A solution in the making; `ended` is None as long as it can be gone on with."""
-
-    text: str = ""
-    path: Path = Path()  # noqa: RUF009
-    tokens: int = 0
-    ended: Ended | None = None
 
 
 @dataclass
@@ -228,18 +226,18 @@ class _Tree:
     """Beams that compete for some places."""
 
     places: int
-    open: list[_Beam]
-    finished: list[_Beam] = field(default_factory=list)
-    dropped: list[_Beam] = field(default_factory=list)
+    open: list[Beam]
+    finished: list[Beam] = field(default_factory=list)
+    dropped: list[Beam] = field(default_factory=list)
 
-    def plan(self, width: int, score: Callable[[_Beam], float | None]) -> list[_Beam]:
-        """The beams to go on with, each as often as it gets a continuation; drops the others."""
+    def plan(self, width: int, score: Callable[[Beam], float | None]) -> list[Beam]:
+        """The beams to continue, each as often as it gets a continuation; drops the others."""
         left = self.places - len(self.finished)
         if left <= 0 or not self.open:
             return []
-        distinct: dict[tuple[str, ...], _Beam] = {}
+        distinct: dict[tuple[str, ...], Beam] = {}
         for beam in self.open:
-            if distinct.setdefault(beam.path.steps, beam) is not beam:
+            if distinct.setdefault(beam.steps, beam) is not beam:
                 self.dropped.append(replace(beam, ended="duplicate"))
         ranked = sorted(distinct.values(), key=lambda beam: -(score(beam) or 0.0))  # stable
         kept = ranked[: -(-left // width)]
@@ -248,7 +246,7 @@ class _Tree:
         more, rest = divmod(left, len(kept))
         return [beam for i, beam in enumerate(kept) for _ in range(more + (i < rest))]
 
-    def take(self, parents: Sequence[_Beam], children: Sequence[_Beam]) -> None:
+    def take(self, parents: Sequence[Beam], children: Sequence[Beam]) -> None:
         """Put children in the places of their parents; a parent without any stays."""
         with_children = {id(parent) for parent in parents[: len(children)]}
         childless = [beam for beam in self.open if id(beam) not in with_children]
@@ -265,20 +263,22 @@ def _guided(
 ) -> SearchResult:
     """Beam search in some separate trees at once."""
     how = _aggregation(settings, scorer)
-    scores = StepScores(scorer, problem)
     writer = BudgetedWriter(generator, problem, settings.sampling, settings.token_budget)
-    root = _Beam(path=scores.start())
+    root = Beam(state=scorer.start(problem) if isinstance(scorer, StepwiseScorer) else None)
     trees = [_Tree(number, [root]) for number in places]
     for _ in range(settings.steps):
-        if writer.spent:  # nothing is pruned for continuations that are not to come
+        if writer.spent:  # nothing is pruned for continuations that will not come
             break
-        plans = [tree.plan(settings.width, lambda beam: _score(beam.path, how)) for tree in trees]
+        plans = [tree.plan(settings.width, lambda beam: _score(beam, how)) for tree in trees]
         parents = [beam for plan in plans for beam in plan]
         if not parents:
             break
-        scores.keep([beam.path for beam in parents if beam.path.steps])
-        pieces = writer.write([beam.text for beam in parents], (settings.separator,))
-        children = _grow(list(zip(parents, pieces, strict=False)), scores, settings.separator)
+        begun = [beam.state for beam in parents if beam.steps]
+        if begun and isinstance(scorer, StepwiseScorer):
+            scorer.keep(begun)
+        written = writer.write([beam.text for beam in parents], (settings.separator,))
+        pairs = list(zip(parents, written, strict=False))
+        children = _grow(pairs, scorer, problem, settings.separator)
         start = 0
         for tree, plan in zip(trees, plans, strict=True):
             tree.take(plan, children[start : start + len(plan)])
@@ -287,30 +287,33 @@ def _guided(
 
 
 def _grow(
-    written: Sequence[tuple[_Beam, Piece]], scores: StepScores, separator: str
-) -> list[_Beam]:
-    """The beams with what was written behind them, scored."""
-    steps = [piece.text.strip() for _, piece in written]
-    new = [(beam.path, step) for (beam, _), step in zip(written, steps, strict=True) if step]
-    paths = iter(scores.extend(new))
+    written: Sequence[tuple[Beam, Continuation]],
+    scorer: Scorer | StepwiseScorer,
+    problem: str,
+    separator: str,
+) -> list[Beam]:
+    """The beams with what was written after them, scored."""
+    steps = [one.text.strip() for _, one in written]
+    new = [(beam, step) for (beam, _), step in zip(written, steps, strict=True) if step]
+    scored = iter(add_steps(scorer, problem, new))
     grown = []
-    for (beam, piece), step in zip(written, steps, strict=True):
-        path = next(paths) if step else beam.path
-        ended = _why_ended(piece, step, has_steps=bool(beam.path.steps))
-        if ended is None and path.scores is None:
+    for (beam, one), step in zip(written, steps, strict=True):
+        longer = next(scored) if step else beam
+        ended = _why_ended(one, step, has_steps=bool(beam.steps))
+        if ended is None and longer.scores is None:
             ended = "unscorable"
-        text = beam.text + piece.text + ("" if ended else separator)
-        grown.append(_Beam(text, path, beam.tokens + piece.tokens, ended))
+        text = beam.text + one.text + ("" if ended else separator)
+        grown.append(replace(longer, text=text, tokens=beam.tokens + one.tokens, ended=ended))
     return grown
 
 
-def _why_ended(piece: Piece, step: str, *, has_steps: bool) -> Ended | None:
-    """Why a solution ends with this step; None if it can be gone on with."""
-    if piece.ended in ("length", "budget"):
-        return piece.ended
+def _why_ended(one: Continuation, step: str, *, has_steps: bool) -> Ended | None:
+    """Why a solution ends with this step; None if it can be continued."""
+    if one.ended in ("length", "budget"):
+        return one.ended
     if not step:
-        return "end" if has_steps and piece.ended == "end" else "blank"
-    if piece.ended == "end":
+        return "end" if has_steps and one.ended == "end" else "blank"
+    if one.ended == "end":
         return "end"
     title = _TITLE.fullmatch(step)
     return None if stated_answer(step.lstrip("#") if title else step) is None else "answer"
@@ -318,8 +321,8 @@ def _why_ended(piece: Piece, step: str, *, has_steps: bool) -> Ended | None:
 
 def _result(trees: Sequence[_Tree], writer: BudgetedWriter, how: Aggregation) -> SearchResult:
     why: Ended = "budget" if writer.spent else "steps"
-    finals: list[_Beam] = []
-    dropped: list[_Beam] = []
+    finals: list[Beam] = []
+    dropped: list[Beam] = []
     for tree in trees:
         cut = [replace(beam, ended=why) for beam in tree.open if beam.tokens]  # not the root
         finals += tree.finished + cut
@@ -328,26 +331,25 @@ def _result(trees: Sequence[_Tree], writer: BudgetedWriter, how: Aggregation) ->
     return SearchResult(candidates, choose_best(candidates), writer.tokens)
 
 
-def _candidate(beam: _Beam, how: Aggregation) -> Candidate:
+def _candidate(beam: Beam, how: Aggregation) -> Candidate:
     assert beam.ended is not None
     answer = stated_answer(beam.text)
     if answer is None and beam.ended in _COMPLETE:
         answer = extract_answer(beam.text)
-    scores = beam.path.scores or ()
     return Candidate(
         beam.text,
-        beam.path.steps,
-        scores,
-        _score(beam.path, how),
+        beam.steps,
+        beam.scores or (),
+        _score(beam, how),
         answer,
         beam.tokens,
         beam.ended,
-        beam.path.refusal,
+        beam.refusal,
     )
 
 
-def _score(path: Path, how: Aggregation) -> float | None:
-    return aggregate(path.scores, how) if path.scores else None
+def _score(beam: Beam, how: Aggregation) -> float | None:
+    return aggregate(beam.scores, how) if beam.scores else None
 
 
 def _aggregation(settings: SearchSettings, scorer: Any) -> Aggregation:

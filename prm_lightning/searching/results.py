@@ -1,20 +1,15 @@
-"""Results of searches as records, and how often each way to choose was right."""
+"""What a search finds, which candidate to take, and how often each way to choose is right."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from prm_lightning.answers import same_answer
 from prm_lightning.labelling.problems import Problem
-from prm_lightning.searching.search_result import (
-    SearchResult,
-    choose_best,
-    choose_majority,
-    choose_weighted,
-)
+from prm_lightning.searching.voting import best_scored, group_answers, vote
 
 ANSWERED = "answered"
 NO_ANSWER = "no answer"
@@ -22,6 +17,119 @@ NOT_SCORED = "refused by the scorer"
 NOT_WRITTEN = "refused by the generator"
 COUNTED = (ANSWERED, NO_ANSWER)  # outcomes that accuracies are of
 SAMPLING = ("best_of_n", "weighted_majority")
+
+Ended = Literal[
+    "end", "answer", "blank", "length", "steps", "budget", "unscorable", "pruned", "duplicate"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A solution, or the beginning of one, that the search has written.
+
+    Args:
+        text: as written, separators included.
+        steps: as scored.
+        scores: P(correct) of each step; empty where there is none or the scorer refused.
+        score: of the whole; None where there is none.
+        answer: that it gives; None where it gives none, or was cut before it stated one.
+        tokens: generated for its text. What it shares with others counts in each of them.
+        ended: ``end`` by the generator's choice, ``answer``: a step stated the final answer,
+            ``blank``: nothing but a separator was written, ``length``: cut at `max_tokens` or the
+            generator's context, ``steps`` or ``budget``: cut by that bound, ``unscorable``: the
+            scorer refused it, ``pruned``: others scored higher, ``duplicate`` of another one's
+            steps.
+        note: what the scorer said where it refused.
+    """
+
+    text: str
+    steps: tuple[str, ...]
+    scores: tuple[float, ...]
+    score: float | None
+    answer: str | None
+    tokens: int
+    ended: Ended
+    note: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it was neither pruned nor a duplicate, so that it may be chosen."""
+        return self.ended not in ("pruned", "duplicate")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        candidates: the final ones first, at most n, in the order in which they were finished; then
+            those that were dropped.
+        chosen: index of the candidate that is the result; None if no final one has a score.
+        tokens: generated in all, each counted once.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: int | None
+    tokens: int
+
+    @property
+    def answer(self) -> str | None:
+        """Of the chosen candidate; None without one."""
+        return None if self.chosen is None else self.candidates[self.chosen].answer
+
+    @property
+    def finals(self) -> tuple[Candidate, ...]:
+        """The candidates that may be chosen."""
+        return tuple(candidate for candidate in self.candidates if candidate.is_final)
+
+
+def choose_best(candidates: Sequence[Candidate]) -> int | None:
+    """The final candidate with the highest score, those with an answer before those without.
+
+    Of equal scores the first is taken.
+
+    Returns:
+        Its index; None if no final candidate has a score.
+    """
+    finals = [i for i, candidate in enumerate(candidates) if candidate.is_final]
+    answering = [i for i in finals if candidates[i].answer is not None]
+    best = _best(candidates, answering)
+    return _best(candidates, finals) if best is None else best
+
+
+def choose_weighted(candidates: Sequence[Candidate]) -> int | None:
+    """The best candidate of the answer with the highest sum of scores.
+
+    Of equal sums the answer that was given first is taken; without any answer the best candidate.
+
+    Returns:
+        Its index; None if no final candidate has a score.
+    """
+    voters = _voters(candidates, [candidate.score for candidate in candidates])
+    return _best(candidates, voters) if voters else choose_best(candidates)
+
+
+def choose_majority(candidates: Sequence[Candidate]) -> int | None:
+    """The first candidate of the answer that most of the final ones give; scores do not count.
+
+    Of equally frequent answers the one that was given first is taken.
+
+    Returns:
+        Its index; None if there is no answer.
+    """
+    voters = _voters(candidates, [1.0] * len(candidates))
+    return voters[0] if voters else None
+
+
+def _voters(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> list[int]:
+    """Who votes for the answer that wins; empty if nobody votes."""
+    groups = group_answers([c.answer if c.is_final else None for c in candidates])
+    won = vote(groups, weights)
+    return [i for i, group in enumerate(groups) if won is not None and group == won]
+
+
+def _best(candidates: Sequence[Candidate], among: Sequence[int]) -> int | None:
+    return best_scored([candidate.score for candidate in candidates], among)
 
 
 def record_of(problem: Problem, result: SearchResult) -> dict[str, Any]:
@@ -81,18 +189,18 @@ class Figures:
 
     def __init__(self, method: str) -> None:
         self._method = method
-        self._outcomes: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self._correct: Counter[str] = Counter(dict.fromkeys(self._names(), 0))
         self._tokens = 0
 
     @property
     def problems(self) -> int:
         """How many records were added."""
-        return self._outcomes.total()
+        return self.outcomes.total()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one; a failure counts as such and in no accuracy."""
-        self._outcomes[record["outcome"]] += 1
+        self.outcomes[record["outcome"]] += 1
         self._tokens += record["tokens"]
         if record["outcome"] in COUNTED:
             ways = {**record["ways"], "oracle": record["oracle"]}
@@ -104,7 +212,7 @@ class Figures:
         accuracy = {way: n / counted if counted else None for way, n in self._correct.items()}
         return {
             "problems": self.problems,
-            "outcomes": dict(self._outcomes),
+            "outcomes": dict(self.outcomes),
             "counted": counted,
             "chosen_by": self._chosen_by,
             "correct": dict(self._correct),
@@ -119,7 +227,7 @@ class Figures:
             left_out: rows of the input that are no problems, by reason.
         """
         counted = self._counted
-        outcomes = ", ".join(f"{n} {outcome}" for outcome, n in self._outcomes.most_common())
+        outcomes = ", ".join(f"{n} {outcome}" for outcome, n in self.outcomes.most_common())
         lines = [f"problems   {self.problems}: {outcomes}"]
         if left_out:
             reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
@@ -134,7 +242,7 @@ class Figures:
 
     @property
     def _counted(self) -> int:
-        return sum(self._outcomes[outcome] for outcome in COUNTED)
+        return sum(self.outcomes[outcome] for outcome in COUNTED)
 
     @property
     def _chosen_by(self) -> str:
