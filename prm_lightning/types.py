@@ -236,6 +236,11 @@ class StepBatch(NamedTuple):
             batches and ranks; 1 if there is none.
         total_solutions: ``()`` float32, solutions with a trusted step in that optimizer step;
             at least 1.
+        lm_nodes: ``(2, L)`` int64, flat indices into R*T of each token that the LM loss counts
+            (second row) and of the token before it in its tree (first row), which predicts it.
+        lm_weights: ``(L,)`` float32, how many solutions count that token, each at least once.
+        total_lm: ``()`` float32, sum of `lm_weights` over the whole optimizer step; 1 if there
+            are none.
     """
 
     input_ids: Tensor
@@ -250,3 +255,6 @@ class StepBatch(NamedTuple):
     solution_ids: Tensor
     total_weight: Tensor
     total_solutions: Tensor
+    lm_nodes: Tensor
+    lm_weights: Tensor
+    total_lm: Tensor

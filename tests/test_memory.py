@@ -96,6 +96,9 @@ def make_batch(rows, row_tokens):
         solution_ids=torch.arange(rows),
         total_weight=torch.tensor(1.0),
         total_solutions=torch.tensor(1.0),
+        lm_nodes=torch.zeros(2, 0, dtype=torch.int64),
+        lm_weights=torch.zeros(0),
+        total_lm=torch.tensor(1.0),
     )
 
 

@@ -110,6 +110,9 @@ def collate(solutions: list[dict], pad: int = 0, filler: float = 0.0) -> tuple:
         solution_ids=column("id"),
         total_weight=torch.tensor(1.0),
         total_solutions=torch.tensor(1.0),
+        lm_nodes=torch.zeros(2, 0, dtype=torch.int64),
+        lm_weights=torch.zeros(0),
+        total_lm=torch.tensor(1.0),
     )
     return padded("logits", filler), batch
 

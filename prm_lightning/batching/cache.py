@@ -40,8 +40,8 @@ from prm_lightning.types import Solution
 
 MAX_BYTES = 8 * 2**30
 DATA_ARRAYS = (
-    "ids", "offsets", "positions", "step_offsets", "labels", "weights", "first_errors",
-    "sources", "problems", "repeats",
+    "ids", "offsets", "positions", "step_offsets", "labels", "weights", "right", "prompts",
+    "first_errors", "sources", "problems", "repeats",
 )  # fmt: skip
 SIZE_ARRAYS = tuple(field.name for field in fields(TreeSizes))
 META, DIGESTS = "meta.json", "digests.json"

@@ -19,13 +19,13 @@ from torch import Tensor
 from prm_lightning.batching.encode import Encoded, Encoder, cut_between_steps, keep_steps
 from prm_lightning.batching.plan import PlannedBatch, TreeSizes
 from prm_lightning.batching.tree import Ids, Indices, Tree, build_tree, shared_prefix
-from prm_lightning.sources.rewards import first_error
+from prm_lightning.sources.rewards import first_error, right_steps
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Solution, StepBatch
 
 CHUNK = 4096  # solutions that are tokenized at a time
 
-Tokens = tuple[int, Ids, Indices]  # index of a solution, its token ids and step positions
+Tokens = tuple[int, Ids, Indices, int]  # of a solution: index, ids, step positions, prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,8 @@ class EncodedSolutions:
         step_offsets: ``(N + 1,)`` where each solution begins in `positions`.
         labels: ``(steps,)`` float32, 0 where unlabelled.
         weights: ``(steps,)`` float32, 0 where unlabelled.
+        right: ``(steps,)`` bool, steps whose tokens the LM loss counts, see `right_steps`.
+        prompts: ``(N,)`` tokens before the first step.
         first_errors: ``(N,)`` of the whole solution, also where it was cut before it.
         sources: ``(N,)`` index into `source_names`.
         problems: ``(N,)`` equal for solutions of one problem.
@@ -85,6 +87,8 @@ class EncodedSolutions:
     step_offsets: Indices
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    prompts: Indices
     first_errors: Indices
     sources: Indices
     problems: Indices
@@ -166,7 +170,7 @@ def encode_solutions(
                 np.array(cut.input_ids, np.int32),
                 np.array(cut.step_positions, np.int64),
             )
-            kept.append((i, ids, positions))
+            kept.append((i, ids, positions, cut.prompt_tokens))
     if not kept:
         raise ValueError(first_message or "encode: there are no solutions, expected some.")
     return _flatten(solutions, kept, encoder, repeats, dict(+counts))
@@ -181,12 +185,16 @@ def measure(data: EncodedSolutions) -> TreeSizes:
     shared = np.concatenate([lengths for _, lengths in groups])
     trusted = np.add.reduceat(data.weights.astype(np.float64), data.step_offsets[:-1])
     lengths = np.diff(data.offsets) + len(data.branch) * np.diff(data.step_offsets)
+    lm_tokens = np.add.reduceat(
+        np.where(data.right, _step_lengths(data), 0), data.step_offsets[:-1]
+    )
     return TreeSizes(
         order=order,
         problems=data.problems[order],
         nodes=lengths[order],
         shared=shared,
         weights=trusted[order],
+        lm_tokens=lm_tokens[order],
         repeats=data.repeats[order],
     )
 
@@ -198,14 +206,17 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
         for row in planned.rows
     ] or [[]]
     indices = [i for row in planned.rows for tree in row for i in tree]
-    input_ids, position_ids, subtree_end, nodes = lay_out(rows, planned.row_tokens, pad_id)
+    input_ids, position_ids, subtree_end, step_nodes, nodes = lay_out(
+        rows, planned.row_tokens, pad_id
+    )
+    lm_nodes, lm_weights = _lm_targets(nodes, indices, data)
     steps = [slice(data.step_offsets[i], data.step_offsets[i + 1]) for i in indices]
     counts = [s.stop - s.start for s in steps]
     return StepBatch(
         input_ids=input_ids,
         position_ids=position_ids,
         subtree_end=subtree_end,
-        step_nodes=_pad(nodes, counts, -1),
+        step_nodes=_pad(step_nodes, counts, -1),
         labels=_pad([data.labels[s] for s in steps], counts, np.float32(0)),
         weights=_pad([data.weights[s] for s in steps], counts, np.float32(0)),
         step_counts=torch.tensor(counts, dtype=torch.int64),
@@ -214,22 +225,27 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
         solution_ids=torch.tensor(indices, dtype=torch.int64),
         total_weight=torch.tensor(planned.total_weight),
         total_solutions=torch.tensor(planned.total_solutions),
+        lm_nodes=lm_nodes,
+        lm_weights=lm_weights,
+        total_lm=torch.tensor(planned.total_lm),
     )
 
 
 def lay_out(
     rows: Sequence[Sequence[Tree]], row_tokens: int, pad_id: int
-) -> tuple[Tensor, Tensor, Tensor, list[Indices]]:
+) -> tuple[Tensor, Tensor, Tensor, list[Indices], list[Indices]]:
     """Rows of trees side by side, padded.
 
     Returns:
         `input_ids`, `position_ids` and `subtree_end`, each ``(R, row_tokens)`` int64, and for
-        every solution, row by row and tree by tree, its step nodes as flat indices.
+        every solution, row by row and tree by tree, its step nodes and the nodes of all its
+        tokens as flat indices.
     """
     shape = (len(rows), row_tokens)
     input_ids = np.full(shape, pad_id, np.int64)
     position_ids = np.zeros(shape, np.int64)
     subtree_end = np.tile(np.arange(1, row_tokens + 1, dtype=np.int64), (len(rows), 1))
+    step_nodes: list[Indices] = []
     nodes: list[Indices] = []
     for r, trees in enumerate(rows):
         start = 0
@@ -238,9 +254,44 @@ def lay_out(
             input_ids[r, here] = tree.input_ids
             position_ids[r, here] = tree.depths
             subtree_end[r, here] = tree.subtree_end + start
-            nodes += [n + (r * row_tokens + start) for n in tree.step_nodes]
+            step_nodes += [n + (r * row_tokens + start) for n in tree.step_nodes]
+            nodes += [n + (r * row_tokens + start) for n in tree.nodes]
             start = here.stop
-    return (*map(torch.from_numpy, (input_ids, position_ids, subtree_end)), nodes)  # type: ignore[return-value]
+    tensors = map(torch.from_numpy, (input_ids, position_ids, subtree_end))
+    return (*tensors, step_nodes, nodes)  # type: ignore[return-value]
+
+
+def _step_lengths(data: EncodedSolutions) -> Indices:
+    """``(steps,)`` tokens of every step, its step end included."""
+    before = np.empty_like(data.positions)  # index of the token before each step
+    before[1:] = data.positions[:-1]
+    before[data.step_offsets[:-1]] = data.prompts - 1
+    return data.positions - before
+
+
+def _lm_targets(
+    nodes: Sequence[Indices], indices: Sequence[int], data: EncodedSolutions
+) -> tuple[Tensor, Tensor]:
+    """`lm_nodes` and `lm_weights` of a batch, see `StepBatch`.
+
+    Args:
+        nodes: of each solution, the node of each of its tokens.
+        indices: of those solutions in `data`.
+    """
+    pairs = [np.empty((2, 0), np.int64)]
+    for i, path in zip(indices, nodes, strict=True):
+        steps = slice(data.step_offsets[i], data.step_offsets[i + 1])
+        counted = np.zeros(len(path), bool)
+        start = data.prompts[i]
+        for position, right in zip(data.positions[steps], data.right[steps], strict=True):
+            counted[start : position + 1] = right
+            start = position + 1
+        at = np.flatnonzero(counted)
+        pairs.append(np.stack([path[at - 1], path[at]]))
+    before, targets = np.concatenate(pairs, axis=1)
+    targets, first, counts = np.unique(targets, return_index=True, return_counts=True)
+    lm_nodes = np.stack([before[first], targets])  # (2, L)
+    return torch.from_numpy(lm_nodes), torch.from_numpy(counts.astype(np.float32))
 
 
 def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indices]:
@@ -275,23 +326,32 @@ def _flatten(
     repeats: Sequence[float] | None,
     counts: dict[str, int],
 ) -> EncodedSolutions:
-    chosen = [solutions[i] for i, _, _ in kept]
+    chosen = [solutions[i] for i, *_ in kept]
     steps = [
         step
-        for (_, _, positions), s in zip(kept, chosen, strict=True)
+        for (_, _, positions, _), s in zip(kept, chosen, strict=True)
         for step in s.steps[: len(positions)]
     ]
     names = {name: number for number, name in enumerate(dict.fromkeys(s.source for s in chosen))}
     problems: dict[str, int] = {}
     return EncodedSolutions(
-        ids=np.concatenate([ids for _, ids, _ in kept]),
-        offsets=_offsets(len(ids) for _, ids, _ in kept),
-        positions=np.concatenate([positions for _, _, positions in kept]),
-        step_offsets=_offsets(len(positions) for _, _, positions in kept),
+        ids=np.concatenate([ids for _, ids, _, _ in kept]),
+        offsets=_offsets(len(ids) for _, ids, _, _ in kept),
+        positions=np.concatenate([positions for _, _, positions, _ in kept]),
+        step_offsets=_offsets(len(positions) for _, _, positions, _ in kept),
         labels=np.array([step.label or 0.0 for step in steps], np.float32),
         weights=np.array(
             [0.0 if step.label is None else step.weight for step in steps], np.float32
         ),
+        right=np.array(
+            [
+                flag
+                for (_, _, positions, _), s in zip(kept, chosen, strict=True)
+                for flag in right_steps(s)[: len(positions)]
+            ],
+            bool,
+        ),
+        prompts=np.array([prompt for _, _, _, prompt in kept], np.int64),
         first_errors=np.array([first_error(s) for s in chosen], np.int64),
         sources=np.array([names[s.source] for s in chosen], np.int64),
         problems=np.array(
@@ -299,7 +359,7 @@ def _flatten(
         ),
         repeats=np.ones(len(kept))
         if repeats is None
-        else np.array([repeats[i] for i, _, _ in kept], np.float64),
+        else np.array([repeats[i] for i, *_ in kept], np.float64),
         source_names=tuple(names),
         solution_names=Names.of(s.id for s in chosen),
         branch=encoder.branch,

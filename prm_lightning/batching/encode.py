@@ -27,10 +27,12 @@ class Encoded:
     Args:
         input_ids: prompt, then the tokens of every step, each followed by the step-end id.
         step_positions: index into `input_ids` of every step end, one a step, increasing.
+        prompt_tokens: how many of `input_ids` come before the first step.
     """
 
     input_ids: tuple[int, ...]
     step_positions: tuple[int, ...]
+    prompt_tokens: int = 0
 
 
 class Encoder:
@@ -117,11 +119,12 @@ class Encoder:
 
     def _join(self, problem: list[int], steps: list[list[int]]) -> Encoded:
         ids, positions = [*self._before, *problem, *self._after], []
+        prompt_tokens = len(ids)
         for step in steps:
             ids += step
             positions.append(len(ids))
             ids.append(self.step_end_id)
-        return Encoded(tuple(ids), tuple(positions))
+        return Encoded(tuple(ids), tuple(positions), prompt_tokens)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """Ids of user text: special tokens in it are plain text, step ends in it are spaces."""
@@ -177,7 +180,8 @@ def keep_steps(encoded: Encoded, count: int) -> Encoded:
     kept = encoded.step_positions[:count]
     if len(kept) == len(encoded.step_positions):
         return encoded
-    return Encoded(encoded.input_ids[: kept[-1] + 1] if kept else (), kept)
+    ids = encoded.input_ids[: kept[-1] + 1] if kept else ()
+    return Encoded(ids, kept, encoded.prompt_tokens)
 
 
 def _resolve_step_end(tokenizer: Any, template: Template, step_end: str | None) -> tuple[str, int]:

@@ -30,6 +30,7 @@ class TreeSizes:
         nodes: ``(N,)`` nodes of the solution at each place in `order`, on its own.
         shared: ``(N,)`` nodes that it shares with the place before; 0 where a problem begins.
         weights: ``(N,)`` trusted weight of the solution at each place.
+        lm_tokens: ``(N,)`` tokens of right steps of the solution at each place.
         repeats: ``(N,)`` how often an epoch draws it.
     """
 
@@ -38,6 +39,7 @@ class TreeSizes:
     nodes: Indices
     shared: Indices
     weights: NDArray[np.float64]
+    lm_tokens: Indices
     repeats: NDArray[np.float64]
 
 
@@ -50,12 +52,15 @@ class PlannedBatch:
         row_tokens: row length T.
         total_weight: trusted weight of the whole optimizer step, 1 if there is none.
         total_solutions: solutions with a trusted step in the whole optimizer step, at least 1.
+        total_lm: tokens of right steps in the whole optimizer step, at least 1; a token that k
+            solutions share counts k times.
     """
 
     rows: tuple[tuple[TreeMembers, ...], ...]
     row_tokens: int
     total_weight: float = 1.0
     total_solutions: float = 1.0
+    total_lm: float = 1.0
 
 
 def shard(
@@ -254,6 +259,7 @@ class Planner:
         places = [place for b in step for row in b.rows for tree in row for place in tree]
         weights = self.sizes.weights[places]
         total, trusted = float(weights.sum()) or 1.0, float(max(1, (weights > 0).sum()))
+        total_lm = float(max(1, self.sizes.lm_tokens[places].sum()))
         order = self.sizes.order
         return [
             replace(
@@ -264,6 +270,7 @@ class Planner:
                 ),
                 total_weight=total,
                 total_solutions=trusted,
+                total_lm=total_lm,
             )
             for batch in step
         ]

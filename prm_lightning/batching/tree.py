@@ -22,12 +22,14 @@ class Tree(NamedTuple):
         depths: ``(T,)`` depth of every node, 0 for the root: its position id.
         subtree_end: ``(T,)`` index one past the last descendant.
         step_nodes: for each solution, in the order given, the node of each of its steps' scores.
+        nodes: for each solution, in the order given, the node of each of its tokens.
     """
 
     input_ids: Ids
     depths: Indices
     subtree_end: Indices
     step_nodes: list[Indices]
+    nodes: list[Indices]
 
 
 def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] = ()) -> Tree:
@@ -46,6 +48,7 @@ def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] =
     # is what it shares with the one before; big-endian bytes compare like the ids themselves.
     order = sorted(range(len(paths)), key=lambda i: paths[i].astype(">u4").tobytes())
     step_nodes = [np.empty(len(positions), np.int64) for _, positions in solutions]
+    nodes = [np.empty(0, np.int64) for _ in solutions]
     current = np.empty(max(map(len, paths), default=0), np.int64)  # node at each depth
     chunks: list[Ids] = []
     starts: list[int] = []
@@ -55,7 +58,11 @@ def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] =
         path = paths[i]
         shared = shared_prefix(previous, path)
         current[shared : len(path)] = np.arange(size, size + len(path) - shared)
-        step_nodes[owners[i]][reads[i][0]] = current[reads[i][1]]
+        steps, depths = reads[i]
+        step_nodes[owners[i]][steps] = current[depths]
+        ids, positions = solutions[owners[i]]
+        if len(steps) and steps[-1] == len(positions) - 1:  # this path has all of its tokens
+            nodes[owners[i]] = current[: len(ids)].copy()
         chunks.append(path[shared:])
         starts.append(size)
         shared_depths.append(shared)
@@ -65,6 +72,7 @@ def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] =
         np.concatenate(chunks) if chunks else np.empty(0, np.int32),
         *_depths_and_ends(starts, shared_depths, size, len(current)),
         step_nodes,
+        nodes,
     )
 
 

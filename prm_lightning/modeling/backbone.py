@@ -25,6 +25,8 @@ AnyDtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["sdpa", "flex"]
 
 PACKAGE_PREFIX = "package://"
+# Settings by which some models change logits after the LM head.
+LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,25 @@ class TreeModel(nn.Module):
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(dynamic=True)
         self.compiled = True
+
+    @property
+    def lm_head(self) -> Tensor:
+        """``(V, H)``, the output embeddings, which the LM loss needs.
+
+        Raises:
+            ValueError: the model has none, or changes its logits after them.
+        """
+        head = self.causal_lm.get_output_embeddings()
+        config = self.causal_lm.config.get_text_config()
+        changed = [name for name in LOGIT_CHANGES if getattr(config, name, None) not in (None, 1.0)]
+        weight: Tensor | None = getattr(head, "weight", None)
+        if weight is None or not weight.is_floating_point() or changed:
+            why = f"its config sets {changed[0]}" if changed else "it has no plain LM head"
+            raise ValueError(
+                f"model.lm_loss: {self.config.name!r} cannot have a language-model loss: {why}. "
+                "Set model.lm_loss to 0."
+            )
+        return weight
 
     def lm_head_rows(self, ids: list[int]) -> Tensor:
         """``(len(ids), H)`` float32, rows of the LM head."""

@@ -15,6 +15,7 @@ from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.files import written_folder
 from prm_lightning.modeling.backbone import Backbone, TreeModel, load_backbone, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind, StepHead, verdict_ids
+from prm_lightning.modeling.losses import lm_loss
 from prm_lightning.modeling.model_folder import (
     HEAD_FILE,
     MANIFEST,
@@ -27,7 +28,7 @@ from prm_lightning.modeling.model_folder import (
     require_all_adapters,
 )
 from prm_lightning.modeling.step_model import StepModel, require_steps
-from prm_lightning.types import Aggregation
+from prm_lightning.types import Aggregation, StepBatch
 
 __all__ = ["MANIFEST", "PRM", "Manifest", "read_manifest"]
 
@@ -73,6 +74,29 @@ class PRM(StepModel):
             f"    backbone={of.backbone.name!r}, head={of.head!r}, template={of.template!r}, "
             f"step_end={of.step_end!r})"
         )
+
+    def forward(self, batch: StepBatch, *, lm: bool = False) -> Any:
+        """Log-odds that each step is correct, and the LM loss if it is asked for.
+
+        Args:
+            batch: see `StepBatch`.
+            lm: also compute this batch's share of `losses.lm_loss`.
+
+        Returns:
+            ``(B, S)`` float32, or with `lm` that and a scalar.
+        """
+        if not lm:
+            return super().forward(batch)
+        before, targets = batch.lm_nodes
+        hidden = self._hidden(batch, torch.cat([batch.step_nodes.clamp(min=0).flatten(), before]))
+        loss = lm_loss(
+            hidden[before],
+            batch.input_ids.flatten()[targets],
+            batch.lm_weights,
+            batch.total_lm,
+            self.backbone.lm_head,
+        )
+        return self._read_head(hidden, batch), loss
 
     @classmethod
     def create(

@@ -94,11 +94,18 @@ class StepModel(nn.Module):
         """Log-odds that each step is correct.
 
         Returns:
-            ``(B, S)`` float32; what stands where a solution has no step means nothing.
+            ``(B, S)`` float32; the values where a solution has no step mean nothing.
         """
-        nodes = batch.step_nodes.clamp(min=0).flatten()
-        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=nodes)
-        at_steps = hidden.flatten(0, 1)[nodes]  # (B*S, H)
+        hidden = self._hidden(batch, batch.step_nodes.clamp(min=0).flatten())
+        return self._read_head(hidden, batch)
+
+    def _hidden(self, batch: StepBatch, read: Tensor) -> Tensor:
+        """``(R*T, H)`` hidden states; only those at the nodes `read` mean something."""
+        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=read)
+        return hidden.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def _read_head(self, hidden: Tensor, batch: StepBatch) -> Tensor:
+        at_steps = hidden[batch.step_nodes.clamp(min=0).flatten()]  # (B*S, H)
         return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
 
     @overload

@@ -104,6 +104,20 @@ def is_wrong(step: Step) -> bool:
     return step.label is not None and step.label < 0.5
 
 
+def right_steps(solution: Solution) -> list[bool]:
+    """Which steps a language model may learn to write: the ones that the LM loss counts.
+
+    Returns:
+        One flag per step: its label is at least 0.5, its weight above 0, and no step before it is
+        wrong by its verdict, or by its label where it has none (never by an HE reward).
+    """
+    flags, sound = [], True
+    for step in solution.steps:
+        sound = sound and _is_correct(step) is not False
+        flags.append(sound and step.label is not None and step.label >= 0.5 and step.weight > 0)
+    return flags
+
+
 def _settle(step: Step, reward_as: RewardAs) -> Step:
     if step.verdict == "unsure":
         return replace(step, weight=0.0)

@@ -78,7 +78,7 @@ class FiniteSteps(Callback):
             "step": trainer.global_step,
             "rank": trainer.global_rank,
             "gradient_norm": str(norm),  # JSON has no NaN
-            "loss": str(float(pl_module.step_loss)),
+            "loss": str(float(pl_module.step_loss[0])),
             "lr": {group["name"]: group["lr"] for group in optimizer.param_groups},
             "solutions": [names[i] for i in self.solutions],
         }

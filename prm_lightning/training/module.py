@@ -26,7 +26,7 @@ from prm_lightning.sources.rewards import RewardAs
 from prm_lightning.types import Aggregation, StepBatch
 
 CHECKPOINT_VERSION = 1
-HEAD_LR_RATIO = 10.0  # a fresh head has further to go than adapters that start at zero
+LORA_LR, FULL_LR = 1e-3, 1e-4  # docs/experiments.md
 
 
 class PRMModule(LightningModule):
@@ -36,8 +36,11 @@ class PRMModule(LightningModule):
         backbone: the language model, its quantization and its adapters.
         head: `scalar`, `classes`, `token` or `two_layers`, see `StepHead`.
         loss: `bce`, `focal`, `mse` or `pqm`.
-        lr: peak learning rate of the backbone's trained weights.
-        head_lr: of the head; null takes ten times `lr`.
+        lm_loss: weight of the language model's cross-entropy on the tokens of right steps, which
+            is added to the loss; 0 leaves it out. See `losses.lm_loss`.
+        lr: peak learning rate of the backbone's trained weights; null takes 1e-3 for adapters and
+            1e-4 without them, which suit small backbones.
+        head_lr: peak learning rate of the head.
         weight_decay: of AdamW, on all trained weights.
         warmup: share of all optimizer steps, in [0, 1], over which the learning rate rises to its
             peak; it then falls to zero along a cosine.
@@ -59,8 +62,9 @@ class PRMModule(LightningModule):
         backbone: Backbone,
         head: HeadKind = "scalar",
         loss: LossKind = "bce",
-        lr: float = 1e-4,
-        head_lr: float | None = None,
+        lm_loss: float = 0.0,
+        lr: float | None = None,
+        head_lr: float = 1e-3,
         weight_decay: float = 0.0,
         warmup: float = 0.05,
         init_from: str | None = None,
@@ -74,11 +78,14 @@ class PRMModule(LightningModule):
         super().__init__()
         if not 0 <= warmup <= 1:
             raise ValueError(f"model.warmup is {warmup}, expected a share of all steps in [0, 1].")
+        if not 0 <= lm_loss < math.inf:
+            raise ValueError(f"model.lm_loss is {lm_loss}, expected a weight of 0 or more.")
         self.backbone = backbone
         self.head: HeadKind = head
         self.loss: LossKind = loss
-        self.lr = lr
-        self.head_lr = HEAD_LR_RATIO * lr if head_lr is None else head_lr
+        self.lm_loss = lm_loss
+        self.lr = lr or (FULL_LR if backbone.lora is None else LORA_LR)
+        self.head_lr = head_lr
         self.weight_decay = weight_decay
         self.warmup = warmup
         self.init_from = init_from
@@ -93,7 +100,8 @@ class PRMModule(LightningModule):
         self.eval_loss = MeanMetric()
         self.last_metrics: dict[str, float] = {}  # of the newest evaluation
         self.best_metrics: dict[str, float] = {}  # of the validation that best_model comes from
-        self.step_loss = torch.zeros(())  # of the optimizer step under way, this rank's share
+        # Of the optimizer step under way, this rank's share: the loss, and of it the LM loss.
+        self.step_loss = torch.zeros(2)
 
     def configure_model(self) -> None:
         """Load the weights; Lightning calls this once the devices are known."""
@@ -112,6 +120,8 @@ class PRMModule(LightningModule):
             )
         if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
             shard(self.prm, self.device_mesh["data_parallel"])
+        if self.lm_loss:
+            _ = self.prm.backbone.lm_head  # refused now rather than at the first step
         if self.compile_layers:
             self.prm.backbone.compile_layers()
         self.prm.train()
@@ -148,17 +158,20 @@ class PRMModule(LightningModule):
         divides by the number of the first and DDP by that of the second, which is undone here.
         """
         per_step = self.trainer.accumulate_grad_batches
+        lm = torch.zeros(())
         if len(batch.solution_ids) or self.trainer.world_size > 1:
-            loss = self._loss(self(batch), batch)
+            logits, lm = self.model(batch, lm=True) if self.lm_loss else (self(batch), lm)
+            loss = self._loss(logits, batch) + self.lm_loss * lm
         else:  # a filler: other ranks would wait for its backward pass, but there are none
             loss = 0.0 * self.model.head.weight.sum()
         if batch_idx % per_step == 0:
-            self.step_loss = torch.zeros((), device=loss.device)
-        self.step_loss += loss.detach()
+            self.step_loss = torch.zeros(2, device=loss.device)
+        self.step_loss += torch.stack([loss.detach(), lm.detach().to(loss.device)])
         if (batch_idx + 1) % per_step == 0:
-            self.log(
-                "train/loss", self.step_loss, prog_bar=True, sync_dist=True, reduce_fx="sum"
-            )  # fmt: skip
+            how: Any = {"sync_dist": True, "reduce_fx": "sum"}
+            self.log("train/loss", self.step_loss[0], prog_bar=True, **how)
+            if self.lm_loss:
+                self.log("train/lm_loss", self.step_loss[1], **how)
             for group in self.optimizers().param_groups:  # type: ignore[union-attr]
                 self.log(f"lr/{group['name']}", group["lr"])
         return loss * per_step * self.trainer.world_size
