@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Trains the model that ships with the package; the same command resumes a run that was cut off.
+#   DEV_DATA=FOLDER bash scripts/train_smollm2_prm.sh [options of fit]
+#
+# FOLDER holds, as JSON Lines:
+#   gsm8k_train.jsonl            question, answer: the training set of GSM8K (Hub: openai/gsm8k)
+#   stepwise_clean_train.jsonl   prompt, completions, labels: GSM8K training solutions, stepverify
+#                                (Hub: eth-lre/stepverify), BIG-Bench-Mistake (GitHub:
+#                                WHGTyen/BIG-Bench-Mistake), none of them on a public test problem
+#   trl_stepwise_test, processbench, best_of_n_mixed, best_of_n_qwen8: evaluation files, whose
+#                                problems are left out of training
+set -euo pipefail
+CDPATH='' cd -- "$(dirname -- "$0")/.."
+: "${DEV_DATA:?set it to the folder of the data, see scripts/train_smollm2_prm.sh}"
+
+python=${PYTHON:-.venv/bin/python}
+folder=data/smollm2_prm
+if ! [ -e "$folder/complete" ]; then
+    mkdir -p "$folder/exclude"
+    head -n 2360 "$DEV_DATA/gsm8k_train.jsonl" | tail -n 2300 >"$folder/gsm8k_train.jsonl"
+    head -n 60 "$DEV_DATA/gsm8k_train.jsonl" >"$folder/gsm8k_val.jsonl"
+    for file in trl_stepwise_test processbench best_of_n_mixed best_of_n_qwen8; do
+        cp "$DEV_DATA/$file.jsonl" "$folder/exclude/"
+    done
+    "$python" -m prm_lightning format --source "$DEV_DATA/stepwise_clean_train.jsonl" \
+        --layout solutions --val_ratio 0.15 --output "$folder/clean" --overwrite
+    touch "$folder/complete"
+fi
+exec "$python" -m prm_lightning fit --config configs/smollm2_prm.yaml \
+    --output outputs/smollm2_prm --ckpt_path last "$@"
