@@ -23,7 +23,7 @@ if ! [ -e "$folder/complete" ]; then
         cp "$DEV_DATA/$file.jsonl" "$folder/exclude/"
     done
     "$python" -m prm_lightning format --source "$DEV_DATA/stepwise_clean_train.jsonl" \
-        --layout solutions --val_ratio 0.15 --output "$folder/clean" --overwrite
+        --layout solutions --val_ratio 0.15 --balance none --output "$folder/clean" --overwrite
     touch "$folder/complete"
 fi
 exec "$python" -m prm_lightning fit --config configs/smollm2_prm.yaml \
