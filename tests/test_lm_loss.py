@@ -44,7 +44,7 @@ def attempts(draw):
         steps = tuple(
             Step(
                 text,
-                draw(st.sampled_from([1.0, 1.0, 0.7, 0.0, None])),
+                draw(labels),
                 draw(st.sampled_from([0.0, 1.0, 3.0])),
             )
             for text in texts
@@ -120,7 +120,9 @@ def test_a_confident_right_token_costs_less_than_a_confident_wrong_one():
     right = lm_loss(hidden, torch.tensor([0]), one, one, head)
     wrong = lm_loss(hidden, torch.tensor([1]), one, one, head)
     assert right < wrong
-    assert right.item() == pytest.approx(F.cross_entropy(hidden, torch.tensor([0])).item(), rel=1e-4)
+    assert right.item() == pytest.approx(
+        F.cross_entropy(hidden, torch.tensor([0])).item(), rel=1e-4
+    )
 
 
 def test_no_right_token_costs_nothing_and_keeps_the_graph():

@@ -17,11 +17,12 @@ from conftest import dev_data
 from torch.testing import assert_close
 
 from prm_lightning.modeling.aggregate import AGGREGATIONS
+from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.training.callbacks import ClosingTable
 from prm_lightning.training.checkpoints import SealedCheckpointIO
 from prm_lightning.training.cli import main
-from prm_lightning.training.module import PRMModule
+from prm_lightning.training.module import PRMModule, learning_rate_share
 
 PROBLEM = "Ann has {a} apples and buys {b} more. How many apples does she have now?"
 
@@ -195,6 +196,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(fit, monkeypatch, dies_
 @pytest.mark.parametrize("loss", ["bce", "pqm"])
 def test_steps_do_not_depend_on_how_they_are_cut_into_batches(fit, loss):
     changes = {"model.loss": loss, "trainer.max_epochs": 1, "trainer.max_steps": 3}
+    changes["model.lm_loss"] = 0.5
     large = fit("large", **changes, **{"data.tokens_per_batch": 4096})
     small = fit("small", **changes, **{"data.tokens_per_batch": 64})
     assert_same_weights(large, small)
@@ -206,7 +208,7 @@ def test_two_processes_take_the_same_steps_as_one(tiny_model_folder, tmp_path):
     outputs = []
     for devices in (1, 2):
         outputs.append(tmp_path / f"ddp{devices}")
-        changes = {"trainer.devices": devices, "trainer.max_epochs": 1}
+        changes = {"trainer.devices": devices, "trainer.max_epochs": 1, "model.lm_loss": 0.3}
         if devices == 2:
             changes["trainer.strategy"] = "ddp"
         arguments = options(tiny_model_folder("qwen3"), rows, outputs[-1], **changes)
@@ -222,11 +224,37 @@ def test_two_processes_take_the_same_steps_as_one(tiny_model_folder, tmp_path):
 @pytest.mark.slow
 def test_training_goes_on_from_another_runs_model(fit, tiny_model_folder):
     first = fit("first")
-    second = fit("second", **{"model.init_from": first / "best_model", "model.lr": 0.0})
+    still = {"model.init_from": first / "best_model", "model.lr": 0.0, "model.head_lr": 0.0}
+    second = fit("second", **still)
     for key, value in adapter(first / "best_model").items():
         assert torch.equal(adapter(second / "final_model")[key], value), key
     with pytest.raises(ValueError, match=r"model\.init_from: .* 'scalar'.* 'classes'"):
         fit("third", **{"model.init_from": first / "best_model", "model.head": "classes"})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("cosine", [0.5, 1.0, 1.0, 0.5]),
+        ("linear", [0.5, 1.0, 1.0, 0.5]),
+        ("constant", [0.5, 1, 1, 1]),
+    ],
+)
+def test_the_learning_rate_rises_and_then_follows_its_schedule(schedule, shares):
+    found = [learning_rate_share(step, 2, 6, schedule) for step in (0, 1, 2, 4)]
+    assert found == pytest.approx(shares)
+
+
+def test_learning_rates_have_defaults_by_kind(tiny_model_folder):
+    name = str(tiny_model_folder("qwen3"))
+    with_adapters, full = PRMModule(Backbone(name)), PRMModule(Backbone(name, lora=None))
+    assert (with_adapters.lr, full.lr, full.head_lr) == (1e-3, 1e-4, 1e-3)
+    assert PRMModule(Backbone(name), lr=0.0).lr == 0
+
+
+def test_a_negative_weight_of_the_lm_loss_is_refused(tiny_model_folder):
+    with pytest.raises(ValueError, match=r"model\.lm_loss is -1, expected a weight of 0 or more"):
+        PRMModule(Backbone(str(tiny_model_folder("qwen3"))), lm_loss=-1)
 
 
 def test_a_checkpoint_without_its_head_is_refused(fit):

@@ -25,6 +25,8 @@ from prm_lightning.modeling.sharding import shard
 from prm_lightning.sources.rewards import RewardAs
 from prm_lightning.types import Aggregation, StepBatch
 
+Schedule = Literal["cosine", "linear", "constant"]
+
 CHECKPOINT_VERSION = 1
 LORA_LR, FULL_LR = 1e-3, 1e-4  # docs/experiments.md
 
@@ -43,7 +45,8 @@ class PRMModule(LightningModule):
         head_lr: peak learning rate of the head.
         weight_decay: of AdamW, on all trained weights.
         warmup: share of all optimizer steps, in [0, 1], over which the learning rate rises to its
-            peak; it then falls to zero along a cosine.
+            peak.
+        schedule: what it does after that: `cosine` or `linear` falls to zero, `constant` stays.
         init_from: a model folder such as outputs/a/best_model, or the name of a model that comes
             with the package, whose adapters and head training starts from, with a fresh optimizer.
         template: see `Encoder`.
@@ -67,6 +70,7 @@ class PRMModule(LightningModule):
         head_lr: float = 1e-3,
         weight_decay: float = 0.0,
         warmup: float = 0.05,
+        schedule: Schedule = "cosine",
         init_from: str | None = None,
         template: Template = "chat",
         step_end: str | None = None,
@@ -84,10 +88,12 @@ class PRMModule(LightningModule):
         self.head: HeadKind = head
         self.loss: LossKind = loss
         self.lm_loss = lm_loss
-        self.lr = lr or (FULL_LR if backbone.lora is None else LORA_LR)
+        default = FULL_LR if backbone.lora is None else LORA_LR
+        self.lr = default if lr is None else lr
         self.head_lr = head_lr
         self.weight_decay = weight_decay
         self.warmup = warmup
+        self.schedule: Schedule = schedule
         self.init_from = init_from
         self.aggregation: Aggregation | None = aggregation
         self.on_nan = on_nan
@@ -208,7 +214,7 @@ class PRMModule(LightningModule):
         return [(i, row[:n]) for i, row, n in zip(ids, rows, counts, strict=True)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, the head at its own learning rate, linear warm-up, then a cosine to zero."""
+        """AdamW, the head at its own learning rate, linear warm-up, then `schedule`."""
         head = list(self.model.head.parameters())
         in_head = {id(p) for p in head}
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_head]
@@ -220,7 +226,7 @@ class PRMModule(LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         rising = max(1, round(self.warmup * total))
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warm_up_then_cosine(step, rising, total)
+            optimizer, lambda step: learning_rate_share(step, rising, total, self.schedule)
         )
         return {
             "optimizer": optimizer,
@@ -317,9 +323,10 @@ class PRMModule(LightningModule):
             )
 
 
-def warm_up_then_cosine(step: int, rising: int, total: int) -> float:
+def learning_rate_share(step: int, rising: int, total: int, schedule: Schedule) -> float:
     """Share of the peak learning rate at an optimizer step counted from 0, in [0, 1]."""
     if step < rising:
         return (step + 1) / rising
-    progress = (step - rising) / max(1, total - rising)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    progress = min(1.0, (step - rising) / max(1, total - rising))
+    falling = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress}
+    return falling.get(schedule, 1.0)
