@@ -35,7 +35,7 @@ def write_solutions(file: Path, count: int) -> None:
 
 def measure_label(args: list[str]) -> None:
     """Run `label` in this process; print seconds and MiB at its peak."""
-    from prm_lightning.labelling.pipeline import main
+    from prm_lightning.labelling.label import main
 
     started = time.perf_counter()
     sys.stdout, out = sys.stderr, sys.stdout
@@ -47,8 +47,8 @@ def measure_label(args: list[str]) -> None:
 
 def measure_bare(count: int) -> None:
     """The same requests by the client alone, from as many threads; print seconds."""
-    from prm_lightning.generation.claude import connect
-    from prm_lightning.labelling.verdicts import judge_request, judge_settings
+    from prm_lightning.labelling.claude import connect
+    from prm_lightning.labelling.prompts import judge_request, judge_settings
     from prm_lightning.types import JudgeRequest
 
     claude = connect(os.environ["ANTHROPIC_API_KEY"])

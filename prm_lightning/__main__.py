@@ -33,7 +33,7 @@ VERBS = {
     "test": Verb("measure it on test data", LIGHTNING),
     "predict": Verb("write the scores of data to predictions.jsonl", LIGHTNING),
     "format": Verb("write any source as training rows", "sources.formatting"),
-    "label": Verb("turn problems into solutions with judged steps", "labelling.pipeline"),
+    "label": Verb("turn problems into solutions with judged steps", "labelling.label"),
     "score": Verb("score the steps of solutions", "scoring.score"),
     "search": Verb("find answers with a generator and a process reward model", "searching.verb"),
     "evaluate": Verb(

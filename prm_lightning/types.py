@@ -159,11 +159,13 @@ class JudgeRequest(NamedTuple):
         problem: the question.
         steps: of the solution, at least one.
         answer: the reference answer; None where there is none.
+        is_correct: whether the solution's final answer is that; None where it was not compared.
     """
 
     problem: str
     steps: tuple[str, ...]
     answer: str | None = None
+    is_correct: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

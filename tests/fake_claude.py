@@ -96,7 +96,7 @@ class FakeClaude:
         delay: seconds before each live answer.
         port: 0 takes a free one.
         remember: keep bodies, headers and what was billed.
-        models: their lifecycle where it is not `active`.
+        retired: models that are not served.
     """
 
     answer: Callable[[Body, str], tuple[str, str]] = honest
@@ -109,7 +109,7 @@ class FakeClaude:
     delay: float = 0.0
     port: int = 0
     remember: bool = True
-    models: dict[str, str] = field(default_factory=dict)
+    retired: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -242,11 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
         with fake.lock:
             fake.calls += 1
         last = path.rpartition("/")[2]
-        if path.startswith("/v1/models/"):
-            life = fake.models.get(last, "active")
-            shown = {"id": last, "type": "model", "display_name": last, "lifecycle": life}
-            self.reply(200, shown | {"created_at": "2026-01-01T00:00:00Z"})
-        elif path == "/v1/messages/batches":
+        if path == "/v1/messages/batches":
             newest = [fake.described(name) for name in sorted(fake.batches, reverse=True)]
             self.reply(200, {"data": newest, "has_more": False, "first_id": None, "last_id": None})
         elif path.endswith("/results"):
@@ -269,6 +265,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(200, {"input_tokens": len(json.dumps(body)) // 4})
         elif self.path.startswith("/v1/messages/batches"):
             self.create_batch(body)
+        elif body["model"] in fake.retired:
+            self.error(404, "not_found_error", f"model: {body['model']}")
         elif not self.trouble(fault := fake.fault("live")):
             time.sleep(fake.delay)
             message = fake.message(body, self.headers["idempotency-key"] or "", batch=False)
@@ -349,7 +347,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def label_in_child(url: str, args: list[str]) -> None:
     """Run `label` against a server, for a process that may be killed; exits as the door would."""
-    from prm_lightning.labelling.pipeline import main as label
+    from prm_lightning.labelling.label import main as label
 
     os.environ.update(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY="sk-ant-x", NO_PROXY="127.0.0.1")
     sys.stdout = sys.stderr = io.StringIO()

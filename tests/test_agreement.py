@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from prm_lightning.labelling.agreement import AgreementJudge
+from prm_lightning.labelling.judges import AgreementJudge
 from prm_lightning.types import Judgement, JudgeRequest
 
 SHORT = {"c": "correct", "i": "incorrect", "u": "unsure", "-": None}

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import pytest
 from fake_claude import BATCH_FAULTS, TRANSIENT, FakeClaude, clumsy, honest
 
-from prm_lightning.generation.claude import connect
-from prm_lightning.generation.prices import cost, load_prices
-from prm_lightning.labelling.asking import Asker, BudgetError, Patience, UnfinishedError, ask
+from prm_lightning.labelling.ask import Asker, Patience, UnfinishedError
+from prm_lightning.labelling.batches import ask
+from prm_lightning.labelling.claude import connect
 from prm_lightning.labelling.journal import open_journal
-from prm_lightning.labelling.verdicts import judge_request, judge_settings
+from prm_lightning.labelling.prices import cost, load_prices
+from prm_lightning.labelling.prompts import judge_request, judge_settings
 from prm_lightning.types import JudgeRequest
 
 PRICES = load_prices()
@@ -119,7 +120,7 @@ def test_the_budget_is_a_hard_cap_and_asking_goes_on_with_a_larger_one(tmp_path,
     faults = ["cut after", None, "html", None, "cut after"]
     with FakeClaude(faults=faults) as fake:
         with asking(tmp_path, fake, budget) as asker:
-            with pytest.raises(BudgetError, match=r"budget of \$0\.\d+ is reached"):
+            with pytest.raises(UnfinishedError, match=r"budget of \$0\.\d+ is reached"):
                 for _ in range(3):  # again: a restart is no way around it
                     ask(asker, requests(60), mode)
             assert billed(fake) <= asker.journal.committed <= budget
@@ -164,7 +165,7 @@ def test_somebody_elses_batch_of_the_same_size_is_not_taken_for_ours(tmp_path):
 @pytest.mark.parametrize("fault", ["401", "spend limit", "400"])
 def test_what_cannot_succeed_stops_the_run_at_once(tmp_path, fault):
     with FakeClaude(faults=[fault]) as fake, asking(tmp_path, fake) as asker:
-        with pytest.raises(UnfinishedError, match="refuses to go on"):
+        with pytest.raises(UnfinishedError, match="refuses to continue"):
             ask(asker, requests(30), "live")
         assert len(fake.headers) == 1
         ask(asker, requests(30), "live")  # mended

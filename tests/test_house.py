@@ -37,9 +37,7 @@ WRONG_ARROWS = {
     "prm_lightning.searching.results -> prm_lightning.labelling.problems",
     "prm_lightning.searching.verb -> prm_lightning.labelling.problems",
 }
-CIRCLES = [
-    {f"prm_lightning.labelling.{name}" for name in ("live", "asking", "batches")},
-]
+CIRCLES: list[set[str]] = []
 UNUSUAL = {  # pattern: how often it is found
     r"\bbehind\b": 154,  # after, below
     r"\bstands?\b": 136,  # is

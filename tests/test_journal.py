@@ -12,7 +12,7 @@ import time
 import pytest
 
 from prm_lightning.labelling.journal import Parsed, open_journal
-from prm_lightning.labelling.request import Answer, Request
+from prm_lightning.labelling.prompts import Answer, Request
 
 REQUEST = Request("judge", '{"model":"m"}', "words", 2, "v1")
 
@@ -93,21 +93,18 @@ def test_a_batch_survives_its_process(tmp_path):
         assert not journal.open_batches() and not journal.is_open(REQUEST.key)
 
 
-def test_stored_lists_grow_page_by_page_and_are_sequences(tmp_path):
+def test_stored_lists_grow_page_by_page_and_are_kept(tmp_path):
     with open_journal(tmp_path) as journal:
-        stored = journal.stored("solutions")
+        stored = journal.stage("solutions")
         stored.append(range(1200))
         stored.append([{"text": "a\u2028\x00\ud800"}])
         assert len(stored) == 1201 and not stored.is_finished
         assert list(stored)[:1200] == list(range(1200))
-        assert stored[-1] == {"text": "a\u2028\x00\ud800"}
-        assert stored[1198:1200] == [1198, 1199]
-        with pytest.raises(IndexError):
-            stored[1201]
+        assert list(stored)[-1] == {"text": "a\u2028\x00\ud800"}
         stored.finish({"dropped": 3})
     with open_journal(tmp_path) as journal:
-        assert journal.stored("solutions").about == {"dropped": 3}
-        assert len(journal.stored("others")) == 0
+        assert journal.stage("solutions").about == {"dropped": 3}
+        assert len(journal.stage("others")) == 0
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
@@ -121,7 +118,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "open\n"
-    refused = pytest.raises(BlockingIOError, match=f"process {other.pid} is labelling")
+    refused = pytest.raises(BlockingIOError, match=f"is being written by process {other.pid}")
     with refused, open_journal(tmp_path):
         pass
     os.kill(other.pid, signal.SIGKILL)

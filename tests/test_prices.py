@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.generation.prices import SHIPPED, cost, load_prices, price_of, worst_cost
+from prm_lightning.labelling.prices import SHIPPED, cost, load_prices, price_of, worst_cost
 
 PRICES = load_prices()
 TODAY = date(2026, 11, 21)
@@ -79,8 +79,9 @@ def test_a_file_of_ones_own_overrides_and_adds(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("models:\n  m: {input: 1}\n", "output, write_5m"),
-        ("models:\n  m: {input: free}\n", "input"),
+        ("models:\n  m: {input: 1}\n", "'output', 'write_5m'"),
+        ("models:\n  m: {input: free, output: 1, write_5m: 1, write_1h: 1, read: 1}\n", "'free'"),
+        ("models:\n  m: {input: -1, output: 1, write_5m: 1, write_1h: 1, read: 1}\n", "-1"),
         ("models:\n  m: {inptu: 1}\n", "inptu"),
         ("prices: {}\n", "models"),
         ("models: [", "not YAML"),

@@ -8,15 +8,8 @@ from conftest import dev_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.labelling.problems import (
-    Mined,
-    Problem,
-    answer_of,
-    fail_rate,
-    mine,
-    problem_id,
-    read_problems,
-)
+from prm_lightning.labelling.mining import Mined, answer_of, fail_rate, mine
+from prm_lightning.labelling.problems import Problem, problem_id, read_problems
 from prm_lightning.types import Completion, Dropped, Sampling
 
 
@@ -155,14 +148,6 @@ def test_a_run_that_goes_on_asks_for_nothing_twice_and_keeps_the_same(fails, don
 def test_the_samplings_own_number_gives_way():
     mined = list(mine(problems(5), Tutor(), samples=2, sampling=Sampling(n=9)))
     assert mined == [Mined(problems(5)[0], 1.0, "too hard", (said("no"),) * 2)]
-
-
-@pytest.mark.parametrize(
-    "settings", [{"min_fail": 0.9}, {"samples": 0}, {"at_once": 0}, {"max_fail": 1.1}]
-)
-def test_settings_that_make_no_sense_are_refused(settings):
-    with pytest.raises(ValueError, match="mine: got min_fail="):
-        mine([], Tutor(), **settings)
 
 
 def test_what_a_completion_states_counts_before_what_was_begun():

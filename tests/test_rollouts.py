@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.labelling.rollouts import RolloutJudge
+from prm_lightning.labelling.judges import RolloutJudge
 from prm_lightning.types import Completion, JudgeRequest, Sampling
 
 K = 4
@@ -147,5 +147,3 @@ def test_settings_reach_the_generator_and_the_name():
     list(rollouts.judge([request(1)]))
     assert generator.sampling == Sampling(n=3, max_tokens=5, seed=2)
     assert rollouts.name == "rollouts of script, k=3, soft, binary"
-    with pytest.raises(ValueError, match="rollouts: got k=0"):
-        RolloutJudge(generator, 0)

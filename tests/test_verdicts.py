@@ -9,17 +9,19 @@ from fake_claude import FakeClaude
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.generation.claude import connect
-from prm_lightning.labelling import writing
-from prm_lightning.labelling.reading import follow_up
-from prm_lightning.labelling.request import Answer
-from prm_lightning.labelling.verdicts import (
+from prm_lightning.labelling.claude import connect
+from prm_lightning.labelling.prompts import (
+    JUDGE_SCHEMA,
+    JUDGE_TAIL,
     RUBRIC,
-    SCHEMA,
-    TAIL,
+    WRITE_SCHEMA,
+    Answer,
+    follow_up,
     judge_request,
     judge_settings,
-    read_verdicts,
+    read_answer,
+    writer_requests,
+    writer_settings,
 )
 from prm_lightning.types import JudgeRequest
 
@@ -38,8 +40,8 @@ HOSTILE = [
 
 
 def payload(user: str):
-    assert user.endswith(TAIL) and user.isascii()
-    return json.loads(user.removesuffix(TAIL))
+    assert user.endswith(JUDGE_TAIL) and user.isascii()
+    return json.loads(user.removesuffix(JUDGE_TAIL))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -82,7 +84,7 @@ def test_a_request_uses_nothing_that_the_api_refuses():
     assert "thinking" not in json.loads(judge_settings("m", 1, "low", None))
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, writing.SCHEMA])
+@pytest.mark.parametrize("schema", [JUDGE_SCHEMA, WRITE_SCHEMA])
 def test_schemas_stay_within_what_the_api_accepts(schema):
     def walk(part):
         if isinstance(part, dict):
@@ -95,12 +97,17 @@ def test_schemas_stay_within_what_the_api_accepts(schema):
                 walk(value)
 
     walk(schema)
-    step = SCHEMA["properties"]["steps"]["items"]
+    step = JUDGE_SCHEMA["properties"]["steps"]["items"]
     assert step["required"].index("reason") < step["required"].index("verdict")
 
 
 def said(*rows):
     return {"steps": [dict(zip(("index", "reason", "verdict"), row, strict=True)) for row in rows]}
+
+
+def read(content):
+    request = judge_request(SETTINGS, JudgeRequest("p", ("s", "t")))
+    return read_answer(request, "end_turn", json.dumps(content))
 
 
 ONE, TWO = (1, "a", "correct"), (2, "b", "incorrect")
@@ -129,13 +136,13 @@ ONE, TWO = (1, "a", "correct"), (2, "b", "incorrect")
     ],
 )
 def test_only_one_verdict_a_step_in_order_is_accepted(content, outcome):
-    answer = read_verdicts(content, 2)
+    answer = read(content)
     assert answer.outcome == outcome
     assert (answer.value is not None) == (outcome == "judged")
 
 
 def test_verdicts_are_read_whatever_their_capitals():
-    answer = read_verdicts(said((1, "a", "CORRECT"), (2, "b", "Unsure")), 2)
+    answer = read(said((1, "a", "CORRECT"), (2, "b", "Unsure")))
     assert answer.value == {"verdicts": ["correct", "unsure"], "reasons": ["a", "b"]}
 
 
@@ -151,12 +158,13 @@ def test_verdicts_are_read_whatever_their_capitals():
 )
 def test_written_solutions_have_steps_and_an_answer(content, value):
     expected = Answer("malformed") if value is None else Answer("written", value)
-    assert writing.read_solution(content, 0) == expected
+    [request] = writer_requests(["{}"], "1 + 1?", 1)
+    assert read_answer(request, "end_turn", json.dumps(content)) == expected
 
 
 def test_solutions_of_a_problem_differ_in_variant_then_in_sample():
-    settings = writing.writer_settings("claude-haiku-5-5", 1000, None)
-    requests = writing.writer_requests(settings, "1 + 1?", 7)
+    settings = writer_settings("claude-haiku-5-5", 1000, None)
+    requests = writer_requests(settings, "1 + 1?", 7)
     assert len({request.key for request in requests}) == 7
     assert [request.sample for request in requests] == [1, 1, 1, 2, 2, 2, 3]
     assert len({request.user for request in requests}) == 1

@@ -9,49 +9,72 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
-from prm_lightning.generation.claude import Batch, Failure, read_lines
-from prm_lightning.labelling.asking import Asker, Firsts, UnfinishedError
-from prm_lightning.labelling.journal import OpenBatch
-from prm_lightning.labelling.live import ask_live
-from prm_lightning.labelling.request import Priced, Request
-from prm_lightning.labelling.stored import PAGE
+from prm_lightning.labelling.ask import Asker, Requests, UnfinishedError, ask_live
+from prm_lightning.labelling.claude import ApiError, Batch
+from prm_lightning.labelling.journal import PAGE, OpenBatch, PricedRequest
+from prm_lightning.labelling.prompts import Request
 
+Mode = Literal["live", "batch", "auto"]
+BATCH_FROM = 200  # requests; below, waiting for a batch is not worth half the price
 CHUNK_BYTES = 50_000_000
-NAME_LENGTH = 40  # of the key, which a batch knows a request by
-_RATE_LIMITED = 429
+NAME_LENGTH = 40  # first characters of the key, by which a batch names a request
+RATE_LIMITED = 429
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def ask_in_batches(asker: Asker, firsts: Firsts, least: int | None) -> None:
-    """Submit, wait for and collect batches until none is open and nothing is left to submit.
+def ask(asker: Asker, firsts: Requests, mode: Mode) -> None:
+    """Get an answer to every request.
 
     Args:
         asker: who asks.
         firsts: gives all requests anew at each call, answered ones included.
-        least: requests; fewer are not worth a batch and stay unasked. None submits nothing.
+        mode: ``batch`` and ``auto`` send Message Batches, ``auto`` only as long as at least
+            `BATCH_FROM` requests are left.
 
     Raises:
-        UnfinishedError: the budget is reached or the API refuses to go on.
+        UnfinishedError: the budget is reached, the API refuses to continue, or some requests are
+            still without an answer. Asking again later resumes from there.
     """
-    _Batches(asker, firsts, least).run()
+    asker.parse()  # raw answers that a killed run did not come to read
+    pending = sum(1 for _ in itertools.islice(asker.pending(firsts()), BATCH_FROM))
+    opened = bool(asker.journal.open_batches())
+    if not pending and not opened:
+        return
+    if pending:
+        asker.approve(asker, firsts)
+    if mode == "batch" or opened or (mode == "auto" and pending >= BATCH_FROM):
+        least = {"batch": 1, "auto": BATCH_FROM}.get(mode)
+        _Batches(asker, firsts, least).run()
+    if mode != "batch":
+        ask_live(asker, asker.pending(firsts()))
+    left = sum(1 for _ in asker.pending(firsts()))
+    if left:
+        raise UnfinishedError(
+            f"label: {left} requests have no answer after {asker.patience.tries} tries each. "
+            "Run again to ask for them once more; nothing that was received is asked for twice."
+        )
 
 
 class _Batches:
-    def __init__(self, asker: Asker, firsts: Firsts, least: int | None) -> None:
+    """Submits, waits for and collects batches until none is open and nothing is left to submit.
+
+    Args:
+        asker: who asks.
+        firsts: as for `ask`.
+        least: fewer requests are not worth a batch and stay unasked; None submits nothing.
+    """
+
+    def __init__(self, asker: Asker, firsts: Requests, least: int | None) -> None:
         self.asker, self.firsts, self.least = asker, firsts, least
         self.tries: Counter[str] = Counter()
         self.in_a_row = 0
-
-    @property
-    def folder(self) -> Path:
-        return self.asker.journal.folder
 
     def run(self) -> None:
         journal = self.asker.journal
@@ -67,7 +90,7 @@ class _Batches:
                 break
             changed = sum(self.advance(batch) for batch in opened) > 0
             if not changed:
-                self.asker.patience.pause(self.asker.patience.poll)
+                self.pause(self.asker.patience.poll)
         if unaffordable:
             raise self.asker.over_budget(unaffordable, batch=True)
 
@@ -91,7 +114,7 @@ class _Batches:
         """
         if self.least is None:
             return None
-        chunk: dict[str, Priced] = {}
+        chunk: dict[str, PricedRequest] = {}
         total, size, least = 0.0, 0, self.least
         for request in self.left():
             worst = self.asker.worst(request, batch=True)
@@ -102,7 +125,7 @@ class _Batches:
                 return request
             chunk[request.key] = request, worst
             total += worst
-            size += len(request.settings) + len(request.user)
+            size += request.size
             if len(chunk) >= self.asker.chunk or size >= CHUNK_BYTES:
                 self.create(list(chunk.values()))
                 chunk, total, size, least = {}, 0.0, 0, 1  # the rest goes with the others
@@ -110,31 +133,33 @@ class _Batches:
             self.create(list(chunk.values()))
         return None
 
-    def create(self, chunk: list[Priced]) -> None:
+    def create(self, chunk: list[PricedRequest]) -> None:
         if not chunk:
             return
         journal, claude = self.asker.journal, self.asker.claude
         for _ in range(self.asker.patience.tries):
             known = [batch.name for batch in self.insist(claude.newest_batches)]
             intent = journal.intend_batch(chunk, known)
-            made = claude.create_batch([(r.key[:NAME_LENGTH], r.params) for r, _ in chunk])
-            if isinstance(made, Batch):
+            try:
+                made = claude.create_batch([(r.key[:NAME_LENGTH], r.params) for r, _ in chunk])
+            except ApiError as error:
+                log.warning("creating a batch of %d requests: %s", len(chunk), error)
+                if error.then == "retry" and error.status != RATE_LIMITED:  # it may exist
+                    if self.find(OpenBatch(intent, known, len(chunk), None)):
+                        return
+                else:
+                    journal.settle_batch(intent, "void", str(error))
+                self.fail(error)
+            else:
                 journal.name_batch(intent, made.name)
                 self.in_a_row = 0
                 return
-            log.warning("creating a batch of %d requests: %s", len(chunk), made.note)
-            if made.then == "retry" and made.status != _RATE_LIMITED:  # it may exist
-                if self.find(OpenBatch(intent, known, len(chunk), None)):
-                    return
-            else:
-                journal.settle_batch(intent, "void", made.note)
-            self.fail(made)
 
     def find(self, batch: OpenBatch) -> bool:
         """Look for a batch whose creation got no answer; if it is absent, it was not created."""
         journal = self.asker.journal
         for look in range(self.asker.patience.looks):
-            self.asker.patience.pause(5.0 * look)
+            self.pause(5.0 * look)
             taken = journal.batch_names() | set(batch.known)
             listed = self.insist(self.asker.claude.newest_batches)
             found = [b for b in listed if b.name not in taken and b.requests == batch.size]
@@ -149,80 +174,78 @@ class _Batches:
         if batch.name is None:
             self.find(batch)
             return True
-        journal = self.asker.journal
-        found = self.asker.claude.batch(batch.name)
-        if isinstance(found, Failure):
-            if found.status == 404:
-                journal.settle_batch(batch.id, "lost", f"batch {batch.name} is gone")
-                return True
-            self.fail(found)
-            return False
-        if not found.ended:
-            return False
-        file = self.folder / f"{batch.name}.jsonl"
-        if not file.exists():
-            failure = self.asker.claude.download(found, file)
-            if isinstance(failure, Failure):
-                self.fail(failure)
+        try:
+            found = self.asker.claude.batch(batch.name)
+            if found.ended:
+                self.collect(batch, found)
+                self.in_a_row = 0
+            return found.ended
+        except ApiError as error:
+            if error.status != 404:
+                self.fail(error)
                 return False
-        self.in_a_row = 0
-        self.collect(batch, file)
-        file.unlink()
-        return True
+            self.asker.journal.settle_batch(batch.id, "lost", f"batch {batch.name} is gone")
+            return True
 
-    def collect(self, batch: OpenBatch, file: Path) -> None:
-        """Store a batch's results, raw before read; doing it again changes nothing."""
+    def collect(self, batch: OpenBatch, found: Batch) -> None:
+        """Store results as they come, raw before read; doing it again changes nothing."""
         journal = self.asker.journal
-        keys = {key[:NAME_LENGTH]: (key, send) for key, send in journal.sends_of(batch.id).items()}
-        if any(json.loads(line).get("custom_id") not in keys for line in read_lines(file)):
-            log.warning("batch %s is somebody else's; looking for ours", batch.name)
-            journal.disown_batch(batch.id, str(batch.name))
-            return
-        lines = read_lines(file)
+        sends = journal.sends_of(batch.id)
+        keys = {key[:NAME_LENGTH]: key for key in sends}
+        lines = self.asker.claude.results(found)
         while page := list(itertools.islice(lines, PAGE)):
             raw: list[tuple[int, bytes]] = []
             for line in page:
                 row = json.loads(line)
-                key, send = keys[row["custom_id"]]
-                if row["result"]["type"] == "succeeded":
+                key = keys.get(row["custom_id"])
+                if key is None:
+                    log.warning("batch %s holds requests of another run", found.name)
+                    journal.disown_batch(batch.id, found.name)
+                    return
+                send, is_open = sends[key]
+                if is_open and row["result"]["type"] == "succeeded":
                     raw.append((send, line))
-                else:
+                elif is_open:
                     self.without_answer(key, send, row["result"])
             journal.receive(raw)
             self.asker.parse()
         journal.settle_batch(batch.id, "collected", "the batch held no result for it")
 
-    def without_answer(self, key: str, send: int, result: dict[str, object]) -> None:
+    def without_answer(self, key: str, send: int, result: dict[str, Any]) -> None:
         """Record an entry that was not billed; it is asked again unless it is malformed."""
         note = str(result["type"])  # errored, expired or canceled
-        error = json.dumps(result.get("error"), sort_keys=True)[:300]
-        if note == "errored" and '"invalid_request_error"' in error:
-            log.warning("request %s is refused as malformed: %s", key[:12], error)
-            self.asker.journal.reject(send, f"{note}: {error}")
-            self.asker.answered(1)
+        if note == "errored":
+            note += f": {json.dumps(result.get('error'), sort_keys=True)[:300]}"
+        if '"invalid_request_error"' in note:
+            log.warning("request %s is refused as malformed: %s", key[:12], note)
+            self.asker.journal.reject(send, note)
+            self.asker.progress(1)
             return
         self.tries[key] += 1
-        self.asker.journal.release([send], f"{note}: {error}" if note == "errored" else note)
+        self.asker.journal.release([send], note)
 
-    def insist(self, action: Callable[[], T | Failure]) -> T:
+    def insist(self, action: Callable[[], T]) -> T:
         """The result of something free, tried until it works."""
         while True:
-            result = action()
-            if not isinstance(result, Failure):
+            try:
+                result = action()
+            except ApiError as error:
+                self.fail(error)
+            else:
                 self.in_a_row = 0
                 return result
-            self.fail(result)
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, error: ApiError) -> None:
         """Count a failure and wait, or stop the run."""
-        patience = self.asker.patience
         self.in_a_row += 1
-        if failure.then != "retry":
-            raise UnfinishedError(f"label: the API refuses to go on: {failure.note}")
-        if self.in_a_row >= patience.in_a_row:
+        if error.then != "retry":
+            raise UnfinishedError(f"label: the API refuses to continue: {error}")
+        if self.in_a_row >= self.asker.patience.in_a_row:
             raise UnfinishedError(
-                f"label: {self.in_a_row} calls in a row failed, the last with: {failure.note}. "
-                "Everything received is kept; run again to go on."
+                f"label: {self.in_a_row} calls in a row failed, the last with: {error}. "
+                "Everything received is kept; run again to continue."
             )
-        asked = failure.wait
-        patience.pause(patience.backoff(self.in_a_row) if asked is None else asked)
+        self.pause(self.asker.patience.after(self.in_a_row, error.wait))
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(min(self.asker.patience.longest_wait, seconds))

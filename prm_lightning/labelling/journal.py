@@ -1,4 +1,4 @@
-"""What was asked, received and paid: an SQLite file that a killed run is continued from.
+"""What was asked, received and paid: an SQLite file from which a killed run is resumed.
 
 A request is planned, sent, received and parsed. Each of these is durable before the next begins,
 so at any moment the file says what must not be asked for again and what may have been billed.
@@ -6,9 +6,7 @@ so at any moment the file says what must not be asked for again and what may hav
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +14,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prm_lightning.labelling import stored
-from prm_lightning.labelling.request import Answer, Priced, Request, digest
-from prm_lightning.labelling.stored import PAGE, Stored, canonical
+from prm_lightning.files import digest, job_lock
+from prm_lightning.labelling.prompts import Answer, Request, canonical
 
 FILE = "journal.sqlite"
+PAGE = 500  # answers read in one transaction
 
+# States of a send: open (on its way), received (raw bytes are here), parsed, void (certainly not
+# billed), lost (perhaps billed). Of a batch: intent, created, collected, void, lost.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS settings (id TEXT PRIMARY KEY, json TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS requests (
@@ -37,10 +37,20 @@ CREATE INDEX IF NOT EXISTS sends_by_state ON sends (state);
 CREATE TABLE IF NOT EXISTS batches (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, known TEXT NOT NULL, size INTEGER NOT NULL,
     name TEXT, state TEXT NOT NULL, note TEXT);
+CREATE TABLE IF NOT EXISTS items (
+    stage TEXT NOT NULL, seq INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (stage, seq));
+CREATE TABLE IF NOT EXISTS finished (stage TEXT PRIMARY KEY, about TEXT NOT NULL);
 """
-# States of a send: open (on its way), received (raw bytes are here), parsed, void (certainly not
-# billed), lost (perhaps billed). Of a batch: intent, created, collected, void, lost.
-_HELD = "state IN ('open', 'received', 'lost')"
+
+PricedRequest = tuple[Request, float]  # with the most that it can cost, in USD
+
+
+class Sent(NamedTuple):
+    """A raw answer that waits to be parsed, to a request of a batch or a live one."""
+
+    request: Request
+    batched: bool
+    raw: bytes
 
 
 class Parsed(NamedTuple):
@@ -48,7 +58,7 @@ class Parsed(NamedTuple):
 
     Args:
         answer: outcome and value.
-        usage: tokens as the API counts them.
+        usage: token counts of the API's message.
         usd: what it cost; None if the bytes do not tell.
     """
 
@@ -57,17 +67,15 @@ class Parsed(NamedTuple):
     usd: float | None
 
 
-class Sent(NamedTuple):
-    """A request on its way, or its raw answer that waits to be parsed."""
-
-    id: int
-    request: Request
-    batched: bool
-    raw: bytes = b""
-
-
 class OpenBatch(NamedTuple):
-    """A batch that is not settled: one with no name may or may not have been created."""
+    """A batch that is not settled.
+
+    Args:
+        id: number in the journal.
+        known: the API's names of batches that existed before it.
+        size: how many requests it holds.
+        name: the API's name; None if it may or may not have been created.
+    """
 
     id: int
     known: list[str]
@@ -75,55 +83,93 @@ class OpenBatch(NamedTuple):
     name: str | None
 
 
+class Stage:
+    """The results of one stage of a run on disk: a list of JSON values that only grows."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self._sql, self.name = connection, name
+
+    def append(self, values: Iterable[Any]) -> None:
+        """Add values. When this returns they are on disk."""
+        start = len(self)
+        rows = [(self.name, start + i, canonical(value)) for i, value in enumerate(values)]
+        with self._sql:
+            self._sql.executemany("INSERT INTO items VALUES (?, ?, ?)", rows)
+
+    def finish(self, about: Any = None) -> None:
+        """Nothing will be added; `about` is what else there is to say."""
+        with self._sql:
+            self._sql.execute(
+                "INSERT OR IGNORE INTO finished VALUES (?, ?)", (self.name, canonical(about))
+            )
+
+    @property
+    def about(self) -> Any:
+        """What `finish` was told; None before that."""
+        query = "SELECT about FROM finished WHERE stage = ?"
+        row = self._sql.execute(query, (self.name,)).fetchone()
+        return row and json.loads(row[0])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage is complete."""
+        query = "SELECT 1 FROM finished WHERE stage = ?"
+        return self._sql.execute(query, (self.name,)).fetchone() is not None
+
+    def __len__(self) -> int:
+        query = "SELECT COUNT(*) FROM items WHERE stage = ?"
+        return int(self._sql.execute(query, (self.name,)).fetchone()[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        query = "SELECT value FROM items WHERE stage = ? ORDER BY seq"
+        return (json.loads(value) for (value,) in self._sql.execute(query, (self.name,)).fetchall())
+
+
 class Journal:
     """The journal of one folder, for one process at a time. Times are seconds since 1970."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._sql = connection
         self._sql.execute("PRAGMA journal_mode = WAL")
         self._sql.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
-        self._sql.executescript(_SCHEMA + stored.SCHEMA)
+        self._sql.executescript(_SCHEMA)
         with self._sql:  # a live request that was under way when its process died
             self._sql.execute(
                 "UPDATE sends SET state = 'lost', note = 'the run ended before the answer' "
                 "WHERE state = 'open' AND batch IS NULL"
             )
-        row = self._sql.execute(
-            f"SELECT SUM(usd), SUM(CASE WHEN {_HELD} THEN worst END) FROM sends"
-        ).fetchone()
-        self.paid: float = row[0] or 0.0
-        self.outstanding: float = row[1] or 0.0
+        [(paid, outstanding)] = self.table(
+            "SELECT TOTAL(usd), "
+            "TOTAL(CASE WHEN state IN ('open', 'received', 'lost') THEN worst END) FROM sends"
+        )
+        self.paid: float = paid
+        self.outstanding: float = outstanding
 
     @property
     def committed(self) -> float:
-        """USD that are paid, and at most come to be paid for what has no answer yet."""
+        """USD that are paid, and at most will be paid for what has no answer yet."""
         return self.paid + self.outstanding
+
+    def table(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of a query."""
+        return self._sql.execute(query, values).fetchall()
+
+    def stage(self, name: str) -> Stage:
+        """The results of a stage, empty at first."""
+        return Stage(self._sql, name)
 
     # Requests ------------------------------------------------------------------------------
 
-    def send(self, requests: Sequence[Priced], batch: int | None = None) -> list[int]:
+    def send(self, requests: Sequence[PricedRequest], batch: int | None = None) -> list[int]:
         """Record that requests are about to be sent, each with its worst cost in USD.
 
         Returns:
             An id for each sending.
         """
         with self._sql:
-            return self._send(requests, batch)
+            return [self._send(request, worst, batch) for request, worst in requests]
 
-    def _send(self, requests: Sequence[Priced], batch: int | None) -> list[int]:
-        ids = []
-        for request, worst in requests:
-            self._plan(request)
-            cursor = self._sql.execute(
-                "INSERT INTO sends (key, batch, at, worst, state) VALUES (?, ?, ?, ?, 'open')",
-                (request.key, batch, time.time(), worst),
-            )
-            ids.append(int(cursor.lastrowid or 0))
-            self.outstanding += worst
-        return ids
-
-    def _plan(self, request: Request) -> None:
+    def _send(self, request: Request, worst: float, batch: int | None) -> int:
         settings = digest(request.settings)
         self._sql.execute(
             "INSERT OR IGNORE INTO settings VALUES (?, ?)", (settings, request.settings)
@@ -135,9 +181,15 @@ class Journal:
                 request.version, request.sample, request.attempt,
             ),
         )  # fmt: skip
+        cursor = self._sql.execute(
+            "INSERT INTO sends (key, batch, at, worst, state) VALUES (?, ?, ?, ?, 'open')",
+            (request.key, batch, time.time(), worst),
+        )
+        self.outstanding += worst
+        return int(cursor.lastrowid or 0)
 
     def receive(self, answers: Iterable[tuple[int, bytes]]) -> None:
-        """Keep raw answers. When this returns they are on disk."""
+        """Keep raw answers by the ids of their sendings. When this returns they are on disk."""
         with self._sql:
             self._sql.executemany(
                 "UPDATE sends SET state = 'received', raw = ? WHERE id = ? AND state = 'open'",
@@ -151,44 +203,34 @@ class Journal:
             read: a pure function. An answer whose cost it cannot tell keeps its worst cost.
         """
         done: list[tuple[Request, Answer]] = []
-        while page := self._received():
-            with self._lazily():
-                for sent, worst in page:
-                    parsed = read(sent)
-                    usd = worst if parsed.usd is None else parsed.usd
-                    self._sql.execute(
-                        "UPDATE sends SET state = 'parsed', outcome = ?, value = ?, usage = ?, "
-                        "usd = ? WHERE id = ?",
-                        (
-                            parsed.answer.outcome, canonical(parsed.answer.value),
-                            canonical(parsed.usage), usd, sent.id,
-                        ),
-                    )  # fmt: skip
-                    self.paid += usd
-                    self.outstanding -= worst
-                    done.append((sent.request, parsed.answer))
-        return done
-
-    @contextmanager
-    def _lazily(self) -> Iterator[None]:
-        """A transaction that a power cut may undo: for what can be computed again."""
-        self._sql.execute("PRAGMA synchronous = NORMAL")
-        try:
-            with self._sql:
-                yield
-        finally:
-            self._sql.execute("PRAGMA synchronous = FULL")
-
-    def _received(self) -> list[tuple[Sent, float]]:
-        rows = self._sql.execute(
-            "SELECT sends.id, batch, raw, worst, "
-            "stage, json, user, parts, version, sample, attempt "
-            "FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
+        query = (
+            "SELECT sends.id, worst, batch, raw, stage, json, user, parts, version, sample, "
+            "attempt FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
             f"WHERE state = 'received' LIMIT {PAGE}"
         )
-        return [
-            (Sent(row[0], Request(*row[4:]), row[1] is not None, row[2]), row[3]) for row in rows
-        ]
+        self._sql.execute("PRAGMA synchronous = NORMAL")  # this can be done again after a power cut
+        try:
+            while page := self.table(query):
+                with self._sql:
+                    for id, worst, batch, raw, *request in page:
+                        sent = Sent(Request(*request), batch is not None, raw)
+                        parsed = read(sent)
+                        self._settle(id, worst, parsed)
+                        done.append((sent.request, parsed.answer))
+        finally:
+            self._sql.execute("PRAGMA synchronous = FULL")
+        return done
+
+    def _settle(self, id: int, worst: float, parsed: Parsed) -> None:
+        usd = worst if parsed.usd is None else parsed.usd
+        value, usage = canonical(parsed.answer.value), canonical(parsed.usage)
+        self._sql.execute(
+            "UPDATE sends SET state = 'parsed', outcome = ?, value = ?, usage = ?, usd = ? "
+            "WHERE id = ?",
+            (parsed.answer.outcome, value, usage, usd, id),
+        )
+        self.paid += usd
+        self.outstanding -= worst
 
     def release(self, sends: Iterable[int], note: str) -> None:
         """Record that sendings failed and certainly cost nothing."""
@@ -217,105 +259,84 @@ class Journal:
 
     def answer(self, key: str) -> Answer | None:
         """What a request was answered; None if it was not. Unreadable replies are no answers."""
-        row = self._sql.execute(
+        rows = self.table(
             "SELECT outcome, value FROM sends WHERE key = ? AND outcome IS NOT NULL "
             "AND outcome <> 'unreadable' ORDER BY id LIMIT 1",
-            (key,),
-        ).fetchone()
-        return row and Answer(row[0], json.loads(row[1] or "null"))
+            key,
+        )
+        return Answer(rows[0][0], json.loads(rows[0][1] or "null")) if rows else None
 
     def is_open(self, key: str) -> bool:
         """Whether a request is under way."""
-        return self._one("SELECT 1 FROM sends WHERE key = ? AND state = 'open'", key) is not None
+        return bool(self.table("SELECT 1 FROM sends WHERE key = ? AND state = 'open'", key))
 
     def has_answers(self, settings: str) -> bool:
         """Whether a request with these settings was ever answered."""
-        return (
-            self._one(
-                "SELECT 1 FROM requests JOIN sends USING (key) "
-                "WHERE settings = ? AND state = 'parsed' LIMIT 1",
-                digest(settings),
-            )
-            is not None
+        query = (
+            "SELECT 1 FROM requests JOIN sends USING (key) "
+            "WHERE settings = ? AND state = 'parsed' LIMIT 1"
         )
+        return bool(self.table(query, digest(settings)))
 
     # Batches -------------------------------------------------------------------------------
 
-    def intend_batch(self, requests: Sequence[Priced], known: list[str]) -> int:
-        """Record that a batch is about to be created, beside those that are known to exist."""
+    def intend_batch(self, requests: Sequence[PricedRequest], known: list[str]) -> int:
+        """Record that a batch is about to be created, besides those that are known to exist."""
         with self._sql:
             cursor = self._sql.execute(
                 "INSERT INTO batches (at, known, size, state) VALUES (?, ?, ?, 'intent')",
                 (time.time(), canonical(known), len(requests)),
             )
             batch = int(cursor.lastrowid or 0)
-            self._send(requests, batch)
-            return batch
+            for request, worst in requests:
+                self._send(request, worst, batch)
+        return batch
 
     def name_batch(self, batch: int, name: str) -> None:
         """Record the API's name of a batch that exists."""
-        self._set_batch(batch, "created", name)
+        with self._sql:
+            self._sql.execute(
+                "UPDATE batches SET state = 'created', name = ? WHERE id = ?", (name, batch)
+            )
 
     def disown_batch(self, batch: int, name: str) -> None:
         """What was taken for this batch holds other requests: its name is still unknown."""
-        known = json.loads(self._one("SELECT known FROM batches WHERE id = ?", batch))
+        [(known,)] = self.table("SELECT known FROM batches WHERE id = ?", batch)
         with self._sql:
             self._sql.execute(
                 "UPDATE batches SET name = NULL, state = 'intent', known = ? WHERE id = ?",
-                (canonical([*known, name]), batch),
+                (canonical([*json.loads(known), name]), batch),
             )
 
     def settle_batch(self, batch: int, state: str, note: str) -> None:
         """Close a batch; what it holds that is still open becomes ``void`` or ``lost`` with it.
 
         Args:
-            batch: of `intend_batch`.
+            batch: id from `intend_batch`.
             state: ``collected``, ``void`` (never created) or ``lost``.
             note: why, in a few words.
         """
-        left = [row[0] for row in self._sql.execute(
-            "SELECT id FROM sends WHERE batch = ? AND state = 'open'", (batch,)
-        )]  # fmt: skip
+        left = [send for send, is_open in self.sends_of(batch).values() if is_open]
         self._fail(left, "lost" if state == "lost" else "void", note)
-        self._set_batch(batch, state, None)
-
-    def _set_batch(self, batch: int, state: str, name: str | None) -> None:
         with self._sql:
-            self._sql.execute(
-                "UPDATE batches SET state = ?, name = COALESCE(?, name) WHERE id = ?",
-                (state, name, batch),
-            )
+            self._sql.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch))
 
     def open_batches(self) -> list[OpenBatch]:
         """Those that are not settled, oldest first."""
-        rows = self._sql.execute(
+        rows = self.table(
             "SELECT id, known, size, name FROM batches WHERE state IN ('intent', 'created') "
             "ORDER BY id"
         )
-        return [OpenBatch(row[0], json.loads(row[1]), row[2], row[3]) for row in rows]
+        return [OpenBatch(id, json.loads(known), size, name) for id, known, size, name in rows]
 
     def batch_names(self) -> set[str]:
-        """Of all batches that this journal ever created."""
-        rows = self._sql.execute("SELECT name FROM batches WHERE name IS NOT NULL")
-        return {row[0] for row in rows}
+        """Names of all batches that this journal ever created."""
+        return {name for (name,) in self.table("SELECT name FROM batches WHERE name IS NOT NULL")}
 
-    def sends_of(self, batch: int) -> dict[str, int]:
-        """The sending of each request of a batch, by key."""
-        return dict(self._sql.execute("SELECT key, id FROM sends WHERE batch = ?", (batch,)))
-
-    # Counts --------------------------------------------------------------------------------
-
-    def table(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows of a query, for reports."""
-        return self._sql.execute(query, values).fetchall()
-
-    def _one(self, query: str, *values: Any) -> Any:
-        row = self._sql.execute(query, values).fetchone()
-        return row and row[0]
-
-    def stored(self, stage: str) -> Stored:
-        """The list of a stage's results, empty at first."""
-        return Stored(self._sql, stage)
+    def sends_of(self, batch: int) -> dict[str, tuple[int, bool]]:
+        """By key of each request of a batch, its sending and whether that is still open."""
+        rows = self.table("SELECT key, id, state = 'open' FROM sends WHERE batch = ?", batch)
+        return {key: (send, bool(is_open)) for key, send, is_open in rows}
 
 
 @contextmanager
@@ -331,31 +352,14 @@ def open_journal(folder: Path | None) -> Iterator[Journal]:
     """
     with ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(_locked(folder))
+            stack.enter_context(job_lock(folder, "label"))
+            folder.mkdir(exist_ok=True)
         file = ":memory:" if folder is None else folder / FILE
         connection = stack.enter_context(closing(sqlite3.connect(file)))
         try:
-            journal = Journal(folder or Path(), connection)
+            journal = Journal(connection)
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"{file}: not a journal of this version ({error}). Give another --journal."
             ) from error
         yield journal
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise BlockingIOError(
-                f"{folder}: process {lock.read().strip() or 'unknown'} is labelling with this "
-                "journal, and two would pay twice. Wait for it to end, or give another --journal."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

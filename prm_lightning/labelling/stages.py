@@ -1,38 +1,50 @@
-"""The stages of labelling, each of which begins where the journal ends."""
+"""The stages of `label`, each of which begins where the journal ends.
+
+The results of a stage have the name of all that decides them. So a run with other options keeps
+what the stages before the changed one have come to, and begins anew from there.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urldefrag
 
-from prm_lightning.generation.prices import Price
-from prm_lightning.labelling.asking import Asker
-from prm_lightning.labelling.candidates import (
+from prm_lightning.files import digest
+from prm_lightning.generation.prompts import INSTRUCTION
+from prm_lightning.generation.server import ServerGenerator
+from prm_lightning.labelling.ask import Asker
+from prm_lightning.labelling.journal import Journal, Stage
+from prm_lightning.labelling.judges import (
+    AgreementJudge,
+    ClaudeJudge,
+    EquationsJudge,
+    RolloutJudge,
+    judge_and_store,
+)
+from prm_lightning.labelling.mining import mine
+from prm_lightning.labelling.options import LabelOptions, is_url
+from prm_lightning.labelling.prices import Price
+from prm_lightning.labelling.problems import Problem, read_problems
+from prm_lightning.labelling.prompts import canonical, judge_settings, writer_settings
+from prm_lightning.labelling.solutions import (
     READY,
-    Candidates,
-    ToJudge,
+    Candidate,
     by_claude,
     by_generator,
-    from_rows,
+    from_row,
+    least_sure,
+    load_candidates,
+    score_uncertainty,
 )
-from prm_lightning.labelling.dataset import Judged
-from prm_lightning.labelling.journal import Journal
-from prm_lightning.labelling.judging import ClaudeJudge, judge_and_store
-from prm_lightning.labelling.options import Options
-from prm_lightning.labelling.progress import Meter
-from prm_lightning.labelling.selection import least_sure, score_uncertainty
-from prm_lightning.labelling.stored import Stored, canonical
-from prm_lightning.labelling.verdicts import judge_settings
-from prm_lightning.labelling.writing import writer_settings
+from prm_lightning.sources.rows import read_rows
+from prm_lightning.terminal import Bar
 from prm_lightning.types import Dropped, Generator, Judge, Judgement, Sampling
-
-if TYPE_CHECKING:
-    from prm_lightning.labelling.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -44,31 +56,23 @@ class Run:
         journal: open.
         prices: by model.
         asker: asks Claude.
-        meter: shows progress.
+        bar: shows progress.
     """
 
-    options: Options
+    options: LabelOptions
     journal: Journal
     prices: Mapping[str, Price]
     asker: Asker
-    meter: Meter
+    bar: Bar
 
-    def stored(self, kind: str, *told: Any) -> Stored:
+    def stage(self, kind: str, *decided_by: Any) -> Stage:
         """The stored results of a stage, which has the name of all that decides them."""
-        name = hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
-        return self.journal.stored(f"{kind} {name}")
+        return self.journal.stage(f"{kind} {digest(canonical(decided_by))[:16]}")
 
     def thinking(self, model: str) -> dict[str, str] | None:
         """The API's parameter for a model; None leaves it out."""
         kind = self.prices[model].thinking_off
         return {"type": kind} if kind and self.options.thinking == "off" else None
-
-    @cached_property
-    def judge_settings(self) -> str:
-        """What all verdicts of Claude share."""
-        options = self.options
-        model = options.judge_model
-        return judge_settings(model, options.max_tokens, options.effort, self.thinking(model))
 
     @cached_property
     def writer_settings(self) -> list[str]:
@@ -77,226 +81,205 @@ class Run:
         return writer_settings(model, self.options.max_tokens, self.thinking(model))
 
     @cached_property
-    def generator(self) -> Generator:
-        """The model that writes and mines, loaded when it is first needed."""
-        options = self.options
-        given: dict[str, Any] = {}
-        if options.instruction is not None:
-            given["instruction"] = options.instruction
-        if options.server:
-            from prm_lightning.generation.server import ServerGenerator
-
-            return ServerGenerator(options.server, options.server_model, **given)
-        from prm_lightning.generation.local import LocalGenerator
-
-        return LocalGenerator(str(options.sft_model), **given)
-
-    @cached_property
     def claude_judge(self) -> ClaudeJudge:
         """Claude as a judge."""
-        options = self.options
-        return ClaudeJudge(self.asker, self.judge_settings, options.judge_model, options.mode)
+        options, model = self.options, self.options.judge_model
+        settings = judge_settings(model, options.max_tokens, options.effort, self.thinking(model))
+        return ClaudeJudge(self.asker, settings, model, options.mode)
 
-    @property
+    @cached_property
+    def generator(self) -> Generator:
+        """The model that writes and mines, loaded when it is first needed."""
+        from prm_lightning.generation.local import LocalGenerator  # which imports torch
+
+        options = self.options
+        instruction = INSTRUCTION if options.instruction is None else options.instruction
+        url, name = urldefrag(str(options.model))
+        if is_url(url):
+            return ServerGenerator(
+                url, options.server_model or name or None, instruction=instruction
+            )
+        return LocalGenerator(str(options.model), instruction=instruction)
+
+    @cached_property
     def sampling(self) -> Sampling:
-        """Of solutions by that model."""
+        """How that model samples solutions."""
         options = self.options
         return Sampling(
             options.num_rollouts, options.max_new_tokens, options.temperature, seed=options.seed
         )
 
+    # Problems ------------------------------------------------------------------------------
 
-def problems(run: Run) -> Stored:
-    """The questions to be answered, mined if that is asked for."""
-    found, tried = _problem_stages(run)
-    if found.is_finished:
-        return found
-    options = run.options
-    reasons: Counter[str] = Counter()
-    kept: list[Problem] = []
-    run.meter.stage("mining" if options.mine_samples else "reading", options.num_samples)
-    for problem in _mined(run, tried, reasons) if options.mine_samples else _read(run, reasons):
-        kept.append(problem)
-        run.meter.advance(1)
-        if len(kept) >= options.num_samples:
-            break
-    if not kept:
-        raise ValueError(
-            f"label: no question of {options.problems} is left ({dict(reasons)}). "
-            "Widen --min_fail and --max_fail, skip mining with --mine_samples 0, or give others."
-        )
-    found.append({"question": p.question, "answer": p.answer, "id": p.id} for p in kept)
-    found.finish(dict(reasons))
-    return found
-
-
-def known_problems(run: Run) -> Stored | None:
-    """The questions, unless a model would have to try them first."""
-    if run.options.mine_samples and not _problem_stages(run)[0].is_finished:
-        return None
-    return problems(run)
-
-
-def _problem_stages(run: Run) -> tuple[Stored, Stored]:
-    options = run.options
-    mining = options.mine_samples and (
-        options.mine_samples, options.min_fail, options.max_fail, options.writer,
-        options.temperature, options.max_new_tokens, options.seed, options.instruction,
-    )  # fmt: skip
-    told = fingerprint(options.problems), options.num_samples, mining
-    return run.stored("problems", *told), run.stored("tried", *told)
-
-
-def _read(run: Run, reasons: Counter[str]) -> Iterator[Problem]:
-    from prm_lightning.labelling.problems import read_problems
-
-    for row in read_problems(run.options.problems):
-        if isinstance(row, Dropped):
-            reasons[row.reason] += 1
-        else:
-            yield row
-
-
-def _mined(run: Run, tried: Stored, reasons: Counter[str]) -> Iterator[Problem]:
-    from prm_lightning.labelling.problems import mine
-
-    options = run.options
-    known = {value["id"]: value["fail_rate"] for value in tried}
-    everything = mine(
-        _read(run, reasons), run.generator, options.mine_samples, options.min_fail,
-        options.max_fail, options.num_samples, run.sampling, known,
-    )  # fmt: skip
-    for mined in everything:
-        if mined.problem.id not in known:
-            tried.append([{"id": mined.problem.id, "fail_rate": mined.fail_rate}])
-        if mined.outcome == "kept":
-            yield mined.problem
-        else:
-            reasons[mined.outcome] += 1
-
-
-def solutions(run: Run) -> Stored:
-    """The solutions to be judged, written or read."""
-    if run.options.solutions:
-        return _ready_solutions(run)
-    asked = problems(run)
-    options, found = run.options, _solution_stage(run, asked)
-    if found.is_finished:
-        return found
-    if options.method == 2:
-        by_claude(
-            asked, run.asker, run.writer_settings, options.writer_model, options.num_rollouts,
-            options.mode, found,
+    @cached_property
+    def _problem_names(self) -> tuple[Any, ...]:
+        options = self.options
+        mining = options.mine_samples and (
+            options.mine_samples, options.min_fail, options.max_fail, options.writer,
+            options.temperature, options.max_new_tokens, options.seed, options.instruction,
         )  # fmt: skip
-    else:
-        run.meter.stage("writing", len(asked) * options.num_rollouts)
-        run.meter.advance(len(found))
-        by_generator(asked, lambda: run.generator, run.sampling, found, run.meter.advance)
-    return found
+        return fingerprint(options.problems), options.num_samples, mining
 
-
-def known_solutions(run: Run) -> Stored | None:
-    """The solutions, unless some would have to be written first."""
-    if run.options.solutions:
-        return _ready_solutions(run)
-    asked = known_problems(run)
-    found = asked and _solution_stage(run, asked)
-    return found if found and found.is_finished else None
-
-
-def _solution_stage(run: Run, asked: Stored) -> Stored:
-    options = run.options
-    told: list[Any] = [asked.stage, options.num_rollouts]
-    if options.method == 2:
-        return run.stored("solutions", *told, run.writer_settings)
-    return run.stored(
-        "solutions", *told, options.writer, options.instruction, options.temperature,
-        options.max_new_tokens, options.seed,
-    )  # fmt: skip
-
-
-def _ready_solutions(run: Run) -> Stored:
-    from prm_lightning.sources.rows import read_rows
-
-    file = str(run.options.solutions)
-    found = run.stored("solutions", "ready", fingerprint(file))
-    if not found.is_finished:
+    def problems(self) -> Stage:
+        """The questions to be answered, mined if that is asked for."""
+        found, options = self.stage("problems", *self._problem_names), self.options
+        if found.is_finished:
+            return found
         reasons: Counter[str] = Counter()
-        from_rows(read_rows(file), found, lambda row: reasons.update([row.reason]))
+        self.bar.stage("mining" if options.mine_samples else "reading", options.num_samples)
+        kept: list[Problem] = []
+        for problem in self._mined(reasons) if options.mine_samples else self._read(reasons):
+            kept.append(problem)
+            self.bar.advance()
+            if len(kept) >= options.num_samples:
+                break
+        if not kept:
+            raise ValueError(
+                f"label: no question of {options.problems} is left ({dict(reasons)}). "
+                "Widen --min_fail and --max_fail, skip mining by --mine_samples 0, or give others."
+            )
+        rows = [{"question": p.question, "answer": p.answer, "id": p.id} for p in kept]
+        found.append(rows[len(found) :])
         found.finish(dict(reasons))
-    if not len(found):
-        raise ValueError(
-            f"label: no row of {file} holds a solution with its question and reference answer "
-            f"({found.about})."
-        )
-    return found
+        return found
 
+    def known_problems(self) -> Stage | None:
+        """The questions, unless a model would have to try them first."""
+        found = self.stage("problems", *self._problem_names)
+        return None if self.options.mine_samples and not found.is_finished else self.problems()
 
-def ready(found: Stored) -> list[int]:
-    """Indices of the solutions that can be judged."""
-    return [i for i, c in enumerate(Candidates(found)) if c.outcome == READY]
+    def _read(self, reasons: Counter[str]) -> Iterator[Problem]:
+        for row in read_problems(self.options.problems):
+            if isinstance(row, Dropped):
+                reasons[row.reason] += 1
+            else:
+                yield row
 
+    def _mined(self, reasons: Counter[str]) -> Iterator[Problem]:
+        options, tried = self.options, self.stage("tried", *self._problem_names)
+        known = {value["id"]: value["fail_rate"] for value in tried}
+        everything = mine(
+            self._read(reasons), self.generator, options.mine_samples, options.min_fail,
+            options.max_fail, options.num_samples, self.sampling, known,
+        )  # fmt: skip
+        for mined in everything:
+            if mined.problem.id not in known:
+                tried.append([{"id": mined.problem.id, "fail_rate": mined.fail_rate}])
+            if mined.outcome == "kept":
+                yield mined.problem
+            else:
+                reasons[mined.outcome] += 1
 
-def chosen(run: Run, found: Stored) -> list[int]:
-    """Indices of the solutions to be judged: all that can be, or the least sure of these."""
-    options, indices = run.options, ready(found)
-    if options.prm is None or not indices:
-        return indices
-    stored = run.stored("uncertainty", found.stage, fingerprint(options.prm))
-    if not stored.is_finished:
-        run.meter.stage("selecting", len(indices))
-        score_uncertainty(Candidates(found, indices), options.prm, stored, run.meter.advance)
-    return [indices[i] for i in least_sure(list(stored), options.fraction)]
+    # Solutions -----------------------------------------------------------------------------
 
-
-def judge_of(run: Run) -> Judge:
-    """The judge that is asked for."""
-    options = run.options
-    if options.judge == "claude":
-        return run.claude_judge
-    from prm_lightning.labelling.rollouts import RolloutJudge
-
-    rollouts = RolloutJudge(
-        run.generator, options.rollouts, options.rollout_labels, options.rollout_search,
-        run.sampling,
-    )  # fmt: skip
-    if options.judge == "rollouts":
-        return rollouts
-    from prm_lightning.labelling.agreement import AgreementJudge
-
-    return AgreementJudge(run.claude_judge, rollouts)
-
-
-def judgements(run: Run, judge: Judge, found: Stored, indices: Sequence[int]) -> Iterator[Judged]:
-    """Every solution with what was said of it, in order.
-
-    Args:
-        run: this call.
-        judge: from `judge_of`.
-        found: all solutions.
-        indices: of those to be judged, in order.
-    """
-    requests = ToJudge(Candidates(found, indices))
-    if run.options.judge == "claude":
-        said = judge.judge(requests)
-    else:
-        if run.options.judge == "agreement":
-            run.claude_judge.ask_all(requests)  # all at once, so that batches are whole
-        options = run.options
-        told = found.stage, judge.name, options.seed, options.instruction, list(indices)
-        stored = run.stored("judgements", *told)
-        run.meter.stage("judging", len(requests))
-        run.meter.advance(len(stored))
-        said = judge_and_store(judge, requests, stored, run.meter.advance)
-    wanted = iter(indices)
-    following = next(wanted, None)
-    for index, candidate in enumerate(Candidates(found)):
-        if index == following:
-            yield Judged(candidate, next(said))
-            following = next(wanted, None)
+    def solutions(self) -> Stage:
+        """The solutions to be judged, written or read."""
+        if self.options.solutions:
+            return self._ready_solutions(self.options.solutions)
+        problems, options = self.problems(), self.options
+        found = self._solution_stage(problems)
+        if found.is_finished:
+            return found
+        asked = list(problems)
+        if options.method == 2:
+            by_claude(
+                asked, self.asker, self.writer_settings, options.writer_model,
+                options.num_rollouts, options.mode, found,
+            )  # fmt: skip
         else:
-            outcome = "not selected" if candidate.outcome == READY else candidate.outcome
-            yield Judged(candidate, Judgement(outcome))
+            self.bar.stage("writing", len(asked) * options.num_rollouts)
+            self.bar.advance(len(found))
+            by_generator(asked, lambda: self.generator, self.sampling, found, self.bar.advance)
+        return found
+
+    def known_solutions(self) -> Stage | None:
+        """The solutions, unless some would have to be written first."""
+        if self.options.solutions:
+            return self._ready_solutions(self.options.solutions)
+        problems = self.known_problems()
+        found = None if problems is None else self._solution_stage(problems)
+        return found if found is not None and found.is_finished else None
+
+    def _solution_stage(self, problems: Stage) -> Stage:
+        options = self.options
+        decided_by = problems.name, options.num_rollouts
+        if options.method == 2:
+            return self.stage("solutions", *decided_by, self.writer_settings)
+        return self.stage(
+            "solutions", *decided_by, options.writer, options.instruction, options.temperature,
+            options.max_new_tokens, options.seed,
+        )  # fmt: skip
+
+    def _ready_solutions(self, file: str) -> Stage:
+        found = self.stage("solutions", "ready", fingerprint(file))
+        if not found.is_finished:
+            rows = [row if isinstance(row, Dropped) else from_row(row) for row in read_rows(file)]
+            candidates = [asdict(row) for row in rows if isinstance(row, Candidate)]
+            found.append(candidates[len(found) :])
+            found.finish(Counter(row.reason for row in rows if isinstance(row, Dropped)))
+        if not len(found):
+            raise ValueError(
+                f"label: no row of {file} holds a solution with its question and reference answer "
+                f"({found.about})."
+            )
+        return found
+
+    # Verdicts ------------------------------------------------------------------------------
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The judge that is asked for."""
+        options = self.options
+        if options.judge == "claude":
+            return self.claude_judge
+        if options.judge == "equations":
+            return EquationsJudge()
+        rollouts = RolloutJudge(
+            self.generator, options.rollouts, options.rollout_labels, options.rollout_search,
+            self.sampling,
+        )  # fmt: skip
+        return AgreementJudge(self.claude_judge, rollouts) if options.uses_claude else rollouts
+
+    def judgements(self, found: Stage) -> Iterator[tuple[Candidate, Judgement]]:
+        """Every solution with what was said of it, in order."""
+        candidates = load_candidates(found)
+        chosen = self._chosen(found, candidates)
+        said = self._judge(found, candidates, chosen)
+        wanted = set(chosen)
+        for index, candidate in enumerate(candidates):
+            if index in wanted:
+                yield candidate, next(said)
+            else:
+                outcome = "not selected" if candidate.outcome == READY else candidate.outcome
+                yield candidate, Judgement(outcome)
+
+    def _chosen(self, found: Stage, candidates: Sequence[Candidate]) -> list[int]:
+        """Indices of the solutions to be judged: all that can be, or the least sure of these."""
+        options = self.options
+        ready = [i for i, candidate in enumerate(candidates) if candidate.outcome == READY]
+        if options.prm is None or not ready:
+            return ready
+        doubts = self.stage("uncertainty", found.name, fingerprint(options.prm))
+        if not doubts.is_finished:
+            self.bar.stage("selecting", len(ready))
+            some = [candidates[i] for i in ready]
+            score_uncertainty(some, options.prm, doubts, self.bar.advance)
+        return [ready[i] for i in least_sure(list(doubts), options.fraction)]
+
+    def _judge(
+        self, found: Stage, candidates: Sequence[Candidate], chosen: list[int]
+    ) -> Iterator[Judgement]:
+        options, judge = self.options, self.judge
+        requests = [candidates[i].to_judge for i in chosen]
+        if options.judge in ("claude", "equations"):
+            return judge.judge(requests)
+        if options.uses_claude:
+            self.claude_judge.ask_all(requests)  # all at once, so that batches are whole
+        decided_by = found.name, judge.name, options.seed, options.instruction, chosen
+        stage = self.stage("judgements", *decided_by)
+        self.bar.stage("judging", len(requests))
+        self.bar.advance(len(stage))
+        return judge_and_store(judge, requests, stage, self.bar.advance)
 
 
 def fingerprint(path: str) -> str:
@@ -305,10 +288,8 @@ def fingerprint(path: str) -> str:
     files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
     if not files:
         return path
-    total = hashlib.sha256()
+    total = sha256()
     for file in files:
         total.update(file.name.encode() + b"\0")
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                total.update(block)
+        total.update(file.read_bytes())
     return total.hexdigest()

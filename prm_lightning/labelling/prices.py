@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 HIDDEN_TOKENS = 1000  # room for what the API adds to a prompt: the answer's schema, turn markup
 IN_THE_US = 1.1  # times all prices where a request, or its workspace, asks for inference in the US
 
 
-class LongPrompt(NamedTuple):
-    """Above so many prompt tokens all prices are multiplied."""
-
-    above: int
-    times: float
-
-
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Of one model, in USD per million tokens.
+    """Prices of one model, in USD per million tokens.
 
     Args:
         input: uncached prompt tokens.
@@ -30,10 +23,11 @@ class Price:
         write_5m: prompt tokens written to the five-minute cache.
         write_1h: prompt tokens written to the one-hour cache.
         read: prompt tokens read from a cache.
-        batch_factor: times all of them in a Message Batch.
+        batch_factor: all of them are multiplied by this in a Message Batch.
         thinking_off: the type of `thinking` that turns it off; None where nothing does.
-        long_prompt: when everything costs more; None if never.
-        retires: the last day the model answers; None if not announced.
+        long_prompt: ``above`` how many prompt tokens everything costs how many ``times`` as much;
+            None if it never does.
+        retires: the last day on which the model answers; None if not announced.
     """
 
     input: float
@@ -43,14 +37,20 @@ class Price:
     read: float
     batch_factor: float = 0.5
     thinking_off: str | None = None
-    long_prompt: LongPrompt | None = None
+    long_prompt: Mapping[str, float] | None = None
     retires: date | None = None
 
-    def times(self, prompt_tokens: int, *, batch: bool) -> float:
-        """The factor on all prices for a prompt of this length."""
+    def __post_init__(self) -> None:
+        for name in ("input", "output", "write_5m", "write_1h", "read", "batch_factor"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{name} is {value!r}, expected USD per million tokens, >= 0")
+
+    def factor(self, prompt_tokens: int, *, batch: bool) -> float:
+        """What all prices are multiplied by for a prompt of this length."""
         long = self.long_prompt
-        factor = long.times if long and prompt_tokens > long.above else 1.0
-        return factor * (self.batch_factor if batch else 1.0)
+        times = long["times"] if long and prompt_tokens > long["above"] else 1.0
+        return times * (self.batch_factor if batch else 1.0)
 
 
 def load_prices(file: str | None = None) -> dict[str, Price]:
@@ -70,13 +70,14 @@ def price_of(prices: Mapping[str, Price], model: str, today: date) -> Price:
     Raises:
         ValueError: the model has no price, or is retired.
     """
+    usable = {m: p for m, p in prices.items() if p.retires is None or today <= p.retires}
     if model not in prices:
         raise ValueError(
             f"model {model!r} has no price, so no budget could hold it; known are "
-            f"{', '.join(sorted(m for m, p in prices.items() if not _is_retired(p, today)))}. "
-            f"Add it to a file like {SHIPPED.name} and give that with --prices."
+            f"{', '.join(sorted(usable))}. Add it to a file like {SHIPPED.name} and give that with "
+            "--prices."
         )
-    if _is_retired(prices[model], today):
+    if model not in usable:
         raise ValueError(
             f"model {model!r} was retired on {prices[model].retires}, requests to it fail. "
             "Use its successor, such as claude-sonnet-5-5."
@@ -88,42 +89,40 @@ def worst_cost(price: Price, prompt_bytes: int, max_tokens: int, *, batch: bool)
     """No less than a request can cost, in USD.
 
     A token is at least one byte, so the bytes of the body bound its prompt tokens; all of them
-    are charged at the dearest prompt price, and the answer at its full length.
+    are charged at the highest prompt price, and the answer at its full length.
 
     Args:
+        price: prices of the model.
         prompt_bytes: length of the request's body in UTF-8.
         max_tokens: bound on the answer's tokens, thinking included.
         batch: whether it is sent in a Message Batch.
     """
     tokens = prompt_bytes + HIDDEN_TOKENS
-    dearest = max(price.input, price.write_5m, price.write_1h)
-    paid = tokens * dearest + max_tokens * price.output
-    return price.times(tokens, batch=batch) * IN_THE_US * paid / 1e6
+    highest = max(price.input, price.write_5m, price.write_1h)
+    paid = tokens * highest + max_tokens * price.output
+    return price.factor(tokens, batch=batch) * IN_THE_US * paid / 1e6
 
 
 def cost(price: Price, usage: Mapping[str, Any], *, batch: bool) -> float:
     """What an answer cost, in USD.
 
     Args:
-        usage: of the API's Message; missing or null counts are 0.
+        price: prices of the model.
+        usage: token counts of the API's Message; missing or null counts are 0.
         batch: whether it came from a Message Batch.
     """
-    new, read = _count(usage, "input_tokens"), _count(usage, "cache_read_input_tokens")
-    written = _count(usage, "cache_creation_input_tokens")
-    hour = _count(usage.get("cache_creation") or {}, "ephemeral_1h_input_tokens")
+
+    def count(name: str, counts: Mapping[str, Any] = usage) -> int:
+        return int(counts.get(name) or 0)
+
+    new, read = count("input_tokens"), count("cache_read_input_tokens")
+    written = count("cache_creation_input_tokens")
+    hour = count("ephemeral_1h_input_tokens", usage.get("cache_creation") or {})
     five = max(0, written - hour)
     paid = new * price.input + five * price.write_5m + hour * price.write_1h + read * price.read
-    paid += _count(usage, "output_tokens") * price.output
+    paid += count("output_tokens") * price.output
     geography = IN_THE_US if usage.get("inference_geo") == "us" else 1.0
-    return price.times(new + max(written, hour) + read, batch=batch) * geography * paid / 1e6
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    return int(usage.get(name) or 0)
-
-
-def _is_retired(price: Price, today: date) -> bool:
-    return price.retires is not None and today > price.retires
+    return price.factor(new + max(written, hour) + read, batch=batch) * geography * paid / 1e6
 
 
 def _read(file: Path) -> dict[str, Price]:
@@ -136,19 +135,11 @@ def _read(file: Path) -> dict[str, Price]:
     if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
         raise ValueError(f"{file}: expected `models:` with one entry a model, as in {SHIPPED}.")
     factor = content.get("batch_factor", 0.5)
-    return {m: _price(file, m, {"batch_factor": factor} | v) for m, v in content["models"].items()}
-
-
-def _price(file: Path, model: str, entry: dict[str, Any]) -> Price:
-    known = {field.name for field in fields(Price)}
-    numbers = ("input", "output", "write_5m", "write_1h", "read", "batch_factor")
-    wrong = [n for n in numbers if not isinstance(entry.get(n), (int, float)) or entry[n] < 0]
-    unknown = sorted(set(entry) - known)
-    if wrong or unknown:
-        raise ValueError(
-            f"{file}: model {model!r}: "
-            + (f"{', '.join(wrong)} must be USD per million tokens, >= 0. " if wrong else "")
-            + (f"{', '.join(unknown)}: known are {', '.join(sorted(known))}." if unknown else "")
-        )
-    long = entry.get("long_prompt")
-    return Price(**entry | {"long_prompt": LongPrompt(**long) if long else None})
+    prices = {}
+    for model, entry in content["models"].items():
+        try:
+            prices[model] = Price(**{"batch_factor": factor} | entry)
+        except (TypeError, ValueError) as error:  # a missing, unknown or impossible entry
+            said = str(error).removeprefix("Price.__init__() ")
+            raise ValueError(f"{file}: model {model!r}: {said}.") from error
+    return prices
