@@ -7,15 +7,6 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
-# Where a user's turn opens in a rendered chat template, and what may close it.
-_USER_TURNS = (
-    ("<|user|>", ("<|end|>", "</s>", "<|assistant|>")),  # Phi, Zephyr
-    ("<|im_start|>user", ("<|im_end|>",)),  # ChatML, Qwen
-    ("<|start_header_id|>user<|end_header_id|>", ("<|eot_id|>",)),  # Llama 3
-    ("[INST]", ("[/INST]",)),  # Llama 2, Mistral
-)
-_LLAMA2_SYSTEM_END = "<</SYS>>"  # Llama 2 renders the system prompt inside the first user turn
-
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 # A mark holds an equation or a bare number; code such as `x << n >> 2` holds neither.
 _CALCULATOR_MARK = re.compile(r"<<(?:[^<>=\n]*=[^<>\n]*|[\d.,]+)>>")
@@ -40,7 +31,6 @@ _PUNCTUATION = re.compile(
     rf"|(?<![\d)\]!])(?<!(?<!{_LETTER}){_LETTER})!+(?!=)"  # no factorial: 5!, n!, (n - 1)!
 )
 _OPERATOR = re.compile(r"([-+*/^=<>()\[\]{}|%!])")
-_FIRST_STEP = re.compile(r"\bstep 1:", re.IGNORECASE)
 _STEP_NUMBER = re.compile(r"\s*step \d{1,4}[:.]", re.IGNORECASE)
 
 
@@ -78,44 +68,6 @@ def normalise_problem(text: str) -> str:
     key = _PRIMES.sub(lambda found: found[1] + " prime" * len(found[2]), key)
     key = _OPERATOR.sub(r" \1 ", _PUNCTUATION.sub(" ", key))
     return " ".join(key.split() or text.casefold().split())
-
-
-def cut_chat_markup(prompt: str) -> str:
-    r"""The last user turn of a rendered chat prompt, stripped; other prompts come back as they are.
-
-    Knows the markup of Phi and Zephyr, ChatML (Qwen), Llama 3, and Llama 2 (Mistral), whose
-    system prompt is left out. A turn that is never closed reaches to the end.
-
-    >>> cut_chat_markup("<|user|>\nWhat is 2 + 3?<|end|>\n<|assistant|>\n")
-    'What is 2 + 3?'
-    """
-    for opening, closings in _USER_TURNS:
-        start = prompt.rfind(opening)
-        if start < 0:
-            continue
-        turn = prompt[start + len(opening) :]
-        for closing in closings:
-            turn = turn.partition(closing)[0]
-        return turn.rpartition(_LLAMA2_SYSTEM_END)[2].strip()
-    return prompt
-
-
-def cut_first_step(text: str) -> tuple[str, str] | None:
-    """Divide a text that runs from a question into a first step, in front of "Step 1:".
-
-    Case does not matter. Where there are several, the last one counts: a question may number
-    steps of its own.
-
-    Returns:
-        The question and the step, both stripped, the step with its number; None without one.
-
-    >>> cut_first_step("What is 2 + 3? Step 1: 2 + 3 = 5.")
-    ('What is 2 + 3?', 'Step 1: 2 + 3 = 5.')
-    """
-    found = list(_FIRST_STEP.finditer(text))
-    if not found:
-        return None
-    return text[: found[-1].start()].strip(), text[found[-1].start() :].strip()
 
 
 def remove_step_number(step: str) -> str:

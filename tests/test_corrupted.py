@@ -1,6 +1,5 @@
 """Right solutions with one number changed: the label is right, the place says nothing."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.equations import NUMBER, failed_equations
+from prm_lightning.sources import Gsm8k
 from prm_lightning.sources.corrupted import RIGHT, Corrupted
-from prm_lightning.sources.gsm8k import Gsm8k
 from prm_lightning.types import Dropped, Solution, Source, Step
 
 PROBLEM = (
@@ -204,31 +203,6 @@ def test_any_text_is_broken_once_or_not_at_all(lines, seed):
 
 
 # ---- GSM8K ---------------------------------------------------------------------------------------
-
-
-def gsm8k(tmp_path, *rows, **options):
-    file = tmp_path / "gsm.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return Gsm8k(str(file), **options)
-
-
-def test_gsm8k_lines_are_right_steps(tmp_path):
-    row = {"question": "How many?", "answer": "He has 2*3=<<2*3=6>>6.\n\nSo 6.\n#### 1,006"}
-    (solution,) = gsm8k(tmp_path, row).read()
-    assert texts(solution) == ["He has 2*3=6.", "So 6.", "#### 1,006"]
-    assert labels(solution) == [1.0] * 3
-    assert (solution.problem, solution.answer, solution.source) == ("How many?", "1,006", "gsm")
-    (kept,) = gsm8k(tmp_path, row, calculator_marks="keep", name="g").read()
-    assert (texts(kept)[0], kept.source, kept.id) == ("He has 2*3=<<2*3=6>>6.", "g", "g:0")
-
-
-def test_bad_gsm8k_rows_are_counted(tmp_path):
-    rows = [{"question": "q", "answer": "a"}, {"question": "", "answer": "a"}, {"question": "q"},
-            {"question": "q", "answer": 3}, {"question": "q", "answer": " \n "}]  # fmt: skip
-    found = list(gsm8k(tmp_path, *rows).read())
-    assert [type(row) for row in found] == [Solution] + [Dropped] * 4
-    with pytest.raises(ValueError, match=r"prompt.*expected question, answer"):
-        list(gsm8k(tmp_path, {"prompt": "p"}).read())
 
 
 @pytest.mark.parametrize("marks", ["remove", "keep"])

@@ -376,7 +376,8 @@ def test_test_and_fit_do_not_mix(rows, tokenizer, monkeypatch):
         assert both("test", "fit")[1] == expected[1]
 
 
-FILE_SOURCES = sorted(set(prm_lightning.sources.__all__) - {"SourceSpec", "Corrupted", "Synthetic"})
+OTHERS = {"SourceSpec", "FileSource", "open_source", "Corrupted", "Synthetic"}
+FILE_SOURCES = sorted(set(prm_lightning.sources.__all__) - OTHERS)
 
 
 @pytest.mark.parametrize("name", FILE_SOURCES)

@@ -154,7 +154,7 @@ def test_an_incomplete_folder_is_refused_with_one_line(tmp_path, dataset):
         ({"verdicts": ["correct", "bad", None]}, "verdict unknown"),
         ({"verdicts": ["correct", [], None]}, "verdict unknown"),
         ({"is_correct": None}, "is_correct unknown"),
-        ({"is_correct": "no"}, "is_correct unknown"),
+        ({"is_correct": "no"}, "is_correct is no flag"),
         ({"steps": ["a", "", "b"]}, "no steps"),
         ({"question": " "}, "no question"),
     ],

@@ -121,7 +121,7 @@ def test_a_streamed_data_set_is_read_as_it_is_needed(monkeypatch):
     assert not asked
     assert next(found).place == "owner/name[0]"
     assert (asked, drawn) == ([("owner/name", "test", True)], [0])
-    with pytest.raises(FileNotFoundError, match=r"behind owner/name\[2\] \(ConnectionError: cable"):
+    with pytest.raises(FileNotFoundError, match=r"after owner/name\[2\] \(ConnectionError: cable"):
         list(found)
 
 
@@ -131,3 +131,122 @@ def test_files_are_read_as_they_are_needed(tmp_path):
         file.write(b'{"a": 1}\n' * 50_000)
     path.write_bytes(path.read_bytes()[:-50])  # an error, but not before it is reached
     assert next(read_rows(str(path))).values == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("missing.jsonl", "no such file"), ("data/missing.jsonl", "no such file"), ("a/b/c", "Hub")],
+)
+def test_a_missing_file_is_named(path, words):
+    with pytest.raises(FileNotFoundError, match=f"(?s){path}.*{words}") as error:
+        values(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("lines", [[], ["", "  "]])
+def test_an_empty_file_is_an_error(tmp_path, lines):
+    with pytest.raises(ValueError, match=r"rows\.jsonl: empty, expected at least one row"):
+        values(write_lines(tmp_path / "rows.jsonl", *lines))
+
+
+def test_a_json_array_is_read_and_a_broken_one_names_its_line(tmp_path):
+    path = write_lines(tmp_path / "a.json", json.dumps([ROWS[0], 3, ROWS[0]]))
+    first, dropped, last = read_rows(path)
+    assert (first.place[-9:], dropped.place[-9:]) == ("a.json[0]", "a.json[1]")
+    assert first.values == last.values == ROWS[0]
+    assert values(write_lines(tmp_path / "lines.json", *ROWS)) == ROWS
+    with pytest.raises(ValueError, match=r"b\.json: not valid JSON .*line 2"):
+        values(write_lines(tmp_path / "b.json", "[{}", "{"))
+
+
+def test_a_parquet_file_is_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    path = tmp_path / "p.parquet"
+    datasets.Dataset.from_list([{"a": [True, None]}, {"a": [False]}]).to_parquet(path)
+    first, second = read_rows(str(path))
+    assert (first.values, second.place) == ({"a": [True, None]}, f"{path}[1]")
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(ValueError, match=r"p\.parquet: not a readable Parquet file"):
+        values(str(path))
+
+
+def test_a_folder_is_read_by_split(tmp_path):
+    write_lines(tmp_path / "set" / "prm_train.jsonl", ROWS[0], "{bad")
+    write_lines(tmp_path / "set" / "prm_val.jsonl", ROWS[1])
+    folder = str(tmp_path / "set")
+    _, bad = read_rows(folder)
+    assert bad.place == f"{folder}/prm_train.jsonl:2"
+    assert values(folder, split="validation") == ROWS[1:]
+    with pytest.raises(ValueError, match="no split 'dev', only train, validation"):
+        values(folder, split="dev")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"none: no data files found"):
+        values(str(tmp_path / "none"))
+
+
+def test_an_unreachable_hub_id_says_how_it_was_taken(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"'owner/name'.*taken for a Hub id.*HF_TOKEN") as e:
+        values("owner/name")
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_rows_in_memory_are_read_like_those_of_a_file():
+    rows = [*ROWS, {"a": ["\ud800"]}]
+    first, second, dropped = read_rows(rows)
+    assert [first.values, second.values] == ROWS
+    assert (name_of(rows), dropped.place) == ("rows", "rows[2]")
+    assert second.filled == {"b": "\x85\x1e"}
+    with pytest.raises(ValueError, match="empty, expected at least one row"):
+        list(read_rows([]))
+
+
+@pytest.mark.parametrize("value", ["a \ud83d b", {"x": ["\udc00"]}, {"\ud83d": 1}])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_row_with_half_a_character_is_dropped_wherever_it_is(tmp_path, value, as_array):
+    """JSON can hold it, and nothing that is written as UTF-8 can."""
+    rows = [ROWS[0], {"unused": value}, {"whole": "\U0001f600"}]
+    lines = [json.dumps(row) for row in rows]
+    path = write_lines(tmp_path / "r.json", *([json.dumps(rows)] if as_array else lines))
+    first, dropped, last = read_rows(path)
+    assert (first.values, last.values) == (rows[0], rows[2])
+    assert dropped.reason == "text with half a character"
+    assert dropped.message.isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["r.jsonl", "r.json", "r.jsonl.gz"])
+def test_a_file_in_utf16_is_named_as_such(tmp_path, encoding, name):
+    content = (json.dumps(ROWS[0]) + "\n").encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(ValueError, match=rf"{name}: line 1 is not UTF-8, perhaps UTF-16"):
+        values(str(tmp_path / name))
+
+
+def test_a_file_whose_lines_end_in_cr_alone_is_named_as_such(tmp_path):
+    lines = [json.dumps(row) for row in ROWS]
+    (tmp_path / "cr.jsonl").write_bytes("\r".join(lines).encode())
+    with pytest.raises(ValueError, match=r"cr\.jsonl: its lines end in CR alone"):
+        values(str(tmp_path / "cr.jsonl"))
+    (tmp_path / "crlf.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert values(str(tmp_path / "crlf.jsonl")) == ROWS
+    (tmp_path / "one.jsonl").write_bytes(lines[0].encode() + b"\r")
+    assert values(str(tmp_path / "one.jsonl")) == ROWS[:1]
+
+
+def test_a_line_of_absurd_length_in_a_compressed_file_is_refused(tmp_path):
+    """70 MiB of spaces are 70 kB when packed; reading stops at the limit, not at the end."""
+    path = tmp_path / "r.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"a": 1}\n{"a": "')
+        for _ in range(70):
+            file.write(b" " * 2**20)
+        file.write(b'"}\n')
+    rows = read_rows(str(path))
+    assert next(rows).values == {"a": 1}
+    with pytest.raises(ValueError, match=r":2: a line of more than 64 MiB"):
+        next(rows)

@@ -1,17 +1,20 @@
-"""Stepwise rows: what is read, what is dropped with which message, what is an error."""
+"""Stepwise rows, and what `format` writes: what is read, and what is dropped and why."""
 
 import json
 import logging
+import random
 import subprocess
 import sys
 
 import pytest
 from conftest import dev_data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_rows import labels, solutions, texts, write_lines
 
-from prm_lightning.sources.stepwise import Stepwise
-from prm_lightning.types import Dropped, Solution, Source
+from prm_lightning.sources import Stepwise
+from prm_lightning.sources.formatting import write_solutions
+from prm_lightning.types import Dropped, Solution, Source, Step
 
 GOOD = {"prompt": "2 + 3?", "completions": ["2 + 3 = 5", "#### 5"], "labels": [True, False]}
 
@@ -21,27 +24,13 @@ def write(tmp_path):
     """Writes rows (objects, or lines as they are) to a file and returns its path."""
 
     def write(*rows, name="rows.jsonl"):
-        lines = [
-            row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows
-        ]
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
-        return str(path)
+        return write_lines(tmp_path / name, *rows)
 
     return write
 
 
 def read(path, **options):
     return list(Stepwise(path, **options).read())
-
-
-def labels(solution):
-    return [step.label for step in solution.steps]
-
-
-def texts(solution):
-    return [step.text for step in solution.steps]
 
 
 def test_a_row_becomes_a_solution(write):
@@ -124,15 +113,19 @@ def test_steps_and_labels_stay_together(rows, tmp_path_factory):
         ({**GOOD, "labels": [True]}, "steps and labels differ in number", "2 completions but 1"),
         ({**GOOD, "completions": ["a", 3]}, "step is not text", "completions[1] is 3"),
         ({**GOOD, "completions": ["a", None]}, "step is not text", "completions[1] is None"),
-        (json.dumps({**GOOD, "completions": ["a", "\ud800"]}), "step is not text", "'\\ud800'"),
+        (
+            json.dumps({**GOOD, "completions": ["a", "\ud800"]}),
+            "text with half a character",
+            "mend or remove",
+        ),
         ({**GOOD, "labels": [True, 1.5]}, "label outside [0, 1]", "labels[1] is 1.5"),
         ({**GOOD, "labels": [-1, 1]}, "label outside [0, 1]", "labels[0] is -1"),
         ({**GOOD, "labels": [True, float("nan")]}, "label outside [0, 1]", "labels[1] is nan"),
         ({**GOOD, "labels": [True, "+"]}, "label outside [0, 1]", "labels[1] is '+'"),
-        ({**GOOD, "labels": None}, "labels are not a list", "labels is None"),
+        ({**GOOD, "labels": None}, "missing column", "no labels among"),
         ({**GOOD, "completions": "abc"}, "completions are not a list", "'abc'"),
         ({**GOOD, "prompt": " \n"}, "no prompt", "prompt is ' \\n'"),
-        ({**GOOD, "prompt": None}, "no prompt", "prompt is None"),
+        ({**GOOD, "prompt": None}, "missing column", "no prompt among"),
         ({**GOOD, "prompt": "<|user|>\n<|end|>\n"}, "no prompt", "<|user|>"),
         ({**GOOD, "completions": [], "labels": []}, "no steps", "completions is []"),
         ({**GOOD, "completions": ["", " "]}, "no steps", "not blank"),
@@ -157,74 +150,12 @@ def test_a_bad_row_is_dropped_with_its_line_and_its_value(write, row, reason, wo
     assert len(dropped.message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [("missing.jsonl", "no such file"), ("data/missing.jsonl", "no such file"), ("a/b/c", "Hub")],
-)
-def test_a_missing_file_is_named(path, words):
-    with pytest.raises(FileNotFoundError, match=f"(?s){path}.*{words}") as error:
-        read(path)
-    assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("lines", [[], ["", "  "]])
-def test_an_empty_file_is_an_error(write, lines):
-    with pytest.raises(ValueError, match=r"rows\.jsonl: empty, expected at least one row"):
-        read(write(*lines))
-
-
 def test_a_file_of_another_layout_names_the_columns_found_and_expected(write):
     path = write({"question": "q", "answer": "a"}, {"question": "q", "steps": []})
     with pytest.raises(ValueError, match="columns answer, question, steps, expected prompt, compl"):
         read(path)
     with pytest.raises(ValueError, match=r"columns \(none\), expected prompt"):
         read(write("no json", name="text.jsonl"))
-
-
-def test_a_json_array_is_read_and_a_broken_one_names_its_line(write):
-    first, dropped, last = read(write([GOOD, 3, GOOD], name="a.json"))
-    assert (first.id, dropped.place[-9:], last.id) == ("a:0", "a.json[1]", "a:2")
-    assert [s.id for s in read(write(GOOD, GOOD, name="lines.json"))] == ["lines:0", "lines:1"]
-    with pytest.raises(ValueError, match=r"b\.json: not valid JSON .*line 2"):
-        read(write("[{},", "{", name="b.json"))
-
-
-def test_a_parquet_file_is_read(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    path = tmp_path / "p.parquet"
-    rows = [GOOD, {**GOOD, "labels": [None, True]}, {**GOOD, "labels": [True]}]
-    datasets.Dataset.from_list(rows).to_parquet(path)
-    first, second, dropped = read(str(path))
-    assert (labels(first), labels(second)) == ([1.0, 0.0], [None, 1.0])
-    assert dropped.place == f"{path}[2]"
-    path.write_bytes(b"PAR1 not really")
-    with pytest.raises(ValueError, match=r"p\.parquet: not a readable Parquet file"):
-        read(str(path))
-
-
-def test_a_folder_is_read_by_split(write, tmp_path):
-    write(GOOD, "{bad", name="set/prm_train.jsonl")
-    write(GOOD, name="set/prm_val.jsonl")
-    folder = str(tmp_path / "set")
-    good, bad = read(folder)
-    assert (good.id, bad.place) == ("set:0", f"{folder}/prm_train.jsonl:2")
-    assert len(read(folder, split="validation")) == 1
-    with pytest.raises(ValueError, match="no split 'dev', only train, validation"):
-        read(folder, split="dev")
-    (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match=r"none: no data files found"):
-        read(str(tmp_path / "none"))
-
-
-def test_an_unreachable_hub_id_says_how_it_was_taken(monkeypatch):
-    import datasets
-    import huggingface_hub
-
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"'owner/name'.*taken for a Hub id.*HF_TOKEN") as e:
-        read("owner/name")
-    assert len(str(e.value).splitlines()) == 1
 
 
 def test_gsm8k_gen_stepwise_is_compared_with_what_is_documented(write, tmp_path, caplog):
@@ -318,3 +249,151 @@ def test_a_full_size_file_takes_seconds_and_is_never_held(write, tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(lines) / 4
+
+
+# ---- what `format` writes ------------------------------------------------------------------------
+
+WORDS = st.text("ab \u2028é", min_size=1, max_size=4).filter(str.strip)
+STEPS = st.lists(st.tuples(WORDS, st.sampled_from([0, 1, 0.25])), min_size=1, max_size=5)
+
+
+def step_rows(problem, steps):
+    """The rows of the layout `steps` of one solution."""
+    names = [text for text, _ in steps]
+    return [
+        {
+            "problem": problem,
+            "step": text,
+            "previous_steps": names[:k],
+            "reasoning_path": names[: k + 1],
+            "label": label,
+            "step_index": k,
+            "total_steps": len(steps),
+        }
+        for k, (text, label) in enumerate(steps)
+    ]
+
+
+@given(st.lists(st.tuples(WORDS, STEPS), min_size=1, max_size=4))
+@settings(max_examples=40)
+def test_consecutive_rows_are_joined(tmp_path_factory, attempts):
+    rows = [row for problem, steps in attempts for row in step_rows(problem, steps)]
+    path = write_lines(tmp_path_factory.getbasetemp() / "prm_train.jsonl", *rows)
+    found = solutions(Stepwise(path))
+    assert [(s.problem, texts(s), labels(s)) for s in found] == [
+        (problem.strip(), [text.strip() for text, _ in steps], [float(y) for _, y in steps])
+        for problem, steps in attempts
+    ]
+    assert len({s.id for s in found}) == len(found)
+
+
+@given(st.lists(st.tuples(WORDS, STEPS), min_size=1, max_size=4), st.integers(0, 99))
+@settings(max_examples=40)
+def test_rows_left_out_or_shuffled_never_move_a_label(tmp_path_factory, attempts, seed):
+    rows = [row for problem, steps in attempts for row in step_rows(problem, steps)]
+    rng = random.Random(seed)
+    kept = rng.sample(rows, rng.randint(1, len(rows)))
+    if seed % 2:
+        kept.sort(key=rows.index)
+    path = write_lines(tmp_path_factory.getbasetemp() / "prm_train.jsonl", *kept)
+
+    def key(problem, path, label):
+        return (problem.strip(), tuple(text.strip() for text in path), float(label))
+
+    found = [
+        key(s.problem, texts(s)[: k + 1], step.label)
+        for s in solutions(Stepwise(path))
+        for k, step in enumerate(s.steps)
+        if step.label is not None
+    ]
+    written = [key(row["problem"], row["reasoning_path"], row["label"]) for row in kept]
+    assert sorted(found) == sorted(written)
+
+
+@given(st.lists(st.tuples(WORDS, STEPS), min_size=1, max_size=4))
+@settings(max_examples=40)
+def test_what_format_writes_comes_back(tmp_path_factory, attempts):
+    made = [
+        Solution(
+            problem.strip(),
+            tuple(Step(text.strip(), float(label), 0.5) for text, label in steps),
+            "made",
+            f"made:{number}",
+        )
+        for number, (problem, steps) in enumerate(attempts)
+    ]
+    path = tmp_path_factory.getbasetemp() / "prm_train.jsonl"
+    write_solutions(path, made, "solutions")
+    assert solutions(Stepwise(str(path))) == made
+    write_solutions(path, made, "steps")
+    found = solutions(Stepwise(str(path)))
+    assert [(s.problem, texts(s)) for s in found] == [(s.problem, texts(s)) for s in made]
+    assert [labels(s) for s in found] == [[float(y >= 0.5) for y in labels(s)] for s in made]
+
+
+def test_a_bad_row_between_others_does_not_part_a_solution(tmp_path):
+    first, second, third = step_rows("p", [("a", 1), ("b", 1), ("c", 0)])
+    path = write_lines(tmp_path / "f.jsonl", first, {**second, "label": 7}, third)
+    dropped, solution = Stepwise(path).read()
+    assert (dropped.place, dropped.reason) == (f"{path}:2", "label outside [0, 1]")
+    assert (texts(solution), labels(solution)) == (["a", "b", "c"], [1.0, None, 0.0])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"previous_steps": []},
+        {"reasoning_path": ["a", "c"]},
+        {"step_index": 0},
+        {"total_steps": 1},
+        {"total_steps": "2"},
+    ],
+)
+def test_columns_that_contradict_each_other_are_dropped(tmp_path, changed):
+    good, row = step_rows("p", [("a", 1), ("b", 0)])
+    kept, dropped = sorted(
+        Stepwise(write_lines(tmp_path / "f.jsonl", good, {**row, **changed})).read(),
+        key=lambda item: isinstance(item, Dropped),
+    )
+    assert (texts(kept), labels(kept)) == (["a"], [1.0])
+    assert dropped.reason == "columns contradict each other"
+
+
+WHOLE = {
+    "problem": "2 + 3?",
+    "steps": ["2 + 3 = 5", "So 6"],
+    "labels": [1, 0.25],
+    "weights": [1.0, 0],
+    "source": "mine",
+    "id": "mine:7",
+}
+
+
+def test_whole_solutions_keep_weights_name_and_id(tmp_path):
+    path = write_lines(tmp_path / "f.jsonl", WHOLE, {**WHOLE, "weights": None}, WHOLE)
+    first, second, third = solutions(Stepwise(path))
+    assert (first.source, first.id, second.id, third.id) == (
+        "mine",
+        *["mine:7", "mine:7#2"],
+        "mine:7#3",
+    )
+    assert (labels(first), [s.weight for s in first.steps]) == ([1.0, 0.25], [1.0, 0.0])
+    assert [s.weight for s in second.steps] == [1.0, 1.0]
+    assert {s.source for s in Stepwise(path, name="other").read()} == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"weights": [1]}, "steps and weights differ in number"),
+        ({"weights": [1, -1]}, "weight below 0"),
+        ({"weights": [1, float("inf")]}, "weight below 0"),
+        ({"weights": 1}, "weights are not a list"),
+        ({"labels": [1]}, "steps and labels differ in number"),
+        ({"problem": ""}, "no problem"),
+    ],
+)
+def test_a_bad_whole_solution_is_dropped(tmp_path, changed, reason):
+    good, dropped = Stepwise(write_lines(tmp_path / "f.jsonl", WHOLE, {**WHOLE, **changed})).read()
+    assert isinstance(good, Solution)
+    assert dropped.reason == reason

@@ -1,4 +1,4 @@
-"""Text work: folding, keys of problems, chat markup, calculator marks."""
+"""Text work: folding, keys of problems, calculator marks."""
 
 import re
 import unicodedata
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.text import (
-    cut_chat_markup,
     fold_newlines,
     normalise_problem,
     remove_calculator_marks,
@@ -95,37 +94,6 @@ def test_different_problems_have_different_keys(one, other):
 def test_a_key_depends_on_neither_case_nor_white_space(text):
     assert normalise_problem(text) == normalise_problem(f"  {text.casefold()}\n")
     assert normalise_problem(text) == normalise_problem(re.sub(r"\s", "\n ", text))
-
-
-QUESTION = "Is 3 < 4?\nSay | why."
-
-
-@pytest.mark.parametrize(
-    "markup",
-    [
-        "<|user|>\n{}<|end|>\n<|assistant|>\n",
-        "<|system|>\nBe brief.<|end|>\n<|user|>\n{}<|end|>\n<|assistant|>\n",
-        "<|user|>\n{}</s>\n<|assistant|>\n",
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
-        "<|im_start|>assistant\n<think>\n\n</think>\n\n",
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nx<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        "<s>[INST] {} [/INST]",
-        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n{} [/INST]",
-        "<|user|>\nfirst<|end|>\n<|assistant|>\nyes<|end|>\n<|user|>\n{}<|end|>\n<|assistant|>\n",
-        "<s>[INST] first [/INST] yes </s><s>[INST] {} [/INST]",
-        "<|user|>\n{}",
-        "{}",
-    ],
-)
-def test_the_last_user_turn_is_cut_out_of_chat_markup(markup):
-    assert cut_chat_markup(markup.replace("{}", QUESTION)) == QUESTION
-
-
-@given(text=st.text(max_size=60).filter(lambda text: not re.search(r"<\||\[INST\]", text)))
-def test_a_prompt_without_markup_stays_as_it_is(text):
-    assert cut_chat_markup(text) == text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prm_lightning.sources.fields import LAYOUTS
+from prm_lightning.evaluation.prmbench import COLUMNS, PRMBench
+from prm_lightning.sources.layouts import open_source
 from prm_lightning.sources.leaks import find_leaks
 from prm_lightning.sources.mixture import SourceSpec, read_mixture, specs_in
 from prm_lightning.sources.rewards import AfterFirstError
@@ -156,22 +157,9 @@ def _open(path: str) -> list[SourceSpec]:
 
 
 def _open_layout(path: str, split: str) -> Source:
-    """The source that reads rows with these columns."""
-    import prm_lightning.sources as sources
-    from prm_lightning.evaluation.prmbench import COLUMNS, PRMBench
-
-    columns: set[str] = set()
-    for row in islice(read_rows(path, split), 100):  # a first line may be broken
-        if isinstance(row, Row):
-            columns = set(row.values)
-            break
-    if columns.issuperset(COLUMNS):
+    """The source that reads rows with these columns, PRMBench's among them."""
+    rows = islice(read_rows(path, split), 100)  # a first line may be broken
+    first = next((row for row in rows if isinstance(row, Row)), None)
+    if first and first.filled.keys() >= set(COLUMNS):
         return PRMBench(path, split)
-    for name, layouts in LAYOUTS.items():
-        if any(columns.issuperset(layout) for layout in layouts):
-            return getattr(sources, name)(path, split)  # type: ignore[no-any-return]
-    raise ValueError(
-        f"evaluate: {path} has the columns {', '.join(sorted(columns)) or '(none)'}, expected "
-        "those of a source of ours, such as prompt, completions, labels. Name the source in a "
-        "YAML file: - source: {class_path: ..., init_args: {path: ...}}"
-    )
+    return open_source(path, split)

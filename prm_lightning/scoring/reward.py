@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.modeling.aggregate import aggregate as combine
-from prm_lightning.text import cut_chat_markup, split_steps
+from prm_lightning.text import split_steps
 from prm_lightning.types import Aggregation
 
 if TYPE_CHECKING:

@@ -5,33 +5,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prm_lightning.sources.corrupted import Corrupted
-    from prm_lightning.sources.gsm8k import Gsm8k
+    from prm_lightning.sources.file_source import FileSource
     from prm_lightning.sources.labelled import Labelled
-    from prm_lightning.sources.math_shepherd import MathShepherd
+    from prm_lightning.sources.layouts import Gsm8k, Prm800k, ProcessBench, open_source
+    from prm_lightning.sources.marked_text import MathShepherd, OpenRlhf, RlhFlow
     from prm_lightning.sources.mixture import SourceSpec
-    from prm_lightning.sources.openrlhf import OpenRlhf
-    from prm_lightning.sources.prm800k import Prm800k
-    from prm_lightning.sources.processbench import ProcessBench
-    from prm_lightning.sources.rlhflow import RlhFlow
     from prm_lightning.sources.stepwise import Stepwise
     from prm_lightning.sources.synthetic import Synthetic
 
 _MODULES = {
     "Corrupted": "corrupted",
-    "Gsm8k": "gsm8k",
+    "FileSource": "file_source",
+    "Gsm8k": "layouts",
     "Labelled": "labelled",
-    "MathShepherd": "math_shepherd",
-    "OpenRlhf": "openrlhf",
-    "Prm800k": "prm800k",
-    "ProcessBench": "processbench",
-    "RlhFlow": "rlhflow",
+    "MathShepherd": "marked_text",
+    "OpenRlhf": "marked_text",
+    "Prm800k": "layouts",
+    "ProcessBench": "layouts",
+    "RlhFlow": "marked_text",
     "SourceSpec": "mixture",
     "Stepwise": "stepwise",
     "Synthetic": "synthetic",
+    "open_source": "layouts",
 }
 
 __all__ = [
     "Corrupted",
+    "FileSource",
     "Gsm8k",
     "Labelled",
     "MathShepherd",
@@ -42,6 +42,7 @@ __all__ = [
     "SourceSpec",
     "Stepwise",
     "Synthetic",
+    "open_source",
 ]
 
 

@@ -1,94 +1,30 @@
-"""What the fields of a raw row must be, and how a row that is not so is dropped."""
+"""What a field of a raw row must be; each function checks one field and says what is wrong.
+
+In: a value of a row. Out: the value, of a known type, or a `RowError`.
+Read next: `stepwise.py` and `layouts.py`, which use them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeGuard, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeGuard
 
-from prm_lightning.sources.rows import Row
+from prm_lightning.chat_markup import cut_chat_markup
+from prm_lightning.sources.file_source import RowError
 from prm_lightning.text import (
-    cut_chat_markup,
     fold_newlines,
     remove_calculator_marks,
     remove_step_number,
 )
-from prm_lightning.types import Dropped, Step
+from prm_lightning.types import Step
 
-T = TypeVar("T")
 Marks = Literal["remove", "keep"]
 
 SIGNS = {"+": 1.0, "-": 0.0}
-# The columns that give a layout away, by the source that reads it.
-LAYOUTS = {
-    "Stepwise": ({"prompt", "completions", "labels"}, {"problem", "steps", "labels"}),
-    "ProcessBench": ({"problem", "steps", "final_answer_correct"},),
-    "MathShepherd": ({"input", "label", "task"},),
-    "OpenRlhf": ({"input", "value"},),
-    "RlhFlow": ({"conversations"}, {"messages"}),
-    "Prm800k": ({"question", "label", "labeler"},),
-}
-
+FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMBER = re.compile(r"\d{0,3}(?:\.\d{1,20})?(?:[eE]-\d{1,2})?")
-
-
-class RowError(Exception):
-    """A row that cannot become a solution.
-
-    Args:
-        reason: a short fixed phrase to count by.
-        message: what was found, what was expected, what to change; without the place.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
-
-
-def parse_rows(
-    rows: Iterable[Row | Dropped],
-    parse: Callable[[dict[str, Any], str], Iterable[T]],
-    name: str,
-    *layouts: Sequence[str],
-) -> Iterator[T | Dropped]:
-    """Yield what each row holds; a row that `parse` refuses with a `RowError` is `Dropped`.
-
-    Args:
-        rows: as `read_rows` gives them.
-        parse: takes a row's columns and its id, ``name:row index``, and returns what it holds.
-        name: of the source.
-        layouts: the columns needed, in one way or several.
-
-    Raises:
-        ValueError: no row of all has the columns of any of the layouts.
-    """
-    columns: set[str] = set()
-    for index, row in enumerate(rows):
-        if isinstance(row, Dropped):
-            yield row
-            continue
-        columns.update(row.values)
-        try:
-            yield from parse(row.values, f"{name}:{index}")
-        except RowError as error:
-            yield Dropped(row.place, error.reason, f"{row.place}: {error.message}")
-    if not any(columns.issuperset(layout) for layout in layouts):
-        expected = " or ".join(", ".join(layout) for layout in layouts)
-        raise ValueError(
-            f"{name}: the rows have the columns {', '.join(sorted(columns)) or '(none)'}, "
-            f"expected {expected}; rename them, or use {_guess_source(columns)}."
-        )
-
-
-def require_columns(values: dict[str, Any], needed: Sequence[str]) -> None:
-    """Raise a `RowError` that names the missing columns, if any is missing."""
-    missing = [column for column in needed if column not in values]
-    if missing:
-        found = show_names(values)
-        raise RowError("missing column", f"no {', '.join(missing)} among {found}; add it.")
 
 
 def problem_in(value: object, column: str) -> str:
@@ -118,6 +54,13 @@ def mapping_in(value: object, column: str) -> dict[str, Any]:
             f"{column.partition('[')[0]} is not an object",
             f"{column} is {show(value)}, expected an object; mend the row.",
         )
+    return value
+
+
+def text_in(value: object, column: str) -> str:
+    """The value itself, which must be a text."""
+    if not is_text(value):
+        raise RowError(f"{column} is not text", f"{column} is {show(value)}, expected text.")
     return value
 
 
@@ -151,6 +94,20 @@ def label_in(value: object, what: str) -> float | None:
     )
 
 
+def flag_in(value: object, column: str) -> bool | None:
+    """A flag: a bool, or 0 or 1 as Parquet and CSV have it, or the same as text; None stays."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and (known := FLAGS.get(value.strip().lower())) is not None:
+        return known
+    raise RowError(
+        f"{column.rpartition('.')[2]} is no flag",
+        f"{column} is {show(value)}, expected true or false; mend the row.",
+    )
+
+
 def sign_in(value: object, what: str) -> float | None:
     """A label written as ``+`` or ``-``, or as a number in [0, 1]; else as `label_in`."""
     if isinstance(value, str):
@@ -177,18 +134,18 @@ def make_steps(
 
     Args:
         texts: at least one is not blank.
-        labels: one a text.
+        labels: one per text.
         clean: applied to each text that is not blank.
-        column: where the texts stand, for messages.
-        weights: one a text; None gives every step weight 1.
+        column: of the texts, for messages.
+        weights: one per text; None gives every step weight 1.
     """
     weights = [1.0] * len(texts) if weights is None else weights
     for others, kind in ((labels, "labels"), (weights, "weights")):
         if len(others) != len(texts):
             raise RowError(
                 f"steps and {kind} differ in number",
-                f"{len(texts)} {column} but {len(others)} {kind}, expected one a step; write null "
-                "for an unlabelled step.",
+                f"{len(texts)} {column} but {len(others)} {kind}, expected one per step; write "
+                "null for an unlabelled step.",
             )
     steps = tuple(
         Step(clean(text), label, weight)
@@ -223,19 +180,13 @@ def step_cleaner(calculator_marks: Marks, step_numbers: Marks = "keep") -> Calla
     return clean
 
 
-def claim_id(id: str, taken: Counter[str]) -> str:
-    """The id, with a suffix such as ``#2`` where it is taken already."""
-    taken[id] += 1
-    return id if taken[id] == 1 else claim_id(f"{id}#{taken[id]}", taken)
-
-
 def answer_in(value: object) -> str | None:
     """A reference answer as text; None where there is none."""
     return str(value) if isinstance(value, (int, float)) or is_text(value) else None
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether a value is text that can be written as UTF-8: JSON can hold lone surrogates."""
+    """Whether a value is text that can be written as UTF-8."""
     return isinstance(value, str) and not _SURROGATE.search(value)
 
 
@@ -244,14 +195,3 @@ def show(value: object) -> str:
     if isinstance(value, (str, list, tuple)):
         value = value[:60]
     return ascii(value)[:60]
-
-
-def show_names(names: Iterable[str]) -> str:
-    """Column names in one printable line."""
-    return ascii(", ".join(names))[1:-1][:200] or "(none)"
-
-
-def _guess_source(columns: set[str]) -> str:
-    fitting = [name for name, ways in LAYOUTS.items() if any(way <= columns for way in ways)]
-    known = f"prm_lightning.sources.{fitting[0]}, which reads such columns" if fitting else ""
-    return known or "the source that reads this layout"

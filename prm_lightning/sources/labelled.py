@@ -1,27 +1,28 @@
-"""A folder that the verb `label` wrote: solutions with verdicts on their steps."""
+"""A folder that the verb `label` wrote: solutions with verdicts on their steps.
+
+In: ``solutions.jsonl`` and ``dataset.json`` of the folder. Out: `Solution`s with rewards or labels.
+Read next: `rewards.py`, which makes labels and weights of rewards.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from prm_lightning.sources.fields import (
-    RowError,
     answer_in,
-    claim_id,
+    flag_in,
     is_text,
     labels_in,
     list_in,
-    parse_rows,
     problem_in,
-    require_columns,
     show,
     texts_in,
 )
+from prm_lightning.sources.file_source import RowError, finish, parse_rows, require_columns
 from prm_lightning.sources.rewards import he_rewards, se_rewards
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.text import fold_newlines, guide_text
@@ -38,8 +39,8 @@ class _Row(NamedTuple):
     Args:
         id: of the solution.
         guide: the columns that `Labelled.rows` gives.
-        verdicts: one a step; all None where the line has none.
-        labels: one a step, with ``rewards="labels"`` alone.
+        verdicts: one per step; all None where the line has none.
+        labels: one per step, with ``rewards="labels"`` alone.
     """
 
     id: str
@@ -48,13 +49,16 @@ class _Row(NamedTuple):
     labels: list[float | None]
 
 
+# {"question": "2 + 3?", "solution": "It is 5.\nSo 6.", "steps": ["It is 5.", "So 6."],
+#  "step_rewards": [0.75, -1.0], "is_correct": false, "ground_truth_answer": "5",
+#  "verdicts": ["correct", "incorrect"], "reasons": ["", "5 is not 6"], "key": "9f2c…"}
 class Labelled:
     """Solutions of a folder that `label` wrote, with rewards made from a judge's verdicts.
 
     Args:
         folder: holds ``solutions.jsonl`` and ``dataset.json``.
-        rewards: None takes the rewards that stand in the folder; ``HE`` and ``SE`` make them anew
-            from the verdicts, which are stored beside them, so that one paid set serves both;
+        rewards: None takes the rewards in the folder; ``HE`` and ``SE`` make them anew
+            from the verdicts, which are stored next to them, so that one paid set serves both;
             ``verdicts`` leaves rewards out: a correct step has label 1, an incorrect one 0;
             ``labels`` takes the soft labels that a judge measured, such as shares of rollouts.
         name: what to report the solutions under; empty means the folder's name.
@@ -71,7 +75,7 @@ class Labelled:
         self.name = name or Path(folder).resolve().name
 
     def read(self) -> Iterator[Solution | Dropped]:
-        """Yield a `Solution` a row, with the row's ``key`` as id, or why there is none.
+        """Yield a `Solution` for each row, with the row's ``key`` as id, or why there is none.
 
         A step whose verdict is unsure or missing has no reward and weighs nothing.
 
@@ -79,8 +83,9 @@ class Labelled:
             FileNotFoundError: the folder, or a file of it, is missing.
             ValueError: the folder is incomplete, empty, or lacks needed columns altogether.
         """
-        for row in self._read():
-            yield row if isinstance(row, Dropped) else self._to_solution(row)
+        rows = self._read()
+        solutions = (row if isinstance(row, Dropped) else self._to_solution(row) for row in rows)
+        return finish(solutions, self.name)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield what each solution is as ``question, solution, steps, step_rewards, is_correct,
@@ -97,7 +102,7 @@ class Labelled:
             yield row.guide
 
     def training_view(self) -> Iterator[dict[str, Any]]:
-        """Yield one row a rewarded step: ``input_text`` up to it in the template `guide`,
+        """Yield one row for each rewarded step: ``input_text`` up to it in the template `guide`,
         ``target_text`` such as ``CORRECT (+1)`` or ``INCORRECT (-0.75)``, ``reward_value``.
 
         Raises:
@@ -114,33 +119,29 @@ class Labelled:
 
     def _read(self) -> Iterator[_Row | Dropped]:
         own_kind = _kind_of(Path(self.folder))
-        taken: Counter[str] = Counter()
 
-        def parse(values: dict[str, Any], id: str) -> list[_Row]:
-            guide = _guide_row(values)
+        def parse(row: dict[str, Any], id: str) -> Iterator[_Row]:
+            guide = _guide_row(row)
             count = len(guide["steps"])
-            if self.rewards is not None or "verdicts" in values:
-                require_columns(values, ["verdicts"])
-                verdicts = _verdicts_in(values["verdicts"], count)
+            verdicts: list[Verdict | None] = [None] * count
+            labels: list[float | None] = [None] * count
+            made = None
+            if self.rewards is not None or "verdicts" in row:
+                verdicts = _verdicts_in(_require(row, "verdicts"), count)
                 kind = "verdicts" if self.rewards == "labels" else self.rewards or own_kind
                 made = _make_rewards(kind, verdicts, guide["is_correct"])
-            else:
-                verdicts, made = [None] * count, None
             if self.rewards is None:
-                require_columns(values, ["step_rewards"])
-                made = _own_rewards(values["step_rewards"], count, made)
-            labels: list[float | None] = [None] * count
+                made = _own_rewards(_require(row, "step_rewards"), count, made)
             if self.rewards == "labels":
-                require_columns(values, ["labels"])
-                labels = labels_in(values["labels"], "labels")
+                labels = labels_in(_require(row, "labels"), "labels")
                 _require_count(labels, count, "labels")
                 made = [None if label is None else 2 * label - 1 for label in labels]
-            key = values.get("key")
-            id = claim_id(key if key and is_text(key) else id, taken)
-            return [_Row(id, guide | {"step_rewards": made}, verdicts, labels)]
+            key = row.get("key")
+            own_id = key if key and is_text(key) else id
+            yield _Row(own_id, guide | {"step_rewards": made}, verdicts, labels)
 
         rows = read_rows(str(Path(self.folder, "solutions.jsonl")))
-        return parse_rows(rows, parse, self.name, *LAYOUTS)
+        return parse_rows(rows, parse, self.name, LAYOUTS)
 
     def _to_solution(self, row: _Row) -> Solution:
         guide, steps = row.guide, []
@@ -183,22 +184,18 @@ def _kind_of(folder: Path) -> str:
 
 
 def _guide_row(values: dict[str, Any]) -> dict[str, Any]:
-    """The guide's columns, but for the rewards."""
-    require_columns(values, ["question", "steps"])
+    """The guide's columns, except for the rewards."""
     question, steps = problem_in(values["question"], "question"), texts_in(values["steps"], "steps")
     if not steps or not all(step.strip() for step in steps):
         shown = show(steps)
         raise RowError("no steps", f"steps is {shown}, expected steps that are not blank.")
-    correct, solution = values.get("is_correct"), values.get("solution")
-    if correct is not None and not isinstance(correct, bool):
-        shown = show(correct)
-        raise RowError("is_correct unknown", f"is_correct is {shown}, expected true or false.")
+    solution = values.get("solution")
     return {
         "question": question,
         "solution": solution if is_text(solution) else "\n".join(steps),
         "steps": steps,
         "step_rewards": [],
-        "is_correct": correct,
+        "is_correct": flag_in(values.get("is_correct"), "is_correct"),
         "ground_truth_answer": answer_in(values.get("ground_truth_answer")),
     }
 
@@ -251,9 +248,14 @@ def _same(one: float | None, other: float | None) -> bool:
     return one is other if one is None or other is None else abs(one - other) < 1e-3
 
 
+def _require(row: dict[str, Any], column: str) -> Any:
+    require_columns(row, [(column,)])
+    return row[column]
+
+
 def _require_count(values: list[Any], count: int, column: str) -> None:
     if len(values) != count:
         raise RowError(
             f"steps and {column} differ in number",
-            f"{count} steps but {len(values)} {column}, expected one a step; run label again.",
+            f"{count} steps but {len(values)} {column}, expected one per step; run label again.",
         )

@@ -1,37 +1,254 @@
-"""Texts that run from the question through the solution, with a mark behind every step."""
+"""Layouts whose question and steps are one text: Math-Shepherd, OpenRLHF, RLHFlow.
+
+In: rows of those data sets. Out: `Solution`s, with the question cut off the first step.
+Read next: `mixture.py`, which puts sources together.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from prm_lightning.sources.fields import RowError, show
-from prm_lightning.text import cut_first_step
+from prm_lightning.chat_markup import cut_chat_markup
+from prm_lightning.sources.fields import (
+    Marks,
+    is_text,
+    list_in,
+    make_steps,
+    mapping_in,
+    problem_in,
+    show,
+    sign_in,
+    step_cleaner,
+    text_in,
+)
+from prm_lightning.sources.file_source import LAYOUTS, Columns, FileSource, RowError
+from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.types import Solution
 
 STEP_MARK = "ки"  # of Math-Shepherd; one token of the models that it was made with
+ROLES = {"human": "user", "gpt": "assistant"}
+PROBLEM_COLUMNS = ("prompt", "problem", "question")
+KEY_SIZE = 16  # characters by which known problems are looked up
+SHORT = ""  # the key of shorter ones
+
+_SIGN = re.compile(r"[+-]|\d{0,3}(?:\.\d{1,20})?(?:[eE]-\d{1,2})?")
+_FIRST_STEP = re.compile(r"\bstep 1:", re.IGNORECASE)
 _LATER_STEP = re.compile(r"\bstep (?:[2-9]|\d\d{1,3}):", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?:\A|[.?!:;)\]}$\"'”’。？！]|\n)\s*\Z")
+
+
+# {"input": "2 + 3? Step 1: It is 5. ки\nStep 2: The answer is: 6 ки",
+#  "label": "2 + 3? Step 1: It is 5. +\nStep 2: The answer is: 6 -", "task": "GSM8K"}
+@dataclass
+class MathShepherd(FileSource):
+    """Rows of ``input, label, task``, as peiyi9979/Math-Shepherd has them.
+
+    ``label`` is the text of ``input`` with ``+``, ``-`` or a number in [0, 1] in place of every
+    ``ки``. The two are read side by side, so that signs inside the text are no labels. A mark
+    inside the question belongs to no step and goes with its label; text after the last mark is an
+    unlabelled step. The labels come from rollouts: ``+`` says that the answer could still be
+    reached from there.
+
+    Args:
+        calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps.
+        step_numbers: ``remove`` takes "Step 3:" off the steps, which other sources do not have.
+    """
+
+    layouts = LAYOUTS["MathShepherd"]
+    calculator_marks: Marks = "remove"
+    step_numbers: Marks = "remove"
+
+    def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
+        """A row as one solution."""
+        text, label = (text_in(row[column], column) for column in ("input", "label"))
+        pieces = text.split(STEP_MARK)
+        if len(pieces) == 1:
+            raise RowError("no steps", f"input has no {STEP_MARK}, expected one after each step.")
+        labels = _read_labels(pieces, label)
+        question, first, step = find_first_step(pieces)
+        texts = [step, *pieces[first + 1 :]]
+        clean = step_cleaner(self.calculator_marks, self.step_numbers)
+        steps = make_steps(texts, [*labels[first:], None], clean, "input")
+        yield Solution(problem_in(question, "input"), steps, self.name, id)
+
+
+# {"input": "2 + 3? Step 1: It is 5. ки\nStep 2: The answer is: 6 ки", "value": ["+", "-"]}
+@dataclass
+class OpenRlhf(FileSource):
+    """Rows of ``input, value``, as OpenRLHF's trainer for process reward models reads them.
+
+    ``input`` runs from the question through the solution, with the placeholder after every step;
+    ``value`` holds ``+``, ``-``, a number in [0, 1] or null (unlabelled) for each placeholder.
+    Placeholders inside the question may have values of their own or not. Text after the last
+    placeholder is an unlabelled step.
+
+    Args:
+        placeholder_token: the text after every step.
+        input_key: column of the text.
+        label_key: column of the values.
+        question_end: the text between question and first step; empty means that the first step
+            begins with "Step 1:", or after the only question mark of the question.
+        calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps.
+        step_numbers: ``remove`` takes "Step 3:" off the steps, which other sources do not have.
+    """
+
+    placeholder_token: str = STEP_MARK
+    input_key: str = "input"
+    label_key: str = "value"
+    question_end: str = ""
+    calculator_marks: Marks = "remove"
+    step_numbers: Marks = "remove"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.placeholder_token:
+            raise ValueError(
+                "OpenRlhf: placeholder_token is empty, expected the text after every step; "
+                f"leave it out for {STEP_MARK!r}."
+            )
+
+    def needed(self) -> Sequence[Columns]:
+        """The two columns that are read."""
+        return [(self.input_key, self.label_key)]
+
+    def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
+        """A row as one solution."""
+        pieces = text_in(row[self.input_key], self.input_key).split(self.placeholder_token)
+        values = list_in(row[self.label_key], self.label_key)
+        labels = [sign_in(value, f"{self.label_key}[{k}]") for k, value in enumerate(values)]
+        marks = len(pieces) - 1
+        if not marks:
+            raise RowError(
+                "no placeholder",
+                f"{self.input_key} has no {show(self.placeholder_token)}, expected one after each "
+                "step; set placeholder_token.",
+            )
+        question, first, step = find_first_step(pieces, self.question_end)
+        if len(labels) not in (marks, marks - first):
+            raise RowError(
+                "steps and labels differ in number",
+                f"{marks} placeholders {show(self.placeholder_token)} but {len(labels)} values, "
+                "expected one each; check placeholder_token, or mend the row.",
+            )
+        labels = labels[first:] if len(labels) == marks else labels
+        clean = step_cleaner(self.calculator_marks, self.step_numbers)
+        texts = [step, *pieces[first + 1 :]]
+        steps = make_steps(texts, [*labels, None], clean, self.input_key)
+        yield Solution(problem_in(question, self.input_key), steps, self.name, id)
+
+
+# {"conversations": [{"role": "user", "content": "2 + 3? Step 1: It is 5."},
+#                    {"role": "assistant", "content": "+"}]}
+@dataclass
+class RlhFlow(FileSource):
+    """Rows of ``conversations``, as RLHFlow/Mistral-PRM-Data and its kin have them.
+
+    User turns are steps, the assistant's turns ``+``, ``-`` or a number in [0, 1]. Turns are
+    objects of ``role, content`` or of ``from, value``; leading system turns are passed over, and
+    the column may be called ``messages``. The first turn holds the question and the first step;
+    it is divided before "Step 1:", or after a problem of `problems` that it begins with. A
+    last step without a label is unlabelled.
+
+    Args:
+        problems: data set with the questions under ``prompt``, ``problem`` or ``question``, for
+            data whose steps have no numbers, such as RLHFlow/Deepseek-PRM-Data.
+        calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps.
+        step_numbers: ``remove`` takes "Step 3:" off the steps, which other sources do not have.
+    """
+
+    layouts = LAYOUTS["RlhFlow"]
+    problems: str = ""
+    calculator_marks: Marks = "remove"
+    step_numbers: Marks = "remove"
+
+    def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
+        """A row as one solution."""
+        texts, labels = _read_turns(row)
+        question, texts[0] = self._divide(texts[0].strip())
+        clean = step_cleaner(self.calculator_marks, self.step_numbers)
+        steps = make_steps(texts, labels, clean, "user turns")
+        yield Solution(problem_in(question, "first turn"), steps, self.name, id)
+
+    @cached_property
+    def _known(self) -> dict[str, list[str]]:
+        """The problems by their first characters."""
+        return _read_problems(self.problems) if self.problems else {}
+
+    def _divide(self, turn: str) -> tuple[str, str]:
+        """Question and first step."""
+        near = [*self._known.get(turn[:KEY_SIZE], []), *self._known.get(SHORT, [])]
+        fitting = [problem for problem in near if turn.startswith(problem) and turn != problem]
+        if fitting:
+            question = max(fitting, key=len)
+            return question, turn[len(question) :]
+        cut = cut_first_step(turn)
+        if cut:
+            return cut
+        raise RowError(
+            "no first step",
+            f"{show(turn)} does not show where the question ends, expected Step 1: or a known "
+            "problem; name a data set of the problems under problems.",
+        )
+
+
+def cut_first_step(text: str) -> tuple[str, str] | None:
+    """Divide a text that runs from a question into a first step, before "Step 1:".
+
+    Case does not matter. Where there are several, those count that begin a sentence or a line and
+    from which steps can count up, which is not so where "Step 2:" follows in the same text.
+
+    Returns:
+        The question and the step, both stripped, the step with its number; None without one.
+
+    Raises:
+        RowError: there are several, and none or more than one of them can be it.
+
+    >>> cut_first_step("What is 2 + 3? Step 1: 2 + 3 = 5.")
+    ('What is 2 + 3?', 'Step 1: 2 + 3 = 5.')
+    """
+    found = [match.start() for match in _FIRST_STEP.finditer(text)]
+    if len(found) > 1:
+        counting_up = [at for at in found if not _LATER_STEP.search(text, at)]
+        at_start = [at for at in counting_up if _SENTENCE_END.search(text[:at].rstrip(" \t"))]
+        at_start = [at for at in at_start if text[:at].strip()]  # there is a question before it
+        found = at_start or counting_up
+        if len(found) != 1:
+            raise RowError(
+                "several first steps",
+                f"{show(text)} has several places where the first step may begin, expected one "
+                '"Step 1:"; mend or remove the row.',
+            )
+    return (text[: found[0]].strip(), text[found[0] :].strip()) if found else None
 
 
 def find_first_step(pieces: Sequence[str], question_end: str = "") -> tuple[str, int, str]:
     """Divide the pieces of a marked text into question and steps.
 
-    The first step begins with "Step 1:", or behind `question_end` if that is given; else behind
-    the only question mark of the first piece. A mark that stands inside the question, as some of
-    Math-Shepherd's do, has a label that belongs to no step.
+    The first step begins with "Step 1:", or after `question_end` if that is given; else after
+    the only question mark of the first piece. A mark inside the question, as some of
+    Math-Shepherd's rows have, has a label that belongs to no step.
 
     Args:
-        pieces: the text, cut at its marks; the last piece stands behind the last mark.
-        question_end: the text that stands between question and first step; its first occurrence
-            counts.
+        pieces: the text, cut at its marks; the last piece comes after the last mark.
+        question_end: the text between question and first step; its first occurrence counts.
 
     Returns:
-        The question; the index of the piece in which the first step stands; the first step.
+        The question; the index of the piece in which the first step begins; the first step.
 
     Raises:
         RowError: there is no such place.
     """
     for index, piece in enumerate(pieces):
-        cut = _cut(piece, question_end)
+        if question_end:
+            before, end, after = piece.partition(question_end)
+            cut = (before, after) if end else None
+        else:
+            cut = cut_first_step(piece)
         if cut:
             question = " ".join(part.strip() for part in (*pieces[:index], cut[0]))
             return question.strip(), index, cut[1]
@@ -46,12 +263,78 @@ def find_first_step(pieces: Sequence[str], question_end: str = "") -> tuple[str,
     raise RowError(
         "no first step",
         f"{show(pieces[0])} does not show where the question ends, expected "
-        f"{show(question_end or 'Step 1:')}; put it in front of the first step.",
+        f"{show(question_end or 'Step 1:')}; put it before the first step.",
     )
 
 
-def _cut(piece: str, question_end: str) -> tuple[str, str] | None:
-    if not question_end:
-        return cut_first_step(piece)
-    question, end, step = piece.partition(question_end)
-    return (question, step) if end else None
+def _read_labels(pieces: Sequence[str], label: str) -> list[float | None]:
+    """What is in `label` in place of the marks between the pieces."""
+    labels, at = [], 0
+    for piece in pieces[:-1]:
+        sign = _SIGN.match(label, at + len(piece)) if label.startswith(piece, at) else None
+        if not sign or not sign.group():
+            raise _mismatch(label[at:], piece)
+        labels.append(sign_in(sign.group(), "label"))
+        at = sign.end()
+    if label[at:].strip() != pieces[-1].strip():
+        raise _mismatch(label[at:], pieces[-1])
+    return labels
+
+
+def _mismatch(found: str, piece: str) -> RowError:
+    return RowError(
+        "input and label differ",
+        f"label has {show(found)} where input has {show(piece)}, expected the same text "
+        "with +, - or a number in place of the mark; mend or remove the row.",
+    )
+
+
+def _read_problems(path: str) -> dict[str, list[str]]:
+    """The problems of a data set, by their first characters."""
+    known: dict[str, list[str]] = defaultdict(list)
+    for row in read_rows(path):
+        values = row.values if isinstance(row, Row) else {}
+        text = next((values[key] for key in PROBLEM_COLUMNS if is_text(values.get(key))), "")
+        problem = cut_chat_markup(text).strip()
+        key = problem[:KEY_SIZE] if len(problem) >= KEY_SIZE else SHORT
+        if problem and problem not in known[key]:
+            known[key].append(problem)
+    if not any(known.values()):
+        raise ValueError(
+            f"RlhFlow: no row of problems={path!r} holds a problem as text under one of "
+            f"{', '.join(PROBLEM_COLUMNS)}; name another data set."
+        )
+    return known
+
+
+def _read_turns(row: dict[str, Any]) -> tuple[list[str], list[float | None]]:
+    """What the user says, and the label that each is answered with."""
+    column = "conversations" if "conversations" in row else "messages"
+    turns = [
+        _read_turn(turn, f"{column}[{number}]")
+        for number, turn in enumerate(list_in(row[column], column))
+    ]
+    while turns and turns[0][0] == "system":
+        turns.pop(0)
+    roles = [role for role, _ in turns]
+    if not roles or roles != (["user", "assistant"] * len(roles))[: len(roles)]:
+        raise RowError(
+            "turns do not alternate",
+            f"{column} has the roles {show(roles)}, expected user and assistant in turn; mend or "
+            "remove the row.",
+        )
+    texts = [text for _, text in turns[::2]]
+    labels = [sign_in(text, "an assistant's turn") for _, text in turns[1::2]]
+    return texts, [*labels, *[None] * (len(texts) - len(labels))]
+
+
+def _read_turn(turn: object, what: str) -> tuple[str, str]:
+    fields = mapping_in(turn, what)
+    role = fields.get("role", fields.get("from"))
+    text = fields.get("content", fields.get("value"))
+    if not is_text(text) or not isinstance(role, str):
+        raise RowError(
+            "turn is not text",
+            f"{what} is {show(list(fields.items()))}, expected a role and a content as text.",
+        )
+    return ROLES.get(role, role), text

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prm_lightning.files import digest
-from prm_lightning.sources.fields import claim_id
+from prm_lightning.sources.file_source import claim_id
 from prm_lightning.sources.rewards import (
     AfterFirstError,
     RewardAs,

@@ -1,4 +1,8 @@
-"""Local files, folders and Hub data sets as raw rows, each with the place it stands at."""
+"""Files, folders, Hub data sets and rows in memory as raw rows, each with its place.
+
+In: a path, a Hub id, or a list of dicts. Out: `Row`s, and `Dropped` for what is none.
+Read next: `file_source.py`, which makes solutions of rows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import logging
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -21,6 +25,11 @@ JSON_SUFFIXES = (".json", *(".json" + packed for packed in COMPRESSED))
 LINES_SUFFIXES = (".jsonl", *(".jsonl" + packed for packed in COMPRESSED))
 DATA_SUFFIXES = (*LINES_SUFFIXES, *JSON_SUFFIXES, ".parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LONGEST_LINE = 64 * 2**20  # bytes, decompressed
+LARGEST_ARRAY = 2**30  # bytes that a compressed JSON array may have
+
+_BYTE_ORDER = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"{\0": "UTF-16", b"\0{": "UTF-16"}
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, or the first half of a pair
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +45,27 @@ class Row(NamedTuple):
     place: str
     values: dict[str, Any]
 
+    @property
+    def filled(self) -> dict[str, Any]:
+        """Its columns that are not null: in a union of tables each row fills its own."""
+        return {column: value for column, value in self.values.items() if value is not None}
+
+
+Rows = str | Iterable[Mapping[str, Any]]
+
 
 def read_rows(
-    path: str, split: str = "train", *, streaming: bool = False
+    path: Rows, split: str = "train", *, streaming: bool = False
 ) -> Iterator[Row | Dropped]:
-    """Yield the rows of a data set in file order; a line that is no JSON object is `Dropped`.
+    """Yield the rows of a data set in order, and as `Dropped` what cannot be used or written again.
+
+    That is a line which is no JSON object, and a row with half a character (a lone surrogate,
+    which JSON can hold and UTF-8 cannot).
 
     Args:
         path: a JSON Lines, JSON (an array of objects) or Parquet file, the first two also
             compressed (``.gz``, ``.bz2``, ``.xz``); a folder of such files; else, if it looks
-            like ``owner/name``, a data set of the Hugging Face Hub.
+            like ``owner/name``, a data set of the Hugging Face Hub; or rows in memory.
         split: which split of a folder or Hub data set; a file is one split.
         streaming: read a Hub data set over the network as it is needed, instead of fetching it
             first. Local files are always read as they are needed, but for a JSON array.
@@ -62,14 +82,18 @@ def read_rows(
         raise ValueError(f"{path}: empty, expected at least one row; check that it is complete.")
 
 
-def name_of(path: str) -> str:
+def name_of(path: Rows) -> str:
     """What to call a data set: a file's name without suffixes, a folder's, or a Hub id's last."""
+    if not isinstance(path, str):
+        return "rows"
     name = Path(path).name
     suffix = max((s for s in DATA_SUFFIXES if name.endswith(s)), key=len, default="")
     return name.removesuffix(suffix) or name
 
 
-def _read(path: str, split: str, how: str) -> Iterator[Row | Dropped]:
+def _read(path: Rows, split: str, how: str) -> Iterator[Row | Dropped]:
+    if not isinstance(path, str):
+        return (_checked(f"rows[{k}]", dict(values)) for k, values in enumerate(path))
     if Path(path).is_file():
         return read_file(Path(path))
     if Path(path).is_dir():
@@ -86,11 +110,17 @@ def read_file(file: Path) -> Iterator[Row | Dropped]:
     """The rows of one file, see `read_rows`."""
     if _is_parquet(file):
         return read_row_groups(file)
-    if file.name.endswith(JSON_SUFFIXES):
-        with _opened(file) as stream:
-            if stream.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
-                return _read_array(file)
-    return _read_lines(file)
+    with _opened(file) as stream:
+        head = stream.read(4096)
+    if encoding := _BYTE_ORDER.get(head[:2]):
+        raise ValueError(
+            f"{file}: line 1 is not UTF-8, perhaps {encoding} (it begins with {head[:4]!r}); save "
+            "it as UTF-8."
+        )
+    is_array = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+    return (
+        _read_array(file) if is_array and file.name.endswith(JSON_SUFFIXES) else _read_lines(file)
+    )
 
 
 @contextmanager
@@ -111,8 +141,8 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
-    with _opened(file) as lines:
-        yield from parse_lines(file, lines)
+    with _opened(file) as stream:
+        yield from parse_lines(file, iter(lambda: stream.readline(LONGEST_LINE + 1), b""))
 
 
 def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[Row | Dropped]:
@@ -123,34 +153,62 @@ def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[
         if not line.strip():
             continue
         place = f"{file}:{number}"
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{place}: a line of more than {LONGEST_LINE // 2**20} MiB, expected one row per "
+                "line; check that the file is JSON Lines."
+            )
         try:
             value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except (ValueError, RecursionError) as error:
+            if number == 1 and re.search(rb"\r[^\n]", line.strip()):
+                raise ValueError(
+                    f"{file}: its lines end in CR alone, expected LF or CRLF; save it with other "
+                    "line ends."
+                ) from error
             text = line.decode(errors="backslashreplace").strip()
             yield _malformed(place, text, f"not JSON ({_first_line(error)})")
             continue
-        yield from _as_rows([(place, value)])
+        yield _checked(place, value, can_be_half=_SURROGATE.search(line) is not None)
 
 
 def _read_array(file: Path) -> Iterator[Row | Dropped]:
+    most = LARGEST_ARRAY if file.suffix in COMPRESSED else -1
     with _opened(file) as stream:
-        content = stream.read()
+        content = stream.read(most)
+        if most > 0 and stream.read(1):
+            raise ValueError(
+                f"{file}: a JSON array of more than {most // 2**20} MiB; decompress it, or write "
+                "one object per line and call the file .jsonl."
+            )
     try:
         values = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file}: not valid JSON ({_first_line(error)}), expected an array of objects; "
-            "mend it, or write one object a line and call the file .jsonl."
+            "mend it, or write one object per line and call the file .jsonl."
         ) from error
-    return _as_rows((f"{file}[{index}]", value) for index, value in enumerate(values))
+    can_be_half = _SURROGATE.search(content) is not None
+    return (_checked(f"{file}[{k}]", v, can_be_half=can_be_half) for k, v in enumerate(values))
 
 
-def _as_rows(values: Iterable[tuple[str, Any]]) -> Iterator[Row | Dropped]:
-    for place, value in values:
-        if isinstance(value, dict):
-            yield Row(place, value)
-        else:
-            yield _malformed(place, value, f"of type {type(value).__name__}")
+def _checked(place: str, value: Any, *, can_be_half: bool = True) -> Row | Dropped:
+    """The one check of every row that is read."""
+    if not isinstance(value, dict):
+        return _malformed(place, value, f"of type {type(value).__name__}")
+    if can_be_half and not _is_utf8(value):
+        message = f"{place}: {ascii(value)[:60]} holds half a character; mend or remove the row."
+        return Dropped(place, "text with half a character", message)
+    return Row(place, value)
+
+
+def _is_utf8(value: Any) -> bool:
+    """Whether every text in a value can be written as UTF-8."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, Mapping):
+        return all(_is_utf8(key) and _is_utf8(inner) for key, inner in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_is_utf8, value))
 
 
 def _malformed(place: str, value: object, what: str) -> Dropped:
@@ -243,7 +301,7 @@ def _read_hub(path: str, split: str, *, streaming: bool) -> Iterator[Row | Dropp
     except Exception as error:  # of datasets, the Hub client, httpx, arrow: no common class
         raise FileNotFoundError(
             f"{path!r}: no local file or folder has this path, so it was taken for a Hub id, and "
-            f"its split {split!r} could not be loaded behind {place} ({_first_line(error)}). Check "
+            f"its split {split!r} could not be loaded after {place} ({_first_line(error)}). Check "
             "the spelling and the network; a gated or private data set needs HF_TOKEN."
         ) from error
 
