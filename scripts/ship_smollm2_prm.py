@@ -1,0 +1,146 @@
+"""Make the model folder that ships with the package out of a finished run, and measure it.
+
+    python scripts/ship_smollm2_prm.py --run outputs/smollm2_prm --data $DEV_DATA
+
+writes prm_lightning/models/smollm2-135m-prm: adapters in bfloat16, the head, prm.json, the hashes
+of the training problems, metrics.json and README.md. The tokenizer is the backbone's. The
+evaluations are in outputs/ship; one that is there is read, not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file, save_file
+
+from prm_lightning import PRM, Solution
+from prm_lightning.files import digest, write_json
+from prm_lightning.sources import Gsm8k, Stepwise, Synthetic
+from prm_lightning.text import normalise_problem
+from prm_lightning.types import ALL_CORRECT, Dropped
+
+NAME = "smollm2-135m-prm"
+TARGET = Path(__file__).parents[1] / "prm_lightning" / "models" / NAME
+SEED_OF_TEST = 1000  # generated problems that neither training nor validation saw
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation files")
+    parser.add_argument("--output", type=Path, default=Path("outputs/ship"), help="evaluations")
+    arguments = parser.parse_args()
+    copy_model(arguments.run / "best_model")
+    write_training_problems(arguments.run / "config.yaml")
+    metrics = measure(arguments.data, arguments.output) | {"pairs": find_pairs()}
+    write_json(TARGET / "metrics.json", metrics)
+    print(json.dumps(metrics, indent=2))
+
+
+def copy_model(best: Path) -> None:
+    """Copy what a model folder needs; adapters are halved by bfloat16."""
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for file in ("adapter_config.json", "head.safetensors"):
+        shutil.copy(best / file, TARGET / file)
+    adapters = load_file(best / "adapter_model.safetensors")
+    halved = {name: tensor.bfloat16() for name, tensor in adapters.items()}
+    save_file(halved, TARGET / "adapter_model.safetensors", metadata={"format": "pt"})
+    manifest = json.loads((best / "prm.json").read_text())
+    manifest["backbone"]["dtype"] = "auto"
+    write_json(TARGET / "prm.json", manifest)
+
+
+def write_training_problems(config: Path) -> None:
+    """Hashes of all problems of the sources that the run's configuration names."""
+    sources = yaml.safe_load(config.read_text())["data"]["sources"]
+    problems: set[str] = set()
+    for entry in sources:
+        arguments = entry["source"]["init_args"]
+        if "source" in arguments:  # Corrupted keeps the problems of the source that it breaks
+            rows = Gsm8k(path=arguments["source"]["init_args"]["path"]).read()
+        elif "path" in arguments:
+            rows = Stepwise(path=arguments["path"]).read()
+        else:
+            rows = Synthetic(**arguments).read()
+        problems |= {normalise_problem(s.problem) for s in rows if not isinstance(s, Dropped)}
+    hashes = sorted(digest(problem)[:16] for problem in problems)
+    record = {"hash": "first 16 hex digits of SHA-256 of normalise_problem(problem)"}
+    write_json(TARGET / "training_problems.json", record | {"problems": hashes})
+
+
+def measure(data: Path, output: Path) -> dict[str, Any]:
+    """The tables of the verb `evaluate` on every file, and where they are."""
+    generated = output / "generated.jsonl"
+    output.mkdir(parents=True, exist_ok=True)
+    with generated.open("w") as file:
+        for s in Synthetic(problems=80, attempts=5, split="validation", seed=SEED_OF_TEST).read():
+            known = [step for step in s.steps if step.label is not None]
+            row = {"prompt": s.problem, "completions": [step.text for step in known]}
+            row["labels"] = [step.label == 1 for step in known]
+            file.write(json.dumps(row) + "\n")
+    results = {}
+    for name, benchmark, path in (
+        ("generated", "steps", generated),
+        ("processbench", "processbench", data / "processbench.jsonl"),
+        ("processbench_steps", "steps", data / "processbench.jsonl"),
+        ("trl_stepwise_test", "steps", data / "trl_stepwise_test.jsonl"),
+        ("best_of_n_mixed", "best-of-n", data / "best_of_n_mixed.jsonl"),
+        ("best_of_n_qwen8", "best-of-n", data / "best_of_n_qwen8.jsonl"),
+    ):
+        folder = output / name
+        if not (folder / "results.json").is_file():
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "prm_lightning", "evaluate", "--model", NAME),
+                    *("--benchmark", benchmark, "--data", str(path), "--baselines", "cheap"),
+                    *("--output", str(folder)),
+                ],
+                check=True,
+            )
+        results[name] = json.loads((folder / "results.json").read_text())
+    return results
+
+
+def find_pairs(wanted: int = 40) -> dict[str, Any]:
+    """Pairs of a right and a wrong attempt at a generated problem of `validation` templates.
+
+    A mistake is found if the broken step scores lower than every step of the right solution and
+    than every earlier step of its own.
+    """
+    prm = PRM.from_pretrained(NAME)
+    found, pairs = 0, []
+    attempts = Synthetic(problems=200, attempts=6, split="validation", seed=17).read()
+    solutions = (s for s in attempts if isinstance(s, Solution))
+    for _, group in groupby(solutions, key=lambda s: s.problem):
+        members = list(group)
+        errors = [first_wrong(s) for s in members]
+        wrong = next((k for k, error in enumerate(errors) if error != ALL_CORRECT), None)
+        if ALL_CORRECT not in errors or wrong is None or len(pairs) == wanted:
+            continue
+        right, broken = members[errors.index(ALL_CORRECT)], members[wrong]
+        texts = [[step.text for step in s.steps] for s in (right, broken)]
+        good, bad = prm.score(right.problem, texts)
+        at = errors[wrong]
+        lowest = min([*good, *bad[:at]])
+        found += bad[at] < lowest
+        kind = broken.id.rsplit("-", 1)[1]
+        pairs.append({"kind": kind, "broken": bad[at], "lowest_right": lowest})
+    return {"pairs": len(pairs), "found": found, "each": pairs}
+
+
+def first_wrong(solution: Solution) -> int:
+    """Index of the first step with label 0; `ALL_CORRECT` if there is none."""
+    labels = [step.label for step in solution.steps]
+    return labels.index(0.0) if 0.0 in labels else ALL_CORRECT
+
+
+if __name__ == "__main__":
+    main()
