@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Trains a process reward model on this computer and scores two solutions with it.
+# Scores two solutions with the shipped process reward model, trains it further, and scores again.
 #   bash scripts/quickstart.sh
-# Needs Python 3.10 or newer and a Python package index; no GPU, no model hub. A call that was cut
-# off is continued by the next one, and where the model is complete it only scores. install.sh
-# tells how to choose the Python, and torch for a CPU or a GPU.
+# Needs Python 3.10 or newer and a Python package index; no GPU, no model hub. The next call resumes
+# one that was cut off, and only scores where the model is complete. install.sh tells how to choose
+# the Python, and torch for a CPU or a GPU.
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
@@ -11,8 +11,27 @@ python=.venv/bin/python
 run=outputs/quickstart
 problem="A library orders 24 books at \$15 each and gets 10% off the price of the books. Sending them costs \$8 more. How much does the library pay?"
 
+score_pair() {
+    "$python" -m prm_lightning score --model "$1" --problem "$problem" \
+        --steps \
+        "The books cost 24 * 15 = \$360." \
+        "The reduction is 360 * 10% = \$36." \
+        "So the reduced price is 360 - 36 = \$324." \
+        "With the sending, the library pays 324 + 8 = \$332." \
+        --steps \
+        "The books cost 24 * 15 = \$360." \
+        "The reduction is 360 * 10% = \$63." \
+        "So the reduced price is 360 - 63 = \$297." \
+        "With the sending, the library pays 297 + 8 = \$305."
+}
+
 bash scripts/install.sh
 export HF_HUB_OFFLINE=1 # the backbone is in an installed wheel
+
+SECONDS=0
+printf '\nThe shipped model on a right solution, and on the same with a mistake in step 2\n'
+score_pair smollm2-135m-prm
+printf 'score    two solutions with smollm2-135m-prm: %d s\n\n' "$SECONDS"
 
 SECONDS=0
 if [ -f "$run/best_model/prm.json" ] && [ -f "$run/final_model/prm.json" ]; then
@@ -24,16 +43,7 @@ fi
 printf 'train    %s: %d s\n' "$done" "$SECONDS"
 
 SECONDS=0
-printf '\nA correct solution, and the same with a mistake in step 2 that the later steps carry on\n'
-"$python" -m prm_lightning score --model "$run/best_model" --problem "$problem" \
-    --steps \
-    "The books cost 24 * 15 = \$360." \
-    "The reduction is 360 * 10% = \$36." \
-    "So the reduced price is 360 - 36 = \$324." \
-    "With the sending, the library pays 324 + 8 = \$332." \
-    --steps \
-    "The books cost 24 * 15 = \$360." \
-    "The reduction is 360 * 10% = \$63." \
-    "So the reduced price is 360 - 63 = \$297." \
-    "With the sending, the library pays 297 + 8 = \$305."
-printf '\nscore    two solutions with %s: %d s\n' "$run/best_model" "$SECONDS"
+printf '\nThe same solutions after training\n'
+score_pair "$run/best_model"
+printf 'score    two solutions with %s: %d s\n' "$run/best_model" "$SECONDS"
+printf 'report   %s\n' "$run/report.html"
