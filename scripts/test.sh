@@ -12,6 +12,6 @@ bash scripts/install.sh dev
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict --quiet # the theme warns of a release not used
+NO_MKDOCS_2_WARNING=1 "$python" -m mkdocs build --strict # the theme warns of a release not used
 # One thread a process, as the processes share the cores.
 OMP_NUM_THREADS=1 "$python" -m pytest -n "${PYTEST_WORKERS:-2}" "$@"
