@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from prm_lightning.scoring.scorers import load_scorer
     from prm_lightning.searching.search import best_of_n
     from prm_lightning.sources.formatting import format_stepwise
+    from prm_lightning.training.train import train
     from prm_lightning.types import Solution, Step
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "best_of_n",
     "format_stepwise",
     "load_scorer",
+    "train",
 ]
 
 _MODULES = {
@@ -29,6 +31,7 @@ _MODULES = {
     "Step": "types",
     "best_of_n": "searching.search",
     "format_stepwise": "sources.formatting",
+    "train": "training.train",
     "load_scorer": "scoring.scorers",
 }
 
