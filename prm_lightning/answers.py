@@ -1,4 +1,8 @@
-"""Final answers: find them in a solution, and say whether two of them are the same."""
+"""Final answers: find them in a solution, and say whether two of them are the same.
+
+Each answer has a key (`answer_key`), and answers with equal keys are the same. So the answers of a
+problem fall into groups that do not depend on their order. `quantities.py` reads numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +13,13 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Hashable
 from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3}\b)?|\.\d+"  # 1,234.5 12 1e3 .5
-# "5x" and "2 pi" are formulas; "5 km", "5km" and "5 red apples" are numbers.
-_UNIT = (
-    r"(?:\s*(?:°[CF]?|[kcm]m|[km]g|ml|[mk]ph|lbs?|oz|ft|in|hrs?|mins?|secs?|[ap]m|cents?)|\s+[mghsl])"
-    r"(?:\^?[23²³])?"
-    r"|\s+(?!sin|cos|tan|log|exp|sqrt)(?:[a-z]{3,}|of|in|to)"
-)
-_PLAIN_NUMBER = re.compile(
-    rf"(?P<sign>[-−+]?)\s*[$€£¥]?\s*(?P<sign2>[-−]?)"
-    rf"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_NUMBER})(?:\s*/\s*(?P<over>\d+))?"
-    rf"\s*(?P<percent>%|percent\b)?(?:\s*(?P<scale>{'|'.join(_SCALES)})s?\b)?"
-    rf"(?:(?:{_UNIT})\b\.?(?:\s+[a-z'’-]+\.?)*)?",
-    re.IGNORECASE,
-)
-_NUMBER_IN_TEXT = re.compile(
-    rf"(?<![\w.,^/$])(?:(?<![)\d])[-−])?[$€£¥]?(?:{_NUMBER})(?![\d,]*\.?\d)(?:/\d+(?![\d/]))?"
-    rf"(?:\s*%|\s+(?:{'|'.join(_SCALES)})\b)?"
-)
+from prm_lightning.quantities import NUMBER_IN_TEXT, plain_symbols, read_quantity, read_special
+
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _ANNOUNCED = re.compile(
     r"(?:^|(?<=[\s*_(]))(?:(?:final |correct )?answer\b[^.:=\n]{0,60}?(?:\bis\b(?![ ]*\n)|[:=])|A:)"
@@ -42,10 +30,24 @@ _BOXED = re.compile(r"\\f?boxed\b\s*")
 _MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|textit|mbox)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:! ]|\\q?quad\b|~|\\left\b|\\right\b")
-# Two letters or more that are no LaTeX command. math-verify reads them as products of symbols,
-# so that "listen" would be the same as "silent".
-_WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:pi|sqrt|frac|sin|cos|tan|log|ln|or|and)\b)[a-zA-Z]{3,}")
+_SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\\left\b|\\right\b")
+# Three letters or more that are no LaTeX command: words, which a parser of formulas would read as
+# products of symbols, so that "listen" would be the same as "silent".
+_WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sqrt|frac|sin|cos|tan|log)\b)[a-zA-Z]{3,}")
+_FUNCTIONS = "frac|sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|cdot|times|div"
+_FORMULA = re.compile(
+    rf"(?:[\w\s.+\-*/^(){{}}|!=]|\\(?:{_FUNCTIONS}|infty|pi|[a-z]*(?:eta|mu|nu|psi|phi|rho|tau)"
+    r"|alpha|gamma|delta|epsilon|lambda|sigma|omega|kappa)(?![a-zA-Z]))+"
+)
+_NO_FORMULA = re.compile(rf"{_WORD.pattern}|\d\s+\d|=.*=")
+_NAMED = re.compile(
+    r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in\b)\s*(?!=)(.*)", re.DOTALL
+)
+_FULL_STOP = re.compile(r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])[.!?](?=\s|$)")
+_MATRIX = re.compile(r"\\begin\{([a-z]*matrix)\}(.*)\\end\{\1\}", re.DOTALL)
+_ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
+_ENDS_IN_MATH = re.compile(r"\.\.\.$|[\da-z)]!+$")  # an ellipsis or a factorial
+_OPENING, _CLOSING = "([{", ")]}"
 _LONGEST = 400  # characters; a longer answer is compared as text alone
 
 
@@ -54,7 +56,7 @@ def extract_answer(text: str) -> str | None:
     stated = stated_answer(text)
     if stated is not None:
         return stated
-    numbers = _NUMBER_IN_TEXT.findall(text)
+    numbers = NUMBER_IN_TEXT.findall(text)
     return _tidy(numbers[-1]) if numbers else None
 
 
@@ -64,10 +66,10 @@ def stated_answer(text: str) -> str | None:
     Looked for in this order, the last of each kind: a line ``#### 18`` (GSM8K), ``\boxed{18}``, an
     announcement such as "The answer is 18" or "Answer: 18". Dollar signs, bold marks, thousands
     separators and closing full stops are left out; a sentence with one number in it becomes that
-    number.
+    number, with all that belongs to the number: "5 hundred thousand", "3 pm", "2 thirds".
     """
     lines = _HASHES.findall(text)
-    if lines and (_plain_number(lines[-1]) is not None or text.rstrip().endswith(lines[-1])):
+    if lines and (read_quantity(lines[-1]) is not None or text.rstrip().endswith(lines[-1])):
         return _tidy(lines[-1]) or None
     boxed = _last_boxed(text)
     if boxed is not None and (answer := _tidy(boxed)):
@@ -77,43 +79,136 @@ def stated_answer(text: str) -> str | None:
 
 
 def same_answer(a: str | None, b: str | None, timeout: float = 5.0) -> bool:
-    """Whether two answers are the same value.
-
-    Numbers are compared here: thousands separators, currency, units and trailing zeros make no
-    difference, a percentage equals its number and its share, and decimals are the same up to a
-    millionth. What is neither a number nor the same text goes to math-verify (sets, intervals,
-    formulas), in a process of its own: it works in any thread, and an expression such as 9^(9^9)
-    cannot hang or fill this one. Never raises because of what an answer says.
+    """Whether two answers are the same: their keys are equal (see `answer_key`).
 
     Args:
-        a: None, as from `extract_answer`, equals nothing.
-        b: likewise; the order makes no difference.
-        timeout: seconds after which two formulas count as different.
+        a: None, as from `extract_answer`, and a blank text are the same as nothing.
+        b: the other answer; the order makes no difference.
+        timeout: seconds after which a formula is compared as text.
     """
-    if a is None or b is None:
-        return False
-    first, second = sorted((_normal(a), _normal(b)))
-    if not first or not second:
-        return False
-    if first.casefold() == second.casefold():
-        return True
-    x, y = _plain_number(first), _plain_number(second)
-    if x is not None and y is not None:
-        return bool(_values(*x) & _values(*y)) or _close(x[0], y[0])
-    if max(len(first), len(second)) > _LONGEST or _WORD.search(first) or _WORD.search(second):
-        return False
-    return _same_formula(first, second, timeout)
+    key = answer_key(a, timeout)
+    return key is not None and key == answer_key(b, timeout)
+
+
+@lru_cache(maxsize=65536)
+def answer_key(answer: str | None, timeout: float = 5.0) -> Hashable | None:
+    r"""A key that answers share if and only if they are the same; None where there is no answer.
+
+    Numbers are compared exactly, as fractions, in digits or in words: ``1,234``, ``1 000 000``,
+    ``2½``, ``\frac{1}{2^{99}}``, ``5 hundred thousand``, ``2 thirds``. Currency, percent signs and
+    units make no difference, so that 50% is 50. A decimal of 12 digits or more is the fraction that
+    it is the beginning of. A time of day, and a number in another base than ten, equal only
+    themselves. Sets have no order, pairs and intervals do. A formula is simplified by sympy, in a
+    process of its own: it works in any thread, and an expression such as 9^(9^9) cannot hang or
+    fill this one. What is none of these is compared as text, without case. Never raises because of
+    what an answer says.
+
+    Args:
+        answer: as `extract_answer` gives it, or a reference answer.
+        timeout: seconds after which a formula is compared as text.
+    """
+    if answer is None:
+        return None
+    text = _normal(answer)
+    return _key(text, timeout) if text else None
+
+
+def _key(text: str, timeout: float) -> Hashable:
+    as_text = "text", "".join(text.casefold().split())
+    if len(text) > _LONGEST:
+        return as_text
+    special = read_special(text)
+    if special is not None:
+        return special
+    value = read_quantity(text)
+    if value is not None:
+        return "number", value
+    matrix = _MATRIX.fullmatch(text)
+    if matrix:
+        rows = [row.split("&") for row in re.split(r"\\\\", matrix[2]) if row.strip()]
+        return "matrix", tuple(tuple(_key(item.strip(), timeout) for item in row) for row in rows)
+    parts = _divide(text, (r"\cup", "∪"))
+    if len(parts) > 1:
+        return "union", frozenset(_key(part, timeout) for part in parts)
+    if text.count(r"\pm") == 1:
+        signs = [text.replace(r"\pm", sign).strip().removeprefix("+") for sign in "+-"]
+        return "set", frozenset(_key(sign, timeout) for sign in signs)
+    parts = _divide(text, (",", ";", " or ", " and "))
+    if len(parts) > 1:
+        return _key_of_list(parts, timeout)
+    named = _NAMED.fullmatch(text)
+    if named and named[2] and "=" not in named[2]:
+        return _key(named[2], timeout)
+    bracketed = _without_brackets(text)
+    if bracketed:
+        opening, inner, closing = bracketed
+        parts = _divide(inner, (",", ";"))
+        if opening == "{":
+            return _key_of_list(parts, timeout)
+        if len(parts) > 1:
+            return opening, closing, tuple(_key(part, timeout) for part in parts)
+        if opening == "(" and inner:
+            return _key(inner, timeout)
+    if len(text) > 1 and _FORMULA.fullmatch(text) and not _NO_FORMULA.search(text):
+        form = _WORKER.ask(text, timeout)
+        if form.startswith("= "):
+            return "number", Fraction(form[2:])
+        return ("formula", form) if form else as_text
+    return as_text
+
+
+def _key_of_list(items: list[str], timeout: float) -> Hashable:
+    """The key of things without order; an item that is the same as another one counts once.
+
+    A series, which has an ellipsis, has an order, and values of several variables have names.
+    """
+    if any(_ELLIPSIS.search(item) for item in items):
+        return "series", tuple(_key(item, timeout) for item in items)
+    named = [_NAMED.fullmatch(item) for item in items]
+    if len({name[1] for name in named if name}) > 1 and all(named):
+        return "values", frozenset((n[1], _key(n[2], timeout)) for n in named if n)
+    keys = frozenset(_key(item, timeout) for item in items)
+    return next(iter(keys)) if len(keys) == 1 else ("set", keys)
+
+
+def _divide(text: str, marks: tuple[str, ...]) -> list[str]:
+    """The parts of a text between marks that are in no bracket."""
+    parts, depth, start, i = [], 0, 0, 0
+    while i < len(text):
+        depth += (text[i] in _OPENING) - (text[i] in _CLOSING)
+        mark = next((m for m in marks if depth <= 0 and text.startswith(m, i)), "")
+        if mark:
+            parts.append(text[start:i].strip())
+            start = i + len(mark)
+        i += len(mark) or 1
+    return [part for part in (*parts, text[start:].strip()) if part]
+
+
+def _without_brackets(text: str) -> tuple[str, str, str] | None:
+    """Opening bracket, content and closing bracket of a text that one pair of brackets holds."""
+    text = text.replace(r"\{", "{").replace(r"\}", "}")
+    if text[:1] not in tuple(_OPENING) or text[-1:] not in tuple(_CLOSING):
+        return None
+    depth = 0
+    for i, char in enumerate(text):
+        depth += (char in _OPENING) - (char in _CLOSING)
+        if depth == 0:
+            inside = text[0], text[1:-1].strip(), text[-1]
+            return inside if i == len(text) - 1 else None
+    return None
 
 
 def _from_sentence(said: str) -> str:
     """The answer in what follows "the answer is"."""
-    sentence = re.split(r"(?<![A-Z])[.!?](?=\s|$)", said.strip(), maxsplit=1)[0]
+    sentence = re.split(
+        r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])[.!?](?=\s|$)", said.strip(), maxsplit=1
+    )[0]
     maths = [next(filter(None, groups)) for groups in _MATH.findall(sentence)]
     if len(maths) == 1:
         return _tidy(maths[0])
     if _WORD.search(sentence):
         result = sentence.rpartition("=")[2]
-        numbers = _NUMBER_IN_TEXT.findall(result)
+        numbers = NUMBER_IN_TEXT.findall(result)
         if len(numbers) == 1:
             return _tidy(numbers[0])
     elif re.search(r"\d.*=", sentence):
@@ -141,64 +236,31 @@ def _last_boxed(text: str) -> str | None:
 
 def _tidy(answer: str) -> str:
     """Without wrappers and closing punctuation; a number without separators and currency."""
-    answer = answer.strip().strip("*_").strip().rstrip(".,;!?:").strip()
+    answer = answer.strip().strip("*_").strip()
+    if not _ENDS_IN_MATH.search(answer):
+        answer = answer.rstrip(".,;!?:").strip()
     for opening, closing in _WRAPPERS:
         inner = answer[len(opening) : len(answer) - len(closing)]
         if answer.startswith(opening) and answer.endswith(closing) and opening not in inner:
             answer = inner.strip()
-    if _plain_number(answer) is not None:
+    if read_quantity(answer) is not None:
         answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))|(?<![\w\\])\\?[$€£¥]\s*", "", answer)
-    return answer.strip().rstrip(".,;")
+    return answer.strip().rstrip(",;") if "..." in answer else answer.strip().rstrip(".,;")
 
 
 def _normal(answer: str) -> str:
     """One spelling for spellings that never differ in value."""
     boxed = _last_boxed(answer)
-    answer = _tidy(answer if boxed is None else boxed)
-    answer = answer.replace(r"\$", "").replace(r"\%", "%").replace("−", "-")
-    answer = _SPACING.sub(" ", answer)
-    if _TEXT_COMMAND.sub("", answer).strip():
-        answer = re.sub(r"(\d|\})\s*" + _TEXT_COMMAND.pattern + r"\s*$", r"\1", answer)  # a unit
-    answer = _TEXT_COMMAND.sub(r"\1", answer)
-    answer = re.sub(r"\^\s*(?:\\circ|\{\\circ\})", "", answer)
+    answer = plain_symbols(_tidy(answer if boxed is None else boxed))
+    answer = _SPACING.sub(" ", answer.replace(r"\{", "{").replace(r"\}", "}"))
+    answer = _TEXT_COMMAND.sub(r" \1 ", answer)
     return " ".join(answer.split()).strip("$ ").rstrip(".")
 
 
-def _plain_number(text: str) -> tuple[Fraction, bool] | None:
-    """The value of a number that may carry currency, a unit, a percent sign; and if it has one."""
-    match = _PLAIN_NUMBER.fullmatch(text.strip())
-    if match is None or len(text) > _LONGEST:
-        return None
-    value = Fraction(match["number"].replace(",", ""))
-    if match["over"]:
-        if not int(match["over"]):
-            return None
-        value /= int(match["over"])
-    value += int(match["whole"] or 0)
-    value *= _SCALES.get((match["scale"] or "").lower(), 1)
-    if {match["sign"], match["sign2"]} & {"-", "−"}:
-        value = -value
-    return value, match["percent"] is not None
-
-
-def _values(value: Fraction, is_percent: bool) -> set[Fraction]:
-    return {value, value / 100} if is_percent else {value}
-
-
-def _close(x: Fraction, y: Fraction) -> bool:
-    return abs(x - y) <= min(max(abs(x), abs(y)) / 10**6, Fraction(1, 1000))
-
-
-@lru_cache(maxsize=65536)
-def _same_formula(first: str, second: str, timeout: float) -> bool:
-    return _WORKER.ask(first, second, timeout)
-
-
 class _Worker:
-    """A process that runs math-verify. One that takes too long is killed; the next starts another.
+    """A process that simplifies formulas. One that takes too long is killed; the next starts anew.
 
-    math-verify stops long work by a signal, which fails outside the main thread and cannot
-    interrupt big-integer arithmetic.
+    A signal would stop long work neither outside the main thread nor in big-integer arithmetic.
     """
 
     START_SECONDS = 60.0  # to import sympy on a busy machine
@@ -207,22 +269,23 @@ class _Worker:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def ask(self, first: str, second: str, timeout: float) -> bool:
-        """What math-verify says; False where it says nothing in time."""
-        request = json.dumps([first, second, timeout])
+    def ask(self, formula: str, timeout: float) -> str:
+        """The simplest form of a formula; empty if there is none in time."""
+        request = json.dumps(formula)
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self.stop()
                 self._process = self._start()
-                if self._ask(self._process, None, self.START_SECONDS) != "ready":
+                if self._ask(self._process, None, self.START_SECONDS) != '"ready"':
                     raise RuntimeError(
                         "answers: the process that compares formulas did not start. "
                         "Check that the package math-verify is installed."
                     )
-            said = self._ask(self._process, request, timeout + 1)
+            said = self._ask(self._process, request, timeout)
             if not said:
                 self.stop()
-            return said == "same"
+                return ""
+            return str(json.loads(said))
 
     def stop(self) -> None:
         """End the process, if there is one."""
@@ -269,24 +332,41 @@ atexit.register(_WORKER.stop)
 
 def _serve() -> None:
     """Answer requests on stdin until it closes."""
-    from math_verify import parse, verify
+    import latex2sympy2_extended  # noqa: F401  # before "ready" is said, since it takes long
 
     if sys.platform != "win32":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    print("ready", flush=True)
+    print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        first, second, timeout = json.loads(line)
-        seconds = max(1, int(timeout))
         try:
-            x, y = (parse(f"${text}$", parsing_timeout=seconds) for text in (first, second))
-            same = any(
-                verify(gold, target, timeout_seconds=seconds) for gold, target in ((x, y), (y, x))
-            )
+            form = _simplest(json.loads(line))
         except Exception:  # of sympy and its parsers, on text that a model wrote: no common class
-            same = False
-        print("same" if same else "different", flush=True)
+            form = ""
+        print(json.dumps(form), flush=True)
+
+
+def _simplest(formula: str) -> str:
+    """A formula, or an equation as what is 0, in a form that equal ones mostly share."""
+    import sympy
+    from latex2sympy2_extended import latex2sympy
+
+    def expression(text: str) -> sympy.Expr:
+        text = re.sub(r"(?<![\\a-zA-Z])(sin|cos|tan|log|ln|exp|sqrt|pi)\b", r"\\\1", text)
+        text = re.sub(r"(\\[dtc]?frac)\s*(\d)\s*(\d)", r"\1{\2}{\3}", text)
+        text = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", text)
+        value = sympy.nsimplify(latex2sympy(text), rational=True)
+        return sympy.expand(sympy.radsimp(sympy.cancel(sympy.together(sympy.expand(value)))))
+
+    sides = formula.split("=")
+    if len(sides) == 1:
+        value = expression(formula)
+        return f"= {value}" if value.is_Rational else str(sympy.srepr(value))
+    left, right = map(expression, sides)
+    zero = sympy.expand(sympy.numer(sympy.together(left - right)))
+    first = zero.as_ordered_terms()[0].as_coeff_Mul()[0]
+    return "0 = " + str(sympy.srepr(sympy.expand(zero / first)))
 
 
 if __name__ == "__main__":

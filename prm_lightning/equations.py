@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
+from math import factorial
 from typing import NamedTuple
 
 NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+", re.ASCII)
@@ -42,7 +43,8 @@ _UNCLEAR_AFTER = re.compile(
     re.IGNORECASE,
 )
 _PERCENT = Fraction(1, 100)
-_MOST_TOKENS, _MOST_DIGITS = 60, 15
+_MOST_TOKENS, _MOST_DIGITS = 60, 400
+_MOST_BITS = 20_000  # of a power
 
 
 class Side(NamedTuple):
@@ -98,6 +100,8 @@ def find_equations(text: str) -> list[Equation]:
 
 def evaluate(expression: str, percent: Fraction = _PERCENT) -> Fraction | None:
     """The value of an expression; None if it is none, or divides by zero.
+
+    Powers (``2^10``) and factorials (``5!``) are known here too.
 
     >>> evaluate("(1,200 + 3.5) * 2")
     Fraction(2407, 1)
@@ -191,8 +195,26 @@ def _product(tokens: list[str], percent: Fraction) -> Fraction:
 
 def _factor(tokens: list[str], percent: Fraction) -> Fraction:
     token = tokens.pop()
-    if token == "-":
-        return -_factor(tokens, percent)
+    if token in "-+":
+        value = _factor(tokens, percent)
+        return -value if token == "-" else value
+    value = _atom(token, tokens, percent)
+    while tokens and tokens[-1] == "!":
+        tokens.pop()
+        if value.denominator != 1 or not 0 <= value <= 500:
+            raise ValueError("a factorial of a large number, or of none")
+        value = Fraction(factorial(int(value)))
+    if tokens and tokens[-1] == "^":
+        tokens.pop()
+        exponent = _factor(tokens, percent)
+        bits = value.numerator.bit_length() + value.denominator.bit_length()
+        if exponent.denominator != 1 or bits * abs(exponent) > _MOST_BITS:
+            raise ValueError("a root, or a power of too many digits")
+        value = Fraction(value ** int(exponent))
+    return value
+
+
+def _atom(token: str, tokens: list[str], percent: Fraction) -> Fraction:
     if token == "(":
         value = _sum(tokens, percent)
         if tokens.pop() != ")":

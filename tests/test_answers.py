@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
+from prm_lightning.searching.voting import group_answers
 
 STATED = [
     ("So 48+24 = <<48+24=72>>72 clips.\n#### 72", "72"),
@@ -34,6 +35,12 @@ STATED = [
     ("The answer is \\( x = 4 \\).", "x = 4"),
     ("The answer to the question is Tuesday.", "Tuesday"),
     ("The answer is 5 million dollars.", "5 million"),
+    ("The answer is 1 trillion dollars.", "1 trillion"),
+    ("The answer is 3 million 200 thousand.", "3 million 200 thousand"),
+    ("The answer is negative 5.", "negative 5"),
+    ("The answer is 5 squared.", "5 squared"),
+    ("The answer is two and a half.", "two and a half"),
+    ("The answer is 3 p.m. and no later.", "3 p.m"),
     ("The answer is 3. Let me check: the answer is 4.", "4"),
     ("The correct answer is therefore (B).", "(B)"),
 ]
@@ -44,6 +51,18 @@ NOT_STATED = [
     ("That is 50% more.", "50%"),
     ("It is x2y4.", None),
     ("It holds 3/4 of it.", "3/4"),
+    ("So there are 5 hundred thousand bees.", "5 hundred thousand"),
+    ("He has 10 000 apples.", "10 000"),
+    ("It is 2 1/2 cups.", "2 1/2"),
+    ("That is 2½ cups.", "2½"),
+    ("It is 2 thirds of the cake.", "2 thirds"),
+    ("They meet at 3:30 p.m. on Tuesday.", "3:30 p.m"),
+    ("In base 2 that is 101_2.", "101_2"),
+    ("That is 1.5 x 10^6 cells.", "1.5 x 10^6"),
+    ("So there are 5! ways.", "5!"),
+    ("He scored 50!", "50"),
+    ("The ratio is 3:2.", "3:2"),
+    ("It is 1/2 million.", "1/2 million"),
     ("Nothing here.", None),
     ("", None),
 ]
@@ -61,56 +80,57 @@ def test_the_last_number_is_the_last_resort(text, answer):
 
 
 SAME = [
-    ("18", "18.0"),
-    ("1,234", "$1234"),
-    ("5 apples", "5"),
-    ("50%", "50"),
-    ("50%", "0.5"),
-    ("1/2", "0.5"),
-    ("2 1/2", "2.5"),
-    ("0.333333", "1/3"),
-    ("1e3", "1000"),
-    ("-5", "- 5"),
-    ("−5", "-5"),
-    ("5 million", "5,000,000"),
-    ("\\boxed{5}", "5"),
-    ("\\frac{1}{2}", "1/2"),
-    ("20\\text{ cm}", "20"),
-    ("120^\\circ", "120"),
-    ("\\$12.50", "12.5"),
-    ("\\text{Even}", "even"),
-    ("(1,2)", "(1, 2)"),
-    ("\\{2,1\\}", "\\{1,2\\}"),
-    ("x^2+2x+1", "(x+1)^2"),
-    ("x = 5", "5"),
-    ("\\sqrt{8}", "2\\sqrt{2}"),
-    ("[1,2)", "[1, 2)"),
-    ("2\\pi", "6.283185"),
-    ("5km", "5"),
-    ("5 red apples", "5"),
-    ("12 cm^2", "12"),
-]
+    ("18", "18.0"), ("1,234", "$1234"), ("5 apples", "5"), ("50%", "50"), ("1/2", "0.5"),
+    ("2 1/2", "2.5"), ("1e3", "1000"), ("-5", "- 5"), ("−5", "-5"), ("5 million", "5,000,000"),
+    (r"\boxed{5}", "5"), (r"\frac{1}{2}", "1/2"), (r"20\text{ cm}", "20"), (r"120^\circ", "120"),
+    (r"\$12.50", "12.5"), (r"\text{Even}", "even"), ("(1,2)", "(1, 2)"), (r"\{2,1\}", r"\{1,2\}"),
+    ("x^2+2x+1", "(x+1)^2"), ("x = 5", "5"), (r"\sqrt{8}", r"2\sqrt{2}"), ("[1,2)", "[1, 2)"),
+    ("5km", "5"), ("5 red apples", "5"), ("12 cm^2", "12"), ("1 trillion", "1000000000000"),
+    ("5 hundred thousand", "500000"), ("3 pm", "3:00 p.m."), ("2 thirds", "2/3"),
+    ("two thirds", r"\frac{2}{3}"), ("½", "0.5"), ("2½", "2.5"), ("2 1/2", "5/2"),
+    (r"2 \frac{1}{2}", "2.5"), (r"2\frac12", "2.5"), ("1 000 000", "1000000"),
+    (r"1\,000\,000", "1000000"), ("1{,}000", "1000"), ("10_2", "10_{2}"), ("10_{two}", "10_2"),
+    ("10 base 2", "10_2"), ("a dozen", "12"), ("two dozen eggs", "24"),
+    ("half a million", "500000"), ("two and a half million", "2500000"),
+    ("1.5 million dollars", "1500000"), ("two hundred and five thousand", "205000"),
+    ("twenty-one", "21"), ("one hundred twenty three", "123"), ("2 thousand 5 hundred", "2500"),
+    ("five hundredths", "0.05"), ("three quarters", "0.75"), ("2^{10}", "1024"),
+    (r"1.5 \times 10^6", "1500000"), ("1.5×10^6", "1.5e6"), ("5!", "120"),
+    (r"-\frac{1}{2}", "-0.5"), (r"\frac{-1}{2}", "-1/2"), (r"0.\overline{3}", "1/3"),
+    ("2.7777777777777777", "25/9"), (r"12\text{ cm}^2", "12"), ("12 cm²", "12"), ("5 m/s", "5"),
+    ("60 miles per hour", "60"), ("120°", "120"), ("50 percent", r"50\%"), ("$5.50", "5.5"),
+    (r"\$5.50", "5.50"), ("5 USD", "5"), ("x=5", "5"), ("x = 1, x = 2", "2, 1"),
+    ("x=1 or x=2", "{1,2}"), (r"\pm 2", "2, -2"), ("(B)", "B"), ("(5)", "5"),
+    (r"\text{(B)}", "B"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2.0\end{pmatrix}"),
+    (r"(-\infty,1)\cup(1,\infty)", r"(1,\infty) \cup (-\infty, 1)"),
+    (r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"),
+    (r"\frac{3+2\sqrt{3}}{3}", r"1+\frac{2\sqrt3}{3}"), (r"\frac{1}{1+\sqrt2}", r"\sqrt{2}-1"),
+    ("y=2x+3", "2x+3"), ("2x+4y=6", "x+2y=3"), ("18+10i", "18 + 10i"), ("0.5x", r"\frac{x}{2}"),
+    ("minus 5", "-5"), ("negative five", "-5"), ("1 apple", "1"), ("1/2 cup", "0.5"),
+    ("5 o'clock", "5"), ("no solution", r"\text{No solution}"), ("３", "3"), ("٣", "٣"),
+    ("2π", r"2\pi"), ("√2", r"\sqrt{2}"), (r"\frac{\pi}{2}", r"\pi/2"), ("1,000 meters", "1000"),
+    ("18 total", "18"), ("4 thousandths", "0.004"), (r"3.0 \text{ hours}", "3"),
+    (r"\frac{9}{2}\text{ units}", "4.5"),
+]  # fmt: skip
 DIFFERENT = [
-    ("18", "81"),
-    ("90000", "900"),
-    ("1000000", "1000001"),
-    ("3 hours and 30 minutes", "30"),
-    ("5 million", "5"),
-    ("listen", "silent"),
-    ("Tuesday", "Monday"),
-    ("(1,2)", "(2,1)"),
-    ("(1,2)", "[1,2]"),
-    ("x+1", "x-1"),
-    ("1/0", "0"),
-    ("5x", "5"),
-    ("2 pi", "2"),
-    ("3i", "3"),
-    ("1,2", "12"),
-    ("", ""),
-    ("1" * 5000, "2" * 5000),
-    (None, "5"),
-    (None, None),
-]
+    ("18", "81"), ("90000", "900"), ("1000000", "1000001"), ("3 hours and 30 minutes", "30"),
+    ("5 million", "5"), ("listen", "silent"), ("Tuesday", "Monday"), ("(1,2)", "(2,1)"),
+    ("(1,2)", "[1,2]"), ("x+1", "x-1"), ("1/0", "0"), ("5x", "5"), ("2 pi", "2"), ("3i", "3"),
+    ("1,2", "12"), ("", ""), ("1" * 5000, "2" * 5000), (None, "5"), (None, None),
+    ("0.333333", "1/3"), (r"2\pi", "6.283185"), ("50%", "0.5"), ("1 trillion", "1"),
+    ("1 quadrillion", "1"), ("5 hundred thousand", "500"), ("3 pm", "3 am"), ("3 pm", "3"),
+    ("2 thirds", "2"), ("4 fifths", "4"), ("10_2", "10_3"), ("10_2", "10"), ("10_2", "2"),
+    (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"), (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+    ("5 squared", "5"), ("2 dozen", "2"), ("5m", "5"), ("5!", "5"), ("10^{-9}", "10^{-8}"),
+    ("3 hours and 30 minutes", "3"), ("5 less than x", "5"), ("1/3", "0.333"),
+    ("x=1, y=2", "x=2, y=1"), ("3:30", "3"), ("0", "0.0000001"), ("2 thirds", "2 fourths"),
+    ("a_1", "a_2"), (r"\sqrt{2}", "1.41421356"), ("{1,2}", "(1,2)"), ("6 to 1", "6"),
+    ("5 or 6", "5"), ("1 million", "1 billion"), ("2 million", "2 m"), ("10^100", "10^101"),
+    ("f(x)=x", "f(x)=2x"), ("x>5", "x<5"), ("1 hundred", "1"), ("100", "1 hundredth"),
+    ("12 noon", "12 midnight"), ("3 halves", "3"), ("1e-5", "1e-6"), ("7 mod 3", "7"),
+    ("n^2", "n^3"), (r"\log_2 3", r"\log_3 2"), ("ab", "bac"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("a", "b"), SAME)
@@ -123,6 +143,21 @@ def test_equal_answers_are_the_same(a, b):
 def test_other_answers_are_not(a, b):
     assert not same_answer(a, b)
     assert not same_answer(b, a)
+
+
+def test_being_the_same_is_an_equivalence_whatever_the_order():
+    styles = ["{}", "${:,}", "{} km", "{}.0", "{:,} apples", "{}/1", r"\\boxed{{{}}}", "{}%"]
+    numbers = [
+        style.format(n) for n in (2, 17, 86, 1000, 4500, 1234567, 9999999) for style in styles
+    ]
+    pool = list(dict.fromkeys(x for pair in (*SAME, *DIFFERENT) for x in pair if x)) + numbers
+    assert len(pool) >= 300
+    for order in (pool, pool[::-1]):
+        group = dict(zip(order, group_answers(order), strict=True))
+        for a in pool:
+            assert same_answer(a, a)
+            for b in pool:
+                assert same_answer(a, b) == same_answer(b, a) == (group[a] == group[b])
 
 
 def test_formulas_are_compared_in_any_thread():

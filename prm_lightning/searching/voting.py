@@ -5,33 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prm_lightning.answers import same_answer
+from prm_lightning.answers import answer_key
 
 TIE = 1e-9  # weights that differ by less, relatively, are equal
 
 
 def group_answers(answers: Sequence[str | None]) -> list[int]:
-    """Number answers so that the same one has the same number, from 0 in order; -1 for None.
+    """Number answers so that the same ones have the same number, from 0 in order.
 
-    Answers are compared by `same_answer`, each with the first of every group.
+    Answers are the same if their keys are (see `answers.answer_key`), whatever their order; None
+    and a blank answer have the number -1.
 
     >>> group_answers(["18", "20", "$18.00", None])
     [0, 1, 0, -1]
     """
-    known: dict[str, int] = {}
-    firsts: list[str] = []
-    numbers = []
-    for answer in answers:
-        if answer is None:
-            numbers.append(-1)
-            continue
-        if answer not in known:
-            same = (i for i, first in enumerate(firsts) if same_answer(answer, first))
-            known[answer] = next(same, len(firsts))
-            if known[answer] == len(firsts):
-                firsts.append(answer)
-        numbers.append(known[answer])
-    return numbers
+    keys = [answer_key(answer) for answer in answers]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(filter(None, keys)))}
+    return [-1 if key is None else numbers[key] for key in keys]
 
 
 def vote(groups: Sequence[int], weights: Sequence[float | None]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,24 +11,20 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urldefrag
 
-from prm_lightning.evaluation.baselines import Surprisal, untrained_twin
+from prm_lightning.evaluation.baselines import untrained_twin
 from prm_lightning.evaluation.results import Choice, Kind, Threshold
 from prm_lightning.evaluation.scored import Journal, Scored, gather_steps, score_solutions
-from prm_lightning.files import digest
-from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
 from prm_lightning.modeling.threshold import fit_threshold
-from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
-from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Scorer, Solution
 
-TRAINING_PROBLEMS, HASH_DIGITS = "training_problems.json", 16
+MANIFEST = "prm.json"  # of a model folder of ours
 UNTRAINED, SURPRISAL = "untrained head", "surprisal"
 
 Baselines = Literal["all", "cheap"]
 
 
 @dataclass(frozen=True)
-class ScoredModel:
+class Entrant:
     """A model with its scores, and what was chosen for it before it saw the test data.
 
     Args:
@@ -54,10 +51,10 @@ def score_models(
     journals: Path,
     baselines: Baselines = "all",
     seed: int = 0,
-) -> Iterator[ScoredModel]:
+) -> Iterator[Entrant]:
     """Score the data with each model, and with the untrained twin of each backbone of ours.
 
-    After a twin comes the surprisal of its language model, see `Surprisal`.
+    Behind a twin comes the surprisal of its language model, see `Surprisal`.
 
     Args:
         models: as `load_scorer` takes them.
@@ -67,13 +64,15 @@ def score_models(
         baselines: ``cheap`` leaves the twins and their surprisal out.
         seed: of the twins' heads.
     """
+    from prm_lightning.scoring.scorers import fingerprint, load_scorer
+
     marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
     known: set[str] = set()
     for model, mark in zip(models, marks, strict=True):
         scorer = load_scorer(model)
         journal = _journal(journals, mark)
-        ours = folder_of_ours(model)
-        yield ScoredModel(
+        ours = _folder_of_ours(model)
+        yield Entrant(
             model,
             "model",
             score_solutions(scorer, test, journal),
@@ -81,12 +80,12 @@ def score_models(
             _saved_threshold(ours) if ours else None,
             _saved_choice(scorer, model if ours else ""),
         )
-        if ours is None or is_url(model) or baselines == "cheap":
+        if ours is None or ours != Path(model) or baselines == "cheap":
             continue
         del scorer  # one backbone in memory is enough
         for name, key, baseline in _untrained(ours, seed, known):
             journal = _journal(journals, key)
-            yield ScoredModel(
+            yield Entrant(
                 f"{model}, {name}",
                 "untrained",
                 score_solutions(baseline, test, journal),
@@ -98,6 +97,8 @@ def score_models(
 
 def _untrained(folder: Path, seed: int, known: set[str]) -> Iterator[tuple[str, str, Scorer]]:
     """Baselines of a model's backbone: name, key and scorer of those whose key is not known yet."""
+    from prm_lightning.evaluation.surprisal import Surprisal
+
     keys = {UNTRAINED: _base_key(folder, seed), SURPRISAL: _base_key(folder)}
     wanted = [name for name, key in keys.items() if key not in known]
     known.update(keys.values())
@@ -105,22 +106,6 @@ def _untrained(folder: Path, seed: int, known: set[str]) -> Iterator[tuple[str, 
     for name in wanted:
         assert twin is not None
         yield name, keys[name], Surprisal(twin) if name == SURPRISAL else twin
-
-
-def count_known_problems(model: str, solutions: Sequence[Solution]) -> int | None:
-    """How many problems of the solutions a model was trained on; None if it does not say.
-
-    A model folder says so in ``training_problems.json``, as hashes of normalised problems.
-    """
-    folder = folder_of_ours(model)
-    file = folder and folder / TRAINING_PROBLEMS
-    if not file or not file.is_file():
-        return None
-    known = set(json.loads(file.read_text(encoding="utf-8"))["problems"])
-    return sum(
-        digest(problem)[:HASH_DIGITS] in known
-        for problem in {normalise_problem(solution.problem) for solution in solutions}
-    )
 
 
 def remove_journals(journals: Path) -> None:
@@ -150,17 +135,21 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
     return Threshold(fit_threshold(gather_steps(scored)[0]), name)
 
 
-def folder_of_ours(model: str) -> Path | None:
-    """The folder of a model of ours, or the one that a server's URL names after ``#``."""
+def _folder_of_ours(model: str) -> Path | None:
+    """The folder of ours that is a model, or that a server's URL names behind ``#``."""
+    from prm_lightning.scoring.scorers import is_url, our_folder
+
     return our_folder(urldefrag(model)[1] if is_url(model) else model)
 
 
 def _journal(journals: Path, model: str) -> Journal:
-    mark = digest(model)[:12]
+    mark = hashlib.sha256(model.encode()).hexdigest()[:12]
     return Journal(journals.with_name(f"{journals.name}.{mark}.jsonl"), model)
 
 
 def _saved_threshold(folder: Path) -> Threshold | None:
+    from prm_lightning.modeling.prm import read_manifest
+
     manifest = read_manifest(folder)
     if manifest.threshold_fitted_on is None:
         return None
@@ -174,6 +163,8 @@ def _saved_choice(scorer: Scorer, model: str) -> Choice:
 
 def _base_key(folder: Path, seed: int | None = None) -> str:
     """What decides how a model's bare backbone reads or, with a seed, how its twin scores."""
+    from prm_lightning.modeling.prm import read_manifest
+
     record = read_manifest(folder).to_json()
     names = ("base_model", "revision", "quantize", "backbone", "template", "step_end")
     bare = [record[name] for name in names]
