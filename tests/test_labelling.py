@@ -410,13 +410,14 @@ def test_half_a_character_is_replaced_wherever_it_comes_from(fake):
         label("--generator", f"{url}#m", "--problems", problems, "--mine_samples", 0,
               "--num_rollouts", 1, *PAY)  # fmt: skip
     label("--method", 2, "--problems", problems, "--mine_samples", 0, "--num_rollouts", 1, *PAY)
-    steps = solution(1)["steps"]
-    ready = [solution(1) | {"generator": "g\ud83d", "steps": [*steps, "\ud83d"]}, {"question": 3}]
-    label("--solutions", write(ready), "--out", "ready", *PAY)
-    for folder in ("data/prm_dataset_method1_SE", "data/prm_dataset_method2_SE", "ready"):
-        found = rows(folder)
+    for method in (1, 2):
+        found = rows(f"data/prm_dataset_method{method}_SE")
         assert found and all("?" in row["reasons"][0] for row in found)
-        assert "?" in json.dumps([found[0]["steps"], found[0]["generator"]])
+        assert all("?" in row["steps"][0] for row in found)
+    ready = [solution(1), solution(2) | {"generator": "g\ud83d"}]
+    label("--solutions", write(ready), "--out", "ready", *PAY)
+    assert len(rows("ready")) == 1
+    assert record("ready")["left_out"] == {"text with half a character": 1}
 
 
 def test_a_journal_of_version_0_1_is_read_and_nothing_is_paid_again(fake):

@@ -1,88 +1,46 @@
-"""Which problems a model fails sometimes: the ones that there is something to learn from."""
+"""How often a model fails problems: there is something to learn from those it fails sometimes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Literal
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
 from prm_lightning.labelling.problems import Problem
 from prm_lightning.types import Completion, Generator, Prompt, Sampling
 
-MiningOutcome = Literal["kept", "too easy", "too hard"]
 
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """A problem that a model has tried.
-
-    Args:
-        problem: which one.
-        fail_rate: share of its attempts without the reference answer, in [0, 1].
-        outcome: ``kept`` if the fail rate lies in the wanted range.
-        completions: the attempts; empty where the fail rate was known from an earlier run.
-    """
-
-    problem: Problem
-    fail_rate: float
-    outcome: MiningOutcome
-    completions: tuple[Completion, ...] = ()
-
-
-def mine(
+def fail_rates(
     problems: Iterable[Problem],
     generator: Generator,
-    samples: int = 8,
-    min_fail: float = 0.3,
-    max_fail: float = 0.8,
-    limit: int | None = 1000,
-    sampling: Sampling | None = None,
-    known: Mapping[str, float] | None = None,
+    sampling: Sampling,
+    known: Mapping[str, float],
     at_once: int = 32,
-) -> Iterator[Mined]:
-    """Let a model try problems, and keep those that it fails sometimes, not always, not never.
-
-    Every problem tried is yielded in order, so that a caller can record it and count outcomes.
-    It ends with the problem that completes `limit`; what came after that one in the same call to
-    the generator is not used.
+) -> Iterator[tuple[Problem, float]]:
+    """Let a model try problems.
 
     Args:
         problems: in the order to try them.
         generator: what tries.
-        samples: attempts at each problem, >= 1.
-        min_fail: lowest fail rate that is kept, in [0, 1].
-        max_fail: highest fail rate that is kept, in [0, 1].
-        limit: how many to keep; None keeps all.
-        sampling: how the generator samples; its `n` is replaced by `samples`.
-        known: fail rates of an earlier run by problem id; these are not tried again, and count
-            towards `limit`.
+        sampling: how the generator samples; `n` is the number of attempts at each problem.
+        known: fail rates of an earlier run by problem id; these are not tried again.
         at_once: problems given to the generator in one call, >= 1.
+
+    Yields:
+        Each problem with the share of its attempts, in [0, 1], that do not state its answer.
     """
-    known, kept, rest = known or {}, 0, iter(problems)
-    sampling = replace(sampling or Sampling(), n=samples)
-    while (limit is None or kept < limit) and (chunk := list(islice(rest, at_once))):
+    rest = iter(problems)
+    while chunk := list(islice(rest, at_once)):
         new = [problem for problem in chunk if problem.id not in known]
         prompts = [Prompt(problem.question) for problem in new]
         tries = generator.generate(prompts, sampling) if prompts else []
-        tried = {problem.id: tuple(c) for problem, c in zip(new, tries, strict=True)}
+        wrong = {
+            problem.id: sum(not same_answer(problem.answer, answer_of(c)) for c in completions)
+            for problem, completions in zip(new, tries, strict=True)
+        }
         for problem in chunk:
-            completions = tried.get(problem.id, ())
-            rate = fail_rate(problem, completions) if completions else known[problem.id]
-            outcome: MiningOutcome = (
-                "too easy" if rate < min_fail else "too hard" if rate > max_fail else "kept"
-            )
-            yield Mined(problem, rate, outcome, completions)
-            kept += outcome == "kept"
-            if limit is not None and kept >= limit:
-                return
-
-
-def fail_rate(problem: Problem, completions: Sequence[Completion]) -> float:
-    """Share of completions, at least one, that do not state the problem's answer, in [0, 1]."""
-    wrong = sum(not same_answer(problem.answer, answer_of(c)) for c in completions)
-    return wrong / len(completions)
+            is_known = problem.id in known
+            yield problem, known[problem.id] if is_known else wrong[problem.id] / sampling.n
 
 
 def answer_of(completion: Completion, begun: str = "") -> str | None:

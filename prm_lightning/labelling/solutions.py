@@ -95,11 +95,11 @@ def from_row(row: Row) -> Candidate | Dropped:
         reference = extract_answer(reference) or reference
     return settle(
         Candidate(
-            sound(question),
-            sound(reference.strip()),
-            sound(solution) if isinstance(solution, str) else "",
-            tuple(sound(step) for step in steps or ()),
-            generator=sound(str(values.get("generator", ""))),
+            question,
+            reference.strip(),
+            solution if isinstance(solution, str) else "",
+            tuple(steps or ()),
+            generator=str(values.get("generator", "")),
         )
     )
 

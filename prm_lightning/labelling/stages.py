@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from prm_lightning.labelling.judges import (
     RolloutJudge,
     judge_and_store,
 )
-from prm_lightning.labelling.mining import mine
+from prm_lightning.labelling.mining import fail_rates
 from prm_lightning.labelling.options import LabelOptions, is_url
 from prm_lightning.labelling.prices import Price
 from prm_lightning.labelling.problems import Problem, read_problems
@@ -158,17 +158,17 @@ class Run:
     def _mined(self, reasons: Counter[str]) -> Iterator[Problem]:
         options, tried = self.options, self.stage("tried", *self._problem_names)
         known = {value["id"]: value["fail_rate"] for value in tried}
-        everything = mine(
-            self._read(reasons), self.generator, options.mine_samples, options.min_fail,
-            options.max_fail, options.num_samples, self.sampling, known,
-        )  # fmt: skip
-        for mined in everything:
-            if mined.problem.id not in known:
-                tried.append([{"id": mined.problem.id, "fail_rate": mined.fail_rate}])
-            if mined.outcome == "kept":
-                yield mined.problem
+        sampling = replace(self.sampling, n=options.mine_samples)
+        rates = fail_rates(self._read(reasons), self.generator, sampling, known)
+        for problem, rate in rates:
+            if problem.id not in known:
+                tried.append([{"id": problem.id, "fail_rate": rate}])
+            if rate < options.min_fail:
+                reasons["too easy"] += 1
+            elif rate > options.max_fail:
+                reasons["too hard"] += 1
             else:
-                reasons[mined.outcome] += 1
+                yield problem
 
     # Solutions -----------------------------------------------------------------------------
 
