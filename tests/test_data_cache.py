@@ -1,4 +1,4 @@
-"""Data come from the cache only where they are what would be made anew."""
+"""Tokens and texts come from the cache only where they are what would be made anew."""
 
 import json
 import os
@@ -14,20 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import assert_same_weights, options, write_rows
 
-import prm_lightning.sources
+import prm_lightning
 from prm_lightning.batching import cache
-from prm_lightning.batching.data import Names, collate
+from prm_lightning.batching.data import Texts, collate
 from prm_lightning.batching.datamodule import PRMDataModule
 from prm_lightning.batching.encode import Encoder
-from prm_lightning.batching.origin import origin_of
 from prm_lightning.batching.plan import Planner
-from prm_lightning.sources import SourceSpec, Stepwise, Synthetic
+from prm_lightning.sources import SourceSpec, Stepwise
 from prm_lightning.types import Solution, Step
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """Where the entries of this test lie."""
+    """Where the entries of this test are."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PRM_LIGHTNING_CACHE", raising=False)
     return tmp_path / "cache" / "prm_lightning" / "data"
@@ -67,7 +66,7 @@ def content(data: PRMDataModule) -> str:
 def listed(value):
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.tolist()]
-    return list(value) if isinstance(value, Names) else value
+    return list(value) if isinstance(value, Texts) else value
 
 
 def made_anew(monkeypatch, *args, **settings) -> str:
@@ -95,14 +94,15 @@ def test_a_second_start_takes_what_the_first_made(rows, tokenizer, folder, monke
     assert not folder.exists()
     assert content(started(rows, tokenizer)) == anew
     first = entries(folder)
-    assert len(first) == 3  # two sides and a start
+    assert len(first) == 2  # what trains and what validates
     age(folder)
     again = started(rows, tokenizer)
     assert content(again) == anew
     assert entries(folder) == used(folder) == first
     data = again.sides["train"].data
     assert not data.ids.flags.writeable  # mapped from the file, and so shared
-    batch = collate(again._planner("train").train_steps(0)[0][0], data, 0)
+    ((batch, *_), *_) = Planner(again.sides["train"].sizes, 8192).train_steps(0)
+    batch = collate(batch, data, 0)
     assert batch.labels.sum() == data.labels[data.weights > 0].sum()
 
 
@@ -149,13 +149,7 @@ def test_other_rows_are_never_taken_for_these(rows, tokenizer, monkeypatch, chan
         {"encoder": {"template": "plain"}},
         {"encoder": {"template": "guide"}},
         {"encoder": {"step_end": "\n"}, "step_end": "\n"},
-        {"after_first_error": "keep"},
-        {"balance": "weights"},
-        {"balance": "subsample"},
-        {"val_ratio": 0.5},
-        {"seed": 3},
         {"spec": {"repeat": 2.0}},
-        {"spec": {"limit": 20}},
         {"spec": {"name": "other"}},
     ],
     ids=str,
@@ -166,24 +160,6 @@ def test_other_settings_have_other_entries(rows, tokenizer, monkeypatch, setting
     assert after == made_anew(monkeypatch, rows, tokenizer, **settings)
     assert after != before
     assert content(started(rows, tokenizer)) == before
-
-
-def test_settings_of_a_source_count(rows, tokenizer, monkeypatch):
-    rewrite(rows, lambda lines: lines[0]["completions"].__setitem__(0, "So 3+12=<<3+12=15>>15."))
-    kept = Stepwise(str(rows), calculator_marks="keep")
-    removed = content(started(rows, tokenizer))
-    assert content(started(rows, tokenizer, kept)) != removed
-    assert content(started(rows, tokenizer, kept)) == made_anew(monkeypatch, rows, tokenizer, kept)
-
-
-def test_an_excluded_file_counts_by_its_content(rows, tokenizer, tmp_path, monkeypatch):
-    out = write_rows(tmp_path / "out.jsonl", problems=1)
-    settings = {"exclude": [str(out)]}
-    one = content(started(rows, tokenizer, **settings))
-    write_rows(out, problems=2)
-    two = content(started(rows, tokenizer, **settings))
-    assert len({one, two, content(started(rows, tokenizer))}) == 3
-    assert two == made_anew(monkeypatch, rows, tokenizer, **settings)
 
 
 def test_a_tokenizer_counts_by_its_definition(rows, tokenizer, tiny_model_folder, folder):
@@ -217,34 +193,13 @@ def test_code_of_a_model_is_no_tokenizer_to_rely_on(rows, tokenizer, folder):
 
 
 class Given:
-    """A source that nobody but its author knows."""
+    """A source of one's own."""
 
     def __init__(self, solutions):
         self.solutions = solutions
 
     def read(self):
         return iter(self.solutions)
-
-
-class Halved(PRMDataModule):
-    """Somebody's own data module."""
-
-    def __init__(self, rows, tokenizer, solutions):
-        source = SourceSpec(Stepwise(str(rows)))
-        super().__init__([source], Encoder(tokenizer), val_ratio=0.25)
-        self.solutions = solutions
-
-    def _read(self, side):
-        mixture, n = super()._read(side), self.solutions
-        return replace(mixture, solutions=mixture.solutions[:n], repeats=mixture.repeats[:n])
-
-
-def test_subclasses_are_not_taken_for_what_they_extend(rows, tokenizer):
-    whole = started(rows, tokenizer).report["train"]["solutions"]
-    for solutions in (8, 12):
-        half = Halved(rows, tokenizer, solutions)
-        half.setup("fit")
-        assert half.report["train"]["solutions"] < solutions < whole
 
 
 def some_solutions(reward=-0.5):
@@ -254,11 +209,11 @@ def some_solutions(reward=-0.5):
     ]
 
 
-def test_unknown_sources_are_read_and_their_tokens_kept(rows, tokenizer, folder, monkeypatch):
+def test_tokens_of_any_source_are_kept(rows, tokenizer, folder, monkeypatch):
     for solutions in (some_solutions(), some_solutions(reward=0.25), some_solutions()):
         data = content(started(rows, tokenizer, Given(solutions)))
         assert data == made_anew(monkeypatch, rows, tokenizer, Given(solutions))
-    assert len(entries(folder)) == 4  # two training and two validation sides, no start
+    assert len(entries(folder)) == 4  # of each reward, what trains and what validates
     as_label = started(rows, tokenizer, Given(some_solutions()), reward_as="label")
     assert set(as_label.sides["train"].data.labels) == {0.875, 0.25}
 
@@ -315,14 +270,14 @@ def test_damaged_entries_are_made_again(rows, tokenizer, folder, place, damage, 
         DAMAGES[damage](folder / name)
         caplog.clear()
         assert content(started(rows, tokenizer)) == good, name
-        assert ("damaged" in caplog.text) == (damage != "removed" or len(name.parts) > 1), name
+        assert "damaged" in caplog.text, name
         caplog.clear()
         assert content(started(rows, tokenizer)) == good
         assert not caplog.text, name  # repaired
     assert [path.relative_to(folder) for path in files_of(folder)] == names
 
 
-def test_labels_that_somebody_put_there_are_not_trusted(rows, tokenizer, folder):
+def test_labels_that_were_changed_on_disk_are_not_trusted(rows, tokenizer, folder):
     good = content(started(rows, tokenizer))
     for path in folder.glob("*/labels.npy"):
         np.save(path, 1 - np.load(path))
@@ -376,52 +331,13 @@ def test_test_and_fit_do_not_mix(rows, tokenizer, monkeypatch):
         assert both("test", "fit")[1] == expected[1]
 
 
-OTHERS = {"SourceSpec", "FileSource", "open_source", "Corrupted", "Synthetic"}
-FILE_SOURCES = sorted(set(prm_lightning.sources.__all__) - OTHERS)
-
-
-@pytest.mark.parametrize("name", FILE_SOURCES)
-def test_every_source_is_known_by_the_files_it_reads(tmp_path, name):
-    source = getattr(prm_lightning.sources, name)
-    (tmp_path / "data").mkdir()
-    file = tmp_path / "data" / "solutions.jsonl"
-    file.write_text("{}\n")
-    paths = [str(tmp_path / "data")] + ([str(file)] if name != "Labelled" else [])
-    for path in paths:
-        before = origin_of({"sources": [SourceSpec(source(path))]})
-        assert before is not None
-        assert origin_of({"sources": [SourceSpec(source(path))]}) == before
-        assert origin_of({"sources": [SourceSpec(source(path, name="x"))]}) != before
-        file.write_text(file.read_text() + "{}\n")
-        assert origin_of({"sources": [SourceSpec(source(path))]}) != before
-    assert origin_of({"sources": [SourceSpec(source("owner/name"))]}) is None
-    assert origin_of({"sources": [SourceSpec(source("name"))]}) is None
-
-
-def test_origins_that_may_change_unseen_have_no_hash(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "linked").mkdir()
-    one = Stepwise(str(tmp_path / "data"))
-    empty = origin_of({"source": one})
-    (tmp_path / "data" / "more.jsonl").touch()
-    assert origin_of({"source": one}) != empty
-    (tmp_path / "data" / "train").symlink_to(tmp_path / "linked")
-    assert origin_of({"source": one}) is None
-    assert origin_of({"source": Given([])}) is None
-    assert origin_of({"source": Synthetic(5)}) == origin_of({"source": Synthetic(5)}) is not None
-    assert origin_of({"source": Synthetic(5)}) != origin_of({"source": Synthetic(5, seed=3)})
-    nested = Synthetic(5)
-    nested.source = Given([])
-    assert origin_of({"source": nested}) is None
-
-
 def test_other_code_has_another_version(tmp_path):
-    package = Path(prm_lightning.sources.__file__).parents[1]
+    package = Path(prm_lightning.__file__).parent
     shutil.copytree(package, tmp_path / "prm_lightning", ignore=lambda *_: ["__pycache__"])
 
     def version():
-        command = [sys.executable, "-c", "from prm_lightning.batching import origin as o;"]
-        command[-1] += "print(o.__file__, o.CODE_VERSION)"
+        command = [sys.executable, "-c", "from prm_lightning.batching import cache as c;"]
+        command[-1] += "print(c.__file__, c.code_version())"
         environment = os.environ | {"PYTHONPATH": str(tmp_path)}
         return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True).split()
 
@@ -434,20 +350,44 @@ def test_other_code_has_another_version(tmp_path):
 
 
 @given(texts=st.lists(st.text(st.characters(codec=None))))
-def test_names_come_back(texts):
-    names = Names.of(texts)
-    assert list(names) == texts
-    assert len(names) == len(texts)
+def test_texts_come_back(texts):
+    packed = Texts.of(texts)
+    assert list(packed) == texts
+    assert len(packed) == len(texts)
     if texts:
-        assert names[-1] == texts[-1]
+        assert packed[-1] == texts[-1]
     with pytest.raises(IndexError):
-        names[len(texts)]
+        packed[len(texts)]
+
+
+def test_solutions_come_with_their_texts_from_the_cache_too(tokenizer, folder):
+    solutions = [
+        Solution(
+            f"{n} \u00e9 + 1?\n\nSay it.",
+            tuple(Step(f"{k}\n\n= \U0001f34e", 1.0) for k in range(3)),
+            "s",
+            str(n),
+        )
+        for n in range(8)
+    ]
+    steps = ["0\n= \U0001f34e", "1\n= \U0001f34e", "2\n= \U0001f34e"]
+    settings = {"val_ratio": 0.25, "after_first_error": "keep"}
+    whole = started(None, tokenizer, Given(solutions), **settings).sides["train"].data
+    fits_two = int(whole.positions[1]) + 1
+    for _ in range(2):
+        data = started(None, tokenizer, Given(solutions), **settings, max_tokens=fits_two)
+        part = data.sides["train"].data
+        for i in range(len(part)):
+            problem = f"{part.solution_names[i]} \u00e9 + 1?\nSay it."
+            assert part.texts(i) == (problem, steps[:2])
+            assert whole.texts(i) == (problem, steps)
 
 
 RACE = """
 import hashlib, sys
 from prm_lightning.batching.datamodule import PRMDataModule
 from prm_lightning.batching.encode import Encoder
+from prm_lightning.batching.plan import Planner
 from prm_lightning.modeling.backbone import load_tokenizer
 from prm_lightning.sources import SourceSpec, Stepwise
 encoder = Encoder(load_tokenizer(sys.argv[1]))
@@ -455,7 +395,7 @@ data = PRMDataModule([SourceSpec(Stepwise(sys.argv[2]))], encoder, val_ratio=0.2
 print("ready", flush=True)
 sys.stdin.readline()
 data.setup("fit")
-plan = repr(data._planner("train").train_steps(0)) + repr(data.report)
+plan = repr(Planner(data.sides["train"].sizes, 8192).train_steps(0)) + repr(data.report)
 print(hashlib.sha256(plan.encode()).hexdigest())
 """
 
@@ -475,7 +415,7 @@ def test_processes_that_start_at_once_agree(tiny_model_folder, tmp_path, folder)
     assert [process.returncode for process in processes] == [0] * 3, outputs
     assert len({out for out, _ in outputs}) == 1
     assert not any("damaged" in err or "written" in err for _, err in outputs), outputs
-    assert len(entries(folder)) == 3
+    assert len(entries(folder)) == 2
     assert all(not name.startswith(".") for name in entries(folder))
 
 
@@ -499,6 +439,6 @@ def test_ranks_that_start_at_once_take_the_steps_of_one_process(
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert_same_weights(outputs[0], outputs[-1])
-    assert len(entries(folder)) == 3
+    assert len(entries(folder)) == 2
     reports = {(output / "data.json").read_text() for output in outputs}
     assert len(reports) == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.batching.data import EncodedSolutions, measure
+from prm_lightning.batching.data import EncodedSolutions, Texts, measure
 from prm_lightning.batching.plan import Planner, shard
 from prm_lightning.batching.tree import build_tree
 
@@ -39,7 +39,9 @@ def encoded(draw):
         problems=np.array(problems),
         repeats=np.array(draw(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=n, max_size=n))),
         source_names=("test",),
-        solution_names=tuple(map(str, range(n))),
+        solution_names=Texts.of(map(str, range(n))),
+        problem_texts=Texts.of([]),
+        step_texts=Texts.of([]),
         branch=(),
         counts={},
     )
@@ -125,7 +127,9 @@ def example(n=40):
         problems=np.arange(n),
         repeats=np.ones(n),
         source_names=("test",),
-        solution_names=tuple(map(str, range(n))),
+        solution_names=Texts.of(map(str, range(n))),
+        problem_texts=Texts.of([]),
+        step_texts=Texts.of([]),
         branch=(),
         counts={},
     )

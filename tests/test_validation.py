@@ -8,58 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_training import options, write_rows
 
-from prm_lightning.batching.data import encode_solutions
-from prm_lightning.batching.encode import Encoder
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.training.cli import main
-from prm_lightning.training.validation import VALIDATION_SCORES, read_texts
-from prm_lightning.types import Solution, Step
-
-LINE = st.text("ab é0<|$#:.+", min_size=1, max_size=12).map(str.strip).filter(bool)
-LINES = st.lists(LINE, min_size=1, max_size=3).map("\n".join)
-
-
-def solutions(problems, steps):
-    """Up to three problems with their steps."""
-    return st.lists(
-        st.tuples(problems, st.lists(steps, min_size=1, max_size=3)), min_size=1, max_size=3
-    )
-
-
-def read_back(tokenizer, template: str, solutions: list[tuple[str, list[str]]]) -> list[tuple]:
-    encoder = Encoder(tokenizer, template)
-    data = encode_solutions(
-        [Solution(p, tuple(Step(s, 1.0) for s in steps), "x") for p, steps in solutions],
-        encoder,
-        max_tokens=100_000,
-    )
-    return [tuple(text) for text in read_texts(data, encoder)]
-
-
-@settings(max_examples=20)
-@given(solutions=solutions(LINES, LINES))
-def test_texts_come_back_from_their_tokens(tokenizer, solutions):
-    assert read_back(tokenizer, "chat", solutions) == solutions
-
-
-@pytest.mark.parametrize(("template", "problems"), [("plain", LINES), ("guide", LINE)])
-def test_other_templates_give_back_steps_of_one_line(tokenizer, template, problems):
-    @settings(max_examples=20)
-    @given(solutions=solutions(problems, LINE))
-    def check(solutions):
-        assert read_back(tokenizer, template, solutions) == solutions
-
-    check()
-
-
-def test_solutions_of_a_problem_show_where_it_ends(tokenizer):
-    problem = "Ann has 3 apples.\nHow many apples does she have now?"
-    solutions = [(problem, ["She buys\n12 more.", "So 15."]), (problem, ["3 + 12\n= 15."])]
-    assert read_back(tokenizer, "plain", solutions) == solutions
+from prm_lightning.training.validation import VALIDATION_SCORES
 
 
 def rows_of(run: Path) -> list[dict]:

@@ -29,11 +29,11 @@ Tokens = tuple[int, Ids, Indices, int]  # of a solution: index, ids, step positi
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Many short texts as two arrays, which a file can hold and processes can share.
+class Texts:
+    """Many texts as two arrays, which a file can hold and processes can share.
 
     Args:
-        text: ``(bytes,)`` uint8, the texts in UTF-8 behind one another.
+        text: ``(bytes,)`` uint8, the texts in UTF-8, one after the other.
         offsets: ``(N + 1,)`` where each begins in `text`.
     """
 
@@ -41,9 +41,9 @@ class Names:
     offsets: Indices
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Names:
+    def of(cls, texts: Iterable[str]) -> Texts:
         """Pack some texts; a lone surrogate, which JSON can hold, survives."""
-        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         return cls(np.frombuffer(b"".join(encoded), np.uint8), _offsets(map(len, encoded)))
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class EncodedSolutions:
     """N solutions as flat arrays; memory grows with tokens and nothing else.
 
     Args:
-        ids: ``(tokens,)`` int32, all solutions behind one another.
+        ids: ``(tokens,)`` int32, one solution after the other.
         offsets: ``(N + 1,)`` where each begins in `ids`.
         positions: ``(steps,)`` step positions inside their solution.
         step_offsets: ``(N + 1,)`` where each solution begins in `positions`.
@@ -77,7 +77,9 @@ class EncodedSolutions:
         repeats: ``(N,)`` draws an epoch.
         source_names: names that metrics are reported under.
         solution_names: ``(N,)`` ids of the solutions, for messages and predictions.
-        branch: ids behind every step end, see `Encoder`.
+        problem_texts: text of each problem, by the numbers in `problems`.
+        step_texts: ``(steps,)`` text of each step that was not cut off.
+        branch: ids after every step end, see `Encoder`.
         counts: how many were cut between steps, and so on.
     """
 
@@ -94,7 +96,9 @@ class EncodedSolutions:
     problems: Indices
     repeats: NDArray[np.float64]
     source_names: tuple[str, ...]
-    solution_names: Names
+    solution_names: Texts
+    problem_texts: Texts
+    step_texts: Texts
     branch: tuple[int, ...]
     counts: dict[str, int]
 
@@ -106,10 +110,15 @@ class EncodedSolutions:
         steps = slice(self.step_offsets[index], self.step_offsets[index + 1])
         return self.ids[self.offsets[index] : self.offsets[index + 1]], self.positions[steps]
 
+    def texts(self, index: int) -> tuple[str, list[str]]:
+        """Problem and steps of one solution."""
+        steps = range(self.step_offsets[index], self.step_offsets[index + 1])
+        return self.problem_texts[self.problems[index]], [self.step_texts[k] for k in steps]
+
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One side of the data, encoded and measured: what trains, validates, tests or is scored."""
+class DataPart:
+    """One part of the data, encoded and measured: what trains, validates, tests or is scored."""
 
     data: EncodedSolutions
     sizes: TreeSizes
@@ -132,7 +141,7 @@ def encode_solutions(
         max_tokens: bound on a solution's tokens, prompt included.
         repeats: draws an epoch of each solution; 1 if not given.
         strict: an unusable solution is an error.
-        tails: False leaves out the steps behind a solution's last one of weight > 0, on which no
+        tails: False leaves out the steps after a solution's last one of weight > 0, on which no
             loss depends; of a solution without such steps the first stays.
 
     Returns:
@@ -334,6 +343,9 @@ def _flatten(
     ]
     names = {name: number for number, name in enumerate(dict.fromkeys(s.source for s in chosen))}
     problems: dict[str, int] = {}
+    numbers = np.array(
+        [problems.setdefault(fold_newlines(s.problem), len(problems)) for s in chosen], np.int64
+    )
     return EncodedSolutions(
         ids=np.concatenate([ids for _, ids, _, _ in kept]),
         offsets=_offsets(len(ids) for _, ids, _, _ in kept),
@@ -354,14 +366,14 @@ def _flatten(
         prompts=np.array([prompt for _, _, _, prompt in kept], np.int64),
         first_errors=np.array([first_error(s) for s in chosen], np.int64),
         sources=np.array([names[s.source] for s in chosen], np.int64),
-        problems=np.array(
-            [problems.setdefault(fold_newlines(s.problem), len(problems)) for s in chosen], np.int64
-        ),
+        problems=numbers,
         repeats=np.ones(len(kept))
         if repeats is None
         else np.array([repeats[i] for i, *_ in kept], np.float64),
         source_names=tuple(names),
-        solution_names=Names.of(s.id for s in chosen),
+        solution_names=Texts.of(s.id for s in chosen),
+        problem_texts=Texts.of(problems),
+        step_texts=Texts.of(fold_newlines(step.text) for step in steps),
         branch=encoder.branch,
         counts=counts,
     )

@@ -1,23 +1,26 @@
-"""From a mixture of sources to planned batches, for every verb of the trainer."""
+"""From a mixture of sources to planned batches, for every verb of the trainer.
+
+In: the list of sources of a configuration. Out: loaders of `StepBatch`. Next: `data.collate`, which
+makes the tensors, and `training/module.py`, which trains on them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from inspect import signature
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from prm_lightning.batching.cache import (
-    load_start,
-    save_start,
-    side_key,
-    start_key,
-    stored_side,
+from prm_lightning.batching.cache import cached, entry_key
+from prm_lightning.batching.data import (
+    DataPart,
+    EncodedSolutions,
+    collate,
+    encode_solutions,
+    measure,
 )
-from prm_lightning.batching.data import EncodedSolutions, Side, collate, encode_solutions, measure
 from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
 from prm_lightning.sources.leaks import exclude, report_leaks
@@ -26,12 +29,6 @@ from prm_lightning.sources.rewards import AfterFirstError, RewardAs
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.training.stopping import leave_to_the_run
 from prm_lightning.types import Solution, StepBatch
-
-NOT_IN_START = {
-    "sources", "val_sources", "test_sources", "predict_sources",  # all together in self.sources
-    "encoder", "template", "step_end",  # in the encoder's fingerprint
-    "tokens_per_batch", "solutions_per_step", "num_workers",  # planned anew by every run
-}  # fmt: skip
 
 
 class PRMDataModule(LightningDataModule):
@@ -50,7 +47,7 @@ class PRMDataModule(LightningDataModule):
         tokens_per_batch: bound on a batch's rows times row length, padding included.
         solutions_per_step: solutions in an optimizer step; null leaves steps to
             trainer.accumulate_grad_batches.
-        after_first_error: `mask` takes the steps behind the first wrong one out of the loss.
+        after_first_error: `mask` takes the steps after the first wrong one out of the loss.
         balance: of right and wrong steps, on the training side: `none`, `weights` or `subsample`.
         val_ratio: share of problems that is split off for validation.
         exclude: files whose problems are left out of training.
@@ -112,10 +109,9 @@ class PRMDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.reward_as: RewardAs = reward_as
-        self.sides: dict[str, Side] = {}
+        self.sides: dict[str, DataPart] = {}
         self.report: dict[str, Any] = {}
         self._resume: dict[str, Any] = {}
-        self._side_keys: dict[str, str | None] = {}
         self._accumulate: int | None = None  # as configured, before an epoch's plan changes it
 
     def prepare_data(self) -> None:
@@ -124,19 +120,18 @@ class PRMDataModule(LightningDataModule):
             self.setup(self.trainer.state.fn or "fit")
 
     def setup(self, stage: str) -> None:
-        """Read, split and encode what the stage needs; a second call does nothing more.
-
-        What was encoded before, here or by another process, comes from the cache.
-        """
+        """Prepare what the stage needs; a second call does nothing more."""
         if stage in ("fit", "validate") and "train" not in self.sides:
-            self._recall_fit()
+            self.prepare()
         if stage in ("test", "predict") and stage not in self.sides:
             if not self.sources[stage]:
                 raise ValueError(
                     f"data.{stage}_sources is empty, so there is nothing to {stage}. "
                     f"Give at least one source, in the YAML or as --data.{stage}_sources."
                 )
-            self._add_side(stage, self._read(stage))
+            mixture = self._read(stage)
+            self.report[f"{stage}_sources"] = mixture.report.to_json()
+            self._encode(stage, mixture.solutions)
         if self._resume.get("fingerprint", self.fingerprint) != self.fingerprint:
             raise ValueError(
                 "data: the training data changed since the checkpoint was written (fingerprint "
@@ -205,54 +200,26 @@ class PRMDataModule(LightningDataModule):
         if self.trainer is not None:  # a strategy that restores late has asked for batches already
             self.trainer.fit_loop._combined_loader = None
 
-    def _recall_fit(self) -> None:
-        """What `_setup_fit` makes, from the cache if nothing that it is made of has changed."""
-        key = None if self.sides else self._start_key()
-        start = load_start(key)
-        if start is not None:
-            self.report, self.sides = start
-            return
-        self._setup_fit()
-        if key is not None and key == self._start_key():  # nothing changed while it was read
-            save_start(key, self.report, self._side_keys)
-
-    def _start_key(self) -> str | None:
-        if type(self) is not PRMDataModule:  # what a subclass does is not known
-            return None
-        names = [name for name in signature(PRMDataModule).parameters if name not in NOT_IN_START]
-        settings = {name: getattr(self, name) for name in names}
-        return start_key({**settings, "sources": self.sources}, self.encoder)
-
-    def _setup_fit(self) -> None:
+    def prepare(self) -> None:
+        """Read, exclude, split, balance and encode; each epoch is planned by `train_dataloader`."""
         mixture = self._read("train")
-        left, leaks = exclude(mixture.solutions, self.exclude)
-        evaluated: dict[str, list[Solution]] = {}
-        if self.sources["test"]:
-            evaluated["test_sources"] = self._read("test").solutions
-        if self.sources["validate"]:
-            train, val_mixture = left, self._read("validate")
-            validation = evaluated["val_sources"] = val_mixture.solutions
-            self.report["val_sources"] = val_mixture.report.to_json()
-        else:
-            split = split_by_group(left, self.val_ratio, self.seed)
-            train, validation = split.train, split.validation
-            self.report["split"] = split.report
+        kept, leaks = exclude(mixture.solutions, self.exclude)
+        train, validation, evaluated = self._split(kept)
         leaks |= report_leaks(train, evaluated)
         train = balance(train, self.balance, self.seed)
-        repeats = {
-            (s.source, s.id): r for s, r in zip(mixture.solutions, mixture.repeats, strict=True)
-        }
         self.report |= {
             "sources": mixture.report.to_json(),
-            "excluded": len(mixture.solutions) - len(left),
+            "excluded": len(mixture.solutions) - len(kept),
             "leaks": leaks,
             "train": describe(train),
             "validation": describe(validation),
             "fingerprint": fingerprint(train),
         }
-        self._add_side("train", train, [repeats[s.source, s.id] for s in train])
+        drawn = zip(mixture.solutions, mixture.repeats, strict=True)
+        repeats = {(s.source, s.id): repeat for s, repeat in drawn}
+        self._encode("train", train, [repeats[s.source, s.id] for s in train])
         if validation:
-            self._add_side("validate", validation)
+            self._encode("validate", validation)
         if not self.sides["train"].sizes.weights.any():
             raise ValueError(
                 "data: nothing is supervised on the training side: no step has a label and a "
@@ -268,30 +235,42 @@ class PRMDataModule(LightningDataModule):
             unlabelled="allow" if side == "predict" else "refuse",
         )
 
-    def _add_side(
-        self, name: str, read: Mixture | list[Solution], repeats: list[float] | None = None
+    def _split(
+        self, solutions: list[Solution]
+    ) -> tuple[list[Solution], list[Solution], dict[str, list[Solution]]]:
+        """What trains, what validates, and what was read to be evaluated on, by its option."""
+        evaluated: dict[str, list[Solution]] = {}
+        if self.sources["test"]:
+            evaluated["test_sources"] = self._read("test").solutions
+        if self.sources["validate"]:
+            mixture = self._read("validate")
+            self.report["val_sources"] = mixture.report.to_json()
+            evaluated["val_sources"] = mixture.solutions
+            return solutions, mixture.solutions, evaluated
+        split = split_by_group(solutions, self.val_ratio, self.seed)
+        self.report["split"] = split.report
+        return split.train, split.validation, evaluated
+
+    def _encode(
+        self, side: str, solutions: list[Solution], repeats: list[float] | None = None
     ) -> None:
-        if isinstance(read, Mixture):
-            self.report[f"{name}_sources"] = read.report.to_json()
-            read = read.solutions
-        solutions, how = read, (self.encoder, self.max_tokens)
-        tails = name != "train"  # what no loss depends on is not computed
+        """Tokenize and measure one side, or read from the cache what was tokenized before."""
+        how: dict[str, Any] = {"strict": self.strict, "tails": side != "train"}
 
-        def make() -> Side:
+        def make() -> DataPart:
             data = encode_solutions(
-                solutions, *how, repeats=repeats, strict=self.strict, tails=tails
+                solutions, self.encoder, self.max_tokens, repeats=repeats, **how
             )
-            return Side(data, measure(data))
+            return DataPart(data, measure(data))
 
-        key = side_key(solutions, repeats, *how, strict=self.strict, tails=tails)
-        side = stored_side(key, make)
-        data, sizes = side.data, side.sizes
-        self.sides[name], self._side_keys[name] = side, key
-        self.report.setdefault("encoded", {})[name] = {
-            "solutions": len(data),
-            "tokens": int(sizes.nodes.sum()),
-            "tokens_in_trees": int((sizes.nodes - sizes.shared).sum()),
-            **data.counts,
+        key = entry_key(solutions, repeats, self.encoder, self.max_tokens, **how)
+        part = self.sides[side] = cached(key, make)
+        nodes, shared = part.sizes.nodes.sum(), part.sizes.shared.sum()
+        self.report.setdefault("encoded", {})[side] = {
+            "solutions": len(part.data),
+            "tokens": int(nodes),
+            "tokens_in_trees": int(nodes - shared),
+            **part.data.counts,
         }
 
     def _planner(self, side: str, accumulate: int = 1) -> Planner:

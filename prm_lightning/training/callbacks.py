@@ -16,12 +16,7 @@ from prm_lightning.files import written_file
 from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
 from prm_lightning.modeling.sharding import gather_weights
-from prm_lightning.training.validation import (
-    VALIDATION_SCORES,
-    ReadText,
-    read_texts,
-    write_validation_scores,
-)
+from prm_lightning.training.validation import VALIDATION_SCORES, write_validation_scores
 from prm_lightning.types import StepBatch
 
 FALLBACK = "auroc"
@@ -46,7 +41,6 @@ class KeepModels(Callback):
         self.folder = folder
         self.monitor = monitor
         self.best: list[float] = []
-        self._texts: list[ReadText] = []  # of the validation data, read once
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -93,8 +87,7 @@ class KeepModels(Callback):
         scores = pl_module.evaluated.compute()  # every rank takes part
         if trainer.is_global_zero:
             data = pl_module.datamodule.sides["validate"].data
-            self._texts = self._texts or read_texts(data, pl_module.encoder)
-            write_validation_scores(self.folder / VALIDATION_SCORES, scores, data, self._texts)
+            write_validation_scores(self.folder / VALIDATION_SCORES, scores, data)
 
 
 def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
