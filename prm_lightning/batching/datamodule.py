@@ -24,8 +24,9 @@ from prm_lightning.batching.data import (
 from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
 from prm_lightning.sources.leaks import exclude, report_leaks
-from prm_lightning.sources.mixture import Mixture, SourceSpec, describe, fingerprint, read_mixture
+from prm_lightning.sources.mixture import Mixture, describe, fingerprint, read_mixture
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
+from prm_lightning.sources.source_list import Sources, as_specs
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.training.stopping import leave_to_the_run
 from prm_lightning.types import Solution, StepBatch
@@ -35,8 +36,9 @@ class PRMDataModule(LightningDataModule):
     """Solutions in, batches of token trees out.
 
     Args:
-        sources: the whole mixture to train on; a part of it is split off for validation unless
-            `val_sources` are given.
+        sources: what to train on: a file, folder or Hub id, whose layout is told by its columns,
+            or a list of them and of sources, see `as_specs`; a part of it is split off for
+            validation unless `val_sources` are given.
         encoder: makes the tokens; the model's own.
         val_sources: to validate on.
         test_sources: for the verb `test`.
@@ -59,11 +61,11 @@ class PRMDataModule(LightningDataModule):
 
     def __init__(
         self,
-        sources: list[SourceSpec],
+        sources: Sources,
         encoder: Encoder,
-        val_sources: list[SourceSpec] | None = None,
-        test_sources: list[SourceSpec] | None = None,
-        predict_sources: list[SourceSpec] | None = None,
+        val_sources: Sources | None = None,
+        test_sources: Sources | None = None,
+        predict_sources: Sources | None = None,
         template: Template = "chat",
         step_end: str | None = None,
         max_tokens: int = 1024,
@@ -92,10 +94,10 @@ class PRMDataModule(LightningDataModule):
                 f"{encoder.template!r} and {encoder.step_end!r}. Build both from the same values."
             )
         self.sources = {
-            "train": sources,
-            "validate": val_sources or [],
-            "test": test_sources or [],
-            "predict": predict_sources or [],
+            "train": as_specs(sources),
+            "validate": as_specs(val_sources),
+            "test": as_specs(test_sources),
+            "predict": as_specs(predict_sources),
         }
         self.encoder = encoder
         self.max_tokens = max_tokens

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from prm_lightning.evaluation.prmbench import COLUMNS, PRMBench
 from prm_lightning.sources.layouts import open_source
 from prm_lightning.sources.leaks import find_leaks
-from prm_lightning.sources.mixture import SourceSpec, read_mixture, specs_in
+from prm_lightning.sources.mixture import SourceSpec, read_mixture
 from prm_lightning.sources.rewards import AfterFirstError
 from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.sources.source_list import specs_in
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution, Source
 

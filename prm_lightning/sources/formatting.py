@@ -16,9 +16,9 @@ from prm_lightning.sources.mixture import (
     SourceSpec,
     describe,
     read_mixture,
-    specs_in,
 )
 from prm_lightning.sources.rewards import supervised_steps
+from prm_lightning.sources.source_list import as_specs, specs_in
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.terminal import Bar
@@ -142,7 +142,9 @@ def read_specs(source: str) -> list[SourceSpec]:
     """
     if Path(source).suffix in (".yaml", ".yml"):
         return specs_in(Path(source), "format")
-    return [SourceSpec(Stepwise(SHORT_NAMES.get(source, source)))]
+    if source in (*SHORT_NAMES, *SHORT_NAMES.values()):  # its layout is known without looking
+        return [SourceSpec(Stepwise(SHORT_NAMES.get(source, source)))]
+    return as_specs(source)
 
 
 class StepRows(Sequence[dict[str, Any]]):

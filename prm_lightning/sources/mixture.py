@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 from prm_lightning.files import digest
@@ -195,38 +194,6 @@ def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
             [len(s.problem) + sum(len(step.text) for step in s.steps) for s in solutions]
         ),
     }
-
-
-def specs_in(file: Path, verb: str) -> list[SourceSpec]:
-    """The sources that a YAML file lists, at its top, under ``sources`` or under ``data.sources``.
-
-    Args:
-        file: such as a configuration of `fit`.
-        verb: what reads it, for the message.
-
-    Raises:
-        ValueError: the file holds no list of sources.
-    """
-    import yaml
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--sources", type=list[SourceSpec])
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = content.get("data", content)
-        listed = content.get("sources") if isinstance(content, dict) else content
-        if not isinstance(listed, list) or not listed:
-            raise ValueError("no list of sources at its top, under sources or under data.sources")
-        parsed = parser.parse_object({"sources": listed})
-        specs: list[SourceSpec] = parser.instantiate_classes(parsed).sources
-    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{verb}: {file} is no list of sources ({' '.join(str(error).split())[:300]}); write "
-            "- source: {class_path: prm_lightning.sources.Stepwise, init_args: {path: ...}}"
-        ) from error
-    return specs
 
 
 def fingerprint(solutions: Sequence[Solution]) -> str:

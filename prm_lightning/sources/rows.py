@@ -93,7 +93,7 @@ def name_of(path: Rows) -> str:
 
 def _read(path: Rows, split: str, how: str) -> Iterator[Row | Dropped]:
     if not isinstance(path, str):
-        return (_checked(f"rows[{k}]", dict(values)) for k, values in enumerate(path))
+        return (_checked(f"rows[{k}]", values) for k, values in enumerate(path))
     if Path(path).is_file():
         return read_file(Path(path))
     if Path(path).is_dir():
@@ -194,12 +194,12 @@ def _read_array(file: Path) -> Iterator[Row | Dropped]:
 
 def _checked(place: str, value: Any, *, can_be_half: bool = True) -> Row | Dropped:
     """The one check of every row that is read."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return _malformed(place, value, f"of type {type(value).__name__}")
     if can_be_half and not _is_utf8(value):
         message = f"{place}: {ascii(value)[:60]} holds half a character; mend or remove the row."
         return Dropped(place, "text with half a character", message)
-    return Row(place, value)
+    return Row(place, dict(value))
 
 
 def _is_utf8(value: Any) -> bool:

@@ -289,6 +289,20 @@ def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, A
     return flat
 
 
+def name_sources(args: Sequence[str]) -> list[str]:
+    """A command line in which ``--data rows.jsonl`` is ``--data.sources rows.jsonl``.
+
+    With a YAML or JSON file, `--data` stays what it is for Lightning: options of the data module.
+    """
+    named = list(args)
+    for k, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        value = value if equals else next(iter(args[k + 1 : k + 2]), "")
+        if option == "--data" and not value.endswith((".yaml", ".yml", ".json", "}")):
+            named[k] = f"--data.sources{equals}{value if equals else ''}"
+    return named
+
+
 def main(args: list[str] | None = None) -> Path | None:
     """Run one of Lightning's verbs.
 
@@ -296,6 +310,8 @@ def main(args: list[str] | None = None) -> Path | None:
         The folder of a run that `fit` has ended, in the one process that writes it; else None.
     """
     quieten_libraries()
+    if args is None:
+        sys.argv[1:] = name_sources(sys.argv[1:])
     cli = PRMCLI(
         PRMModule,
         PRMDataModule,
@@ -310,6 +326,6 @@ def main(args: list[str] | None = None) -> Path | None:
         auto_configure_optimizers=False,  # `PRMModule.configure_optimizers` makes them
         parser_class=Parser,
         parser_kwargs={"prog": "python -m prm_lightning"},
-        args=args,
+        args=args if args is None else name_sources(args),
     )
     return cli.folder if cli.subcommand == "fit" and cli.trainer.is_global_zero else None

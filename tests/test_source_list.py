@@ -1,0 +1,109 @@
+"""Sources as people write them down: paths, rows, dicts, short names; in Python and for `fit`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from raw_rows import write_lines
+
+from prm_lightning.sources import Corrupted, Gsm8k, SourceSpec, Stepwise
+from prm_lightning.sources.mixture import read_mixture
+from prm_lightning.sources.source_list import as_specs
+from prm_lightning.training.cli import main
+
+CONFIG = Path(__file__).parents[1] / "configs" / "smollm2_gsm8k.yaml"
+TRL = {"prompt": "2 + 3?", "completions": ["2 + 3 = 5"], "labels": [True]}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_lines(tmp_path / "rows.jsonl", TRL)
+
+
+def forms(path):
+    """All that may be written for one file of rows."""
+    by_name = {"class_path": "Stepwise", "init_args": {"path": path}}
+    dotted = {"class_path": "prm_lightning.sources.Stepwise", "init_args": {"path": path}}
+    return [
+        path, [path], {"path": path}, [{"path": path}], by_name, [{"source": by_name}],
+        {"source": dotted}, {"source": {"path": path}}, {"source": path},
+    ]  # fmt: skip
+
+
+FORMS = range(len(forms("x")))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_file_is_one_source_however_it_is_written(path, form):
+    (spec,) = as_specs(forms(path)[form])
+    assert spec == SourceSpec(Stepwise(path))
+    assert [solution.problem for solution in read_mixture([spec]).solutions] == ["2 + 3?"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("where", ["command line", "file"])
+def test_fit_takes_each_form_and_keeps_it(path, form, where, tmp_path, capsys):
+    written = forms(path)[form]
+    if where == "file":
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": {"sources": written}}))
+        options = ["--config", str(tmp_path / "mine.yaml")]
+    else:
+        text = written if isinstance(written, str) else json.dumps(written)
+        options = ["--data.sources", text, "--data.val_sources", text]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(CONFIG), *options, "--print_config"])
+    assert not stopped.value.code
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert as_specs(data["sources"]) == [SourceSpec(Stepwise(path))]
+
+
+@pytest.mark.parametrize("options", [["--data", "X"], ["--data=X"]])
+def test_data_with_a_file_of_rows_means_its_sources(path, options, capsys):
+    options = [option.replace("X", path) for option in options]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(CONFIG), *options, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["sources"] == path
+
+
+def test_options_of_an_entry_and_nested_sources_are_taken(path, tmp_path):
+    gold = {"class_path": "Gsm8k", "init_args": {"path": "g.jsonl"}}
+    first, second, third = as_specs([
+        {"path": path, "name": "mine", "repeat": 2, "limit": 3, "license": "MIT"},
+        {"class_path": "Corrupted", "init_args": {"source": gold, "n": 6}, "repeat": 0.5},
+        Stepwise(path),
+    ])  # fmt: skip
+    assert (first.repeat, first.limit, first.name, first.license) == (2, 3, "mine", "MIT")
+    assert isinstance(second.source, Corrupted)
+    assert (second.source.source, second.source.n, second.repeat) == (Gsm8k("g.jsonl"), 6, 0.5)
+    assert third == SourceSpec(Stepwise(path))
+    file = tmp_path / "list.yaml"
+    file.write_text(yaml.safe_dump({"sources": [{"path": path}]}))
+    assert as_specs(str(file)) == [SourceSpec(Stepwise(path))]
+    assert as_specs(None) == []
+
+
+def test_rows_in_memory_are_a_source():
+    datasets = pytest.importorskip("datasets")
+    for rows in ([TRL, TRL], datasets.Dataset.from_list([TRL, TRL])):
+        (spec,) = as_specs(rows)
+        assert len(list(spec.source.read())) == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"class_path": "Stepwize"}, "'Stepwize' is no source of ours.*Did you mean 'Stepwise'"),
+        ({"class_path": "Stepwise", "init_args": {"pth": "x"}}, "prm_lightning.sources.Stepwise"),
+        ({"class_path": "nowhere.Source"}, "source nowhere.Source"),
+        ({"paths": "x"}, "is no source, expected a path"),
+        ({"path": "x", "class_path": "Stepwise"}, "is no source, expected a path"),
+        ([3], "3 is no source"),
+        (3, "3 is no source"),
+        ([{"a": 1}], "is no source"),
+    ],
+)
+def test_what_is_no_source_is_one_line(entry, words):
+    with pytest.raises(ValueError, match=words) as error:
+        as_specs(entry)
+    assert len(str(error.value).splitlines()) == 1
