@@ -17,8 +17,8 @@ from prm_lightning.labelling.prompts import Answer, Request
 REQUEST = Request("judge", '{"model":"m"}', "words", 2, "v1")
 
 
-def parsed(sent):
-    return Parsed(Answer("judged", sent.raw.decode()), {"output_tokens": 1}, 0.25)
+def parsed(request, batched, raw):
+    return Parsed(Answer("judged", raw.decode()), {"output_tokens": 1}, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_what_was_on_its_way_when_the_process_died_stays_held(tmp_path):
 def test_failures_release_or_hold_the_worst_cost(tmp_path):
     with open_journal(tmp_path) as journal:
         first, second, third = journal.send([(REQUEST, 1.0), (REQUEST, 2.0), (REQUEST, 4.0)])
-        journal.release([first], "429")
+        journal.fail([first], "void", "429")
         assert journal.committed == 6.0
-        journal.lose([second], "cut")
+        journal.fail([second], "lost", "cut")
         assert journal.committed == 6.0
-        journal.reject(third, "400")
+        journal.fail([third], "void", "400", "rejected")
         assert journal.committed == 2.0
         assert journal.answer(REQUEST.key) == Answer("rejected")
     with open_journal(tmp_path) as journal:
@@ -73,7 +73,7 @@ def test_an_answer_whose_cost_is_unknown_costs_its_worst(tmp_path):
     with open_journal(tmp_path) as journal:
         [send] = journal.send([(REQUEST, 1.0)])
         journal.receive([(send, b"<html>")])
-        journal.parse(lambda sent: Parsed(Answer("unreadable"), {}, None))
+        journal.parse(lambda request, batched, raw: Parsed(Answer("unreadable"), {}, None))
         assert journal.answer(REQUEST.key) is None
         assert (journal.paid, journal.outstanding) == (1.0, 0.0)
 

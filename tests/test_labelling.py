@@ -22,7 +22,7 @@ from prm_lightning.__main__ import main as door
 from prm_lightning.labelling.claude import Claude
 from prm_lightning.labelling.label import main
 from prm_lightning.labelling.options import LabelOptions
-from prm_lightning.labelling.solutions import Candidate, least_sure, settle, uncertainty
+from prm_lightning.labelling.solutions import least_sure, uncertainty
 from prm_lightning.sources.rewards import he_rewards, se_rewards
 
 REAL_KEY = os.environ.get("ANTHROPIC_API_KEY", "")
@@ -149,6 +149,7 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch)
     counted = capsys.readouterr().err
     assert "10 requests to claude-sonnet-5-5" in counted and "at most $" in counted
     assert "as the API counts" in counted and fake.usages == []
+    worst = float(counted.rpartition("at most $")[2].partition(")")[0])
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     label("--solutions", file, "--dry_run")
     assert "a guess" in capsys.readouterr().err
@@ -159,12 +160,7 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch)
     assert "1,500 requests to claude-haiku-5-5" in planned
     assert "1,500 requests to claude-sonnet-5-5" in planned
     assert [p.name for p in Path().iterdir()] == [file]
-
-
-def test_an_estimate_bounds_what_is_paid(fake, capsys):
-    file = write(solution(i) for i in range(20))
-    label("--solutions", file, "--dry_run")
-    worst = float(capsys.readouterr().err.rpartition("at most $")[2].partition(")")[0])
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     label("--solutions", file, *PAY)
     assert 0 < record("data/prm_dataset_method1_SE")["cost"]["paid_usd"] <= worst
 
@@ -356,30 +352,18 @@ def test_five_solutions_with_a_real_key(monkeypatch, capsys):
         print(json.dumps(said["cost"], indent=2))
 
 
-def test_equations_judge_without_claude(monkeypatch, capsys):
+def test_equations_judge_without_a_key(monkeypatch, capsys):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    row = {"question": "Ann has 2 apples and buys 2. She eats 1. How many?", "answer": "3"}
-    attempts = [
-        ["2 + 2 = 4.", "4 - 1 = 3.", "The answer is 3."],
-        ["2 + 2 = 5.", "5 - 1 = 4.", "The answer is 4."],
-        ["2 + 2 = 4.", "4 + 1 = 5.", "The answer is 5."],
-        ["2 + 2 = <<2+2=4>>4.", "4 - 1 = <<4-1=2>>2.", "So it is 3 after all. The answer is 3."],
-    ]
-    label(
-        "--judge", "equations", "--solutions", write(row | {"steps": steps} for steps in attempts)
-    )
-    found = rows("data/prm_dataset_method1_SE")
-    assert [row["verdicts"] for row in found] == [
-        ["correct"] * 3,
-        ["incorrect", None, None],
-        ["correct", "incorrect", None],
-    ]
-    assert found[1]["reasons"] == ["2 + 2 = 5 is false", "", ""]
-    assert found[1]["step_rewards"] == [pytest.approx(-2 / 3), None, None]
+    file = write([solution(1), solution(3), solution(1) | {"answer": "9"}])
+    label("--judge", "equations", "--solutions", file)
+    right, wrong = rows("data/prm_dataset_method1_SE")
+    assert (right["verdicts"], right["step_rewards"]) == (["correct"] * 2, [0.75, 1.0])
+    assert (wrong["verdicts"], wrong["step_rewards"]) == (["incorrect", None], [-0.75, None])
+    assert wrong["reasons"] == ["3 + 2 = 6 is false", ""]
     said = record("data/prm_dataset_method1_SE")
-    assert said["counts"]["outcomes"] == {"judged": 3, "unexplained": 1}
+    assert said["counts"]["outcomes"] == {"judged": 2, "unexplained": 1}
     assert (said["judge"], said["cost"]["paid_usd"]) == ("equations", 0)
-    assert "judged 3, unexplained 1" in capsys.readouterr().out
+    assert "$" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -443,10 +427,23 @@ def test_a_journal_of_version_0_1_is_read_and_nothing_is_paid_again(fake):
     assert record("three")["cost"]["paid_usd"] == pytest.approx(0.0092, abs=1e-4)
 
 
-def test_candidates_are_split_and_compared():
-    found = settle(Candidate("q", "3", "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3"))
-    assert found.is_correct and found.predicted == "3" and len(found.steps) >= 2
-    assert not settle(Candidate("q", "4", "1 + 1 = 2.\nThe answer is 2.")).is_correct
+def test_ready_solutions_are_split_and_compared():
+    label(
+        "--judge",
+        "equations",
+        "--solutions",
+        write(
+            [
+                {
+                    "question": "q",
+                    "answer": "3",
+                    "solution": "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3",
+                },
+            ]
+        ),
+    )
+    [row] = rows("data/prm_dataset_method1_SE")
+    assert row["is_correct"] and row["predicted_answer"] == "3" and len(row["steps"]) >= 2
 
 
 def test_the_least_sure_are_chosen():

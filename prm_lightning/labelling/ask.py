@@ -21,7 +21,7 @@ from functools import cached_property
 from operator import itemgetter
 
 from prm_lightning.labelling.claude import ApiError, Claude
-from prm_lightning.labelling.journal import Journal, Parsed, Sent
+from prm_lightning.labelling.journal import Journal, Parsed
 from prm_lightning.labelling.prices import Price, cost, worst_cost
 from prm_lightning.labelling.prompts import Answer, Request, follow_up, read_answer
 
@@ -146,17 +146,17 @@ class Asker:
         self.progress(sum(request is None for request in following))
         return [request for request in following if request]
 
-    def _read(self, sent: Sent) -> Parsed:
+    def _read(self, request: Request, batched: bool, raw: bytes) -> Parsed:
         try:
-            found = json.loads(sent.raw)
-            message = found["result"]["message"] if sent.batched else found
+            found = json.loads(raw)
+            message = found["result"]["message"] if batched else found
             usage, reason = message["usage"], message["stop_reason"]
-            price = self.prices[json.loads(sent.request.settings)["model"]]
-            usd = cost(price, usage, batch=sent.batched)
+            price = self.prices[json.loads(request.settings)["model"]]
+            usd = cost(price, usage, batch=batched)
             texts = [block["text"] for block in message["content"] if block["type"] == "text"]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return Parsed(Answer("unreadable"), {}, None)  # no Message, such as a proxy's page
-        return Parsed(read_answer(sent.request, reason, "".join(texts)), usage, usd)
+        return Parsed(read_answer(request, reason, "".join(texts)), usage, usd)
 
 
 def ask_live(asker: Asker, requests: Iterable[Request]) -> None:
@@ -265,11 +265,11 @@ class _Live:
         journal, note = self.asker.journal, str(error)
         others_pass = self.width > 1 or journal.has_answers(request.settings)
         if error.then == "reject" and others_pass:
-            journal.reject(send, note)
+            journal.fail([send], "void", note, "rejected")
             self.asker.progress(1)
             self.count_failure(note)
             return
-        (journal.lose if error.billed else journal.release)([send], note)
+        journal.fail([send], "lost" if error.billed else "void", note)
         if error.then == "retry":
             self.again(request, note, error.wait)
         else:

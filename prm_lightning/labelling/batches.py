@@ -218,11 +218,11 @@ class _Batches:
             note += f": {json.dumps(result.get('error'), sort_keys=True)[:300]}"
         if '"invalid_request_error"' in note:
             log.warning("request %s is refused as malformed: %s", key[:12], note)
-            self.asker.journal.reject(send, note)
+            self.asker.journal.fail([send], "void", note, "rejected")
             self.asker.progress(1)
             return
         self.tries[key] += 1
-        self.asker.journal.release([send], note)
+        self.asker.journal.fail([send], "void", note)
 
     def insist(self, action: Callable[[], T]) -> T:
         """The result of something free, tried until it works."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from prm_lightning.files import digest, job_lock
 from prm_lightning.labelling.prompts import Answer, Request, canonical
@@ -45,26 +45,19 @@ CREATE TABLE IF NOT EXISTS finished (stage TEXT PRIMARY KEY, about TEXT NOT NULL
 PricedRequest = tuple[Request, float]  # with the most that it can cost, in USD
 
 
-class Sent(NamedTuple):
-    """A raw answer that waits to be parsed, to a request of a batch or a live one."""
-
-    request: Request
-    batched: bool
-    raw: bytes
-
-
 class Parsed(NamedTuple):
-    """An answer as read from its raw bytes.
+    """An answer as read from its raw bytes, with the API's token counts.
 
-    Args:
-        answer: outcome and value.
-        usage: token counts of the API's message.
-        usd: what it cost; None if the bytes do not tell.
+    It cost `usd`; None if the bytes do not tell.
     """
 
     answer: Answer
     usage: dict[str, Any]
     usd: float | None
+
+
+# Reads raw bytes: the request, whether it was sent in a batch, the bytes.
+Reader = Callable[[Request, bool, bytes], Parsed]
 
 
 class OpenBatch(NamedTuple):
@@ -196,7 +189,7 @@ class Journal:
                 [(raw, send) for send, raw in answers],
             )
 
-    def parse(self, read: Callable[[Sent], Parsed]) -> list[tuple[Request, Answer]]:
+    def parse(self, read: Reader) -> list[tuple[Request, Answer]]:
         """Read every raw answer that was not read yet.
 
         Args:
@@ -212,41 +205,38 @@ class Journal:
         try:
             while page := self.table(query):
                 with self._sql:
-                    for id, worst, batch, raw, *request in page:
-                        sent = Sent(Request(*request), batch is not None, raw)
-                        parsed = read(sent)
-                        self._settle(id, worst, parsed)
-                        done.append((sent.request, parsed.answer))
+                    for id, worst, batch, raw, *fields in page:
+                        request = Request(*fields)
+                        answer, usage, usd = read(request, batch is not None, raw)
+                        usd = worst if usd is None else usd
+                        self._sql.execute(
+                            "UPDATE sends SET state = 'parsed', outcome = ?, value = ?, "
+                            "usage = ?, usd = ? WHERE id = ?",
+                            (answer.outcome, canonical(answer.value), canonical(usage), usd, id),
+                        )
+                        self.paid += usd
+                        self.outstanding -= worst
+                        done.append((request, answer))
         finally:
             self._sql.execute("PRAGMA synchronous = FULL")
         return done
 
-    def _settle(self, id: int, worst: float, parsed: Parsed) -> None:
-        usd = worst if parsed.usd is None else parsed.usd
-        value, usage = canonical(parsed.answer.value), canonical(parsed.usage)
-        self._sql.execute(
-            "UPDATE sends SET state = 'parsed', outcome = ?, value = ?, usage = ?, usd = ? "
-            "WHERE id = ?",
-            (parsed.answer.outcome, value, usage, usd, id),
-        )
-        self.paid += usd
-        self.outstanding -= worst
-
-    def release(self, sends: Iterable[int], note: str) -> None:
-        """Record that sendings failed and certainly cost nothing."""
-        self._fail(sends, "void", note)
-
-    def lose(self, sends: Iterable[int], note: str) -> None:
-        """Record that sendings failed and may have been billed: their worst cost stays held."""
-        self._fail(sends, "lost", note)
-
-    def reject(self, send: int, note: str) -> None:
-        """Record that the API refuses a request as such: it is never sent again."""
-        self._fail([send], "void", note, outcome="rejected")
-
-    def _fail(
-        self, sends: Iterable[int], state: str, note: str, outcome: str | None = None
+    def fail(
+        self,
+        sends: Iterable[int],
+        state: Literal["void", "lost"],
+        note: str,
+        outcome: Literal["rejected"] | None = None,
     ) -> None:
+        """Record that sendings got no answer.
+
+        Args:
+            sends: their ids; those that are not open any more are left as they are.
+            state: ``void`` cost nothing for certain; ``lost`` may have been billed, so that the
+                worst cost stays held.
+            note: why, in a few words.
+            outcome: ``rejected`` if the API refuses the request as such: it is never sent again.
+        """
         with self._sql:
             for send in sends:
                 row = self._sql.execute(
@@ -317,7 +307,7 @@ class Journal:
             note: why, in a few words.
         """
         left = [send for send, is_open in self.sends_of(batch).values() if is_open]
-        self._fail(left, "lost" if state == "lost" else "void", note)
+        self.fail(left, "lost" if state == "lost" else "void", note)
         with self._sql:
             self._sql.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch))
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import islice
 from typing import Any
@@ -15,7 +14,7 @@ from prm_lightning.command import run_verb
 from prm_lightning.labelling.ask import Asker, Patience, Requests
 from prm_lightning.labelling.claude import ApiError, connect, read_key, scrub_logs
 from prm_lightning.labelling.dataset import account, lines, read_record, write_dataset
-from prm_lightning.labelling.journal import Journal, open_journal
+from prm_lightning.labelling.journal import open_journal
 from prm_lightning.labelling.options import LabelOptions
 from prm_lightning.labelling.prices import Price, cost, load_prices, price_of, worst_cost
 from prm_lightning.labelling.prompts import JUDGE, VERSIONS, Request, writer_requests
@@ -27,7 +26,6 @@ CHARACTERS_PER_TOKEN = 3.0  # of a body in English and JSON; where nothing was c
 STEP_TOKENS = 40  # of a verdict with its reason
 SOLUTION_TOKENS = 350  # of a written solution
 SAMPLED = 50  # requests whose tokens the API is asked to count
-ENOUGH_ANSWERS = 20  # from so many on their mean length is the estimate
 TYPICAL_STEPS = 6
 TYPICAL = Candidate("x" * 250, "42", steps=("x" * 120,) * TYPICAL_STEPS)  # before any is written
 
@@ -115,9 +113,7 @@ def _approve(options: LabelOptions, asker: Asker, requests: Requests, bar: Bar) 
     """
     bar.end()
     journal = asker.journal
-    found = estimate(asker.pending(requests()), asker.prices, expected_answer(journal))
-    for of in found.values():
-        _say(of.line())
+    _say(*estimate(asker.pending(requests()), asker.prices))
     if options.budget is None:
         raise ValueError(
             "label: asking Claude costs money, so it needs --budget USD, which is never exceeded; "
@@ -133,12 +129,12 @@ def _approve(options: LabelOptions, asker: Asker, requests: Requests, bar: Bar) 
             raise ValueError("label: there is no terminal to agree to spending at; add --yes.")
         if input("Spend it? [y/N] ").strip().casefold() not in ("y", "yes"):
             raise ValueError("label: nothing was asked.")
-    bar.stage("asking Claude", sum(of.requests for of in found.values()))
+    bar.stage("asking Claude", sum(1 for _ in asker.pending(requests())))
 
 
 def _dry_run(run: Run) -> None:
     """Print requests, tokens and dollars of what is left to ask, as far as it can be known."""
-    found: dict[str, Estimate] = {}
+    plan: list[str] = []
     for requests, times in _left(run):
         ratio = _count_sample(run.asker, requests())
         _say(
@@ -146,13 +142,8 @@ def _dry_run(run: Run) -> None:
             if ratio
             else f"tokens of {CHARACTERS_PER_TOKEN:.0f} characters, a guess: no key to count with"
         )
-        expected = expected_answer(run.journal)
-        ratio = ratio or CHARACTERS_PER_TOKEN
-        found |= estimate(requests(), run.prices, expected, ratio, times)
-    for of in found.values():
-        _say(of.line())
-    if not found:
-        _say("nothing is left to ask Claude: $0.00")
+        plan += estimate(requests(), run.prices, ratio or CHARACTERS_PER_TOKEN, times)
+    _say(*plan or ["nothing is left to ask Claude: $0.00"])
     if run.options.budget is not None:
         _say(f"budget ${run.options.budget:.2f}, of which ${run.journal.committed:.4f} is used")
 
@@ -183,87 +174,42 @@ def _left(run: Run) -> Iterator[tuple[Requests, float]]:
         yield lambda: judge.requests([TYPICAL.to_judge]), total * share
 
 
-@dataclass(slots=True)
-class Estimate:
-    """What some requests would cost.
-
-    Args:
-        stage: that they belong to.
-        model: that they go to.
-        batch_factor: a batch costs this times the price of live requests.
-        requests: how many.
-        prompt_tokens: expected, of all.
-        answer_tokens: expected, of all.
-        expected: USD, live. No cache hit is counted on.
-        worst: USD, live; no less than it can be.
-    """
-
-    stage: str
-    model: str
-    batch_factor: float
-    requests: int = 0
-    prompt_tokens: float = 0.0
-    answer_tokens: float = 0.0
-    expected: float = 0.0
-    worst: float = 0.0
-
-    def line(self) -> str:
-        """For a person."""
-        batch = self.batch_factor
-        return (
-            f"{self.stage:6} {self.requests:7,} requests to {self.model}: about "
-            f"{self.prompt_tokens / 1e6:.2f} M prompt and {self.answer_tokens / 1e6:.2f} M answer "
-            f"tokens; ${self.expected * batch:.2f} in batches (at most ${self.worst * batch:.2f}), "
-            f"${self.expected:.2f} live (at most ${self.worst:.2f})"
-        )
-
-
 def estimate(
     requests: Iterable[Request],
     prices: Mapping[str, Price],
-    answer_tokens: Callable[[Request], float],
     characters_per_token: float = CHARACTERS_PER_TOKEN,
     times: float = 1.0,
-) -> dict[str, Estimate]:
-    """Sums by stage and model, such as ``judge claude-sonnet-5-5``.
+) -> list[str]:
+    """What some requests would cost: a line for each stage and model. No cache hit is counted on.
 
     Args:
         requests: read once.
         prices: by model.
-        answer_tokens: expected length of the answer to a request.
-        characters_per_token: of a body.
+        characters_per_token: ratio that gives the expected tokens of a body.
         times: how many requests each of them is counted for.
     """
-    found: dict[str, Estimate] = {}
+    sums: dict[tuple[str, str], list[float]] = {}
     for request in requests:
         settings = json.loads(request.settings)
-        model, most = settings["model"], settings["max_tokens"]
-        price, prompt = prices[model], request.size / characters_per_token
-        answer = min(answer_tokens(request), most)
-        usage = {"input_tokens": int(prompt), "output_tokens": int(answer)}
-        name = f"{request.stage} {model}"
-        of = found.setdefault(name, Estimate(request.stage, model, price.batch_factor))
-        of.requests += round(times)
-        of.prompt_tokens += times * prompt
-        of.answer_tokens += times * answer
-        of.expected += times * cost(price, usage, batch=False)
-        of.worst += times * worst_cost(price, request.size, most, batch=False)
-    return found
-
-
-def expected_answer(journal: Journal) -> Callable[[Request], float]:
-    """Expected tokens of an answer: the mean of those received, else a rule of thumb."""
-    rows = journal.table(
-        "SELECT stage, COUNT(*), AVG(json_extract(usage, '$.output_tokens')) "
-        "FROM sends JOIN requests USING (key) WHERE usage <> '{}' GROUP BY stage"
-    )
-    means = {stage: float(mean) for stage, count, mean in rows if count >= ENOUGH_ANSWERS and mean}
-
-    def expect(request: Request) -> float:
-        guess = 20 + STEP_TOKENS * request.parts if request.stage == JUDGE else SOLUTION_TOKENS
-        return means.get(request.stage, guess)
-
-    return expect
+        price, most = prices[settings["model"]], settings["max_tokens"]
+        prompt = request.size / characters_per_token
+        said = 20 + STEP_TOKENS * request.parts if request.stage == JUDGE else SOLUTION_TOKENS
+        answer = min(said, most)
+        usage = {"input_tokens": int(prompt), "output_tokens": answer}
+        expected = cost(price, usage, batch=False)
+        worst = worst_cost(price, request.size, most, batch=False)
+        found = sums.setdefault((request.stage, settings["model"]), [0.0] * 5)
+        for i, value in enumerate((1, prompt, answer, expected, worst)):
+            found[i] += times * value
+    said_lines = []
+    for (stage, model), (count, prompt, answer, expected, worst) in sums.items():
+        batch = prices[model].batch_factor
+        said_lines.append(
+            f"{stage:6} {count:7,.0f} requests to {model}: about {prompt / 1e6:.2f} M prompt and "
+            f"{answer / 1e6:.2f} M answer tokens; ${expected * batch:.2f} in batches (at most "
+            f"${worst * batch:.2f}), ${expected:.2f} live (at most ${worst:.2f})"
+        )
+    return said_lines
 
 
 def _count_sample(asker: Asker, requests: Iterable[Request]) -> float | None:
@@ -278,6 +224,6 @@ def _count_sample(asker: Asker, requests: Iterable[Request]) -> float | None:
     return characters / tokens if tokens else None
 
 
-def _say(line: str) -> None:
-    """One line for the person who starts the run."""
-    print(line, file=sys.stderr, flush=True)
+def _say(*said: str) -> None:
+    """Lines for the person who starts the run."""
+    print(*said, sep="\n", file=sys.stderr, flush=True)

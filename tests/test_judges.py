@@ -1,11 +1,97 @@
-"""Rollouts from prefixes whose chances are known by hand."""
+"""Two judges that must agree, equations, and rollouts whose chances are known by hand."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.labelling.judges import RolloutJudge
-from prm_lightning.types import Completion, JudgeRequest, Sampling
+from prm_lightning.labelling.judges import AgreementJudge, EquationsJudge, RolloutJudge
+from prm_lightning.types import Completion, Judgement, JudgeRequest, Sampling
+
+SHORT = {"c": "correct", "i": "incorrect", "u": "unsure", "-": None}
+
+
+class Saying:
+    """Answers requests with judgements written down beforehand."""
+
+    def __init__(self, name, *said):
+        self.name = name
+        self.said = said
+
+    def judge(self, requests):
+        assert len(requests) == len(self.said)
+        for words in self.said:
+            if set(words) <= set(SHORT):
+                verdicts = tuple(SHORT[letter] for letter in words)
+                reasons = (self.name,) * len(words)
+                yield Judgement("judged", verdicts, reasons)
+            else:
+                yield Judgement(words)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "outcome"),
+    [
+        ("ccc", "ccc", "judged"),
+        ("cii", "ci-", "judged"),
+        ("cic", "ciu", "judged"),
+        ("ccc", "cci", "disagreement"),
+        ("cii", "cci", "disagreement"),
+        ("cui", "cii", "unsettled"),
+        ("cii", "c--", "unsettled"),
+        ("refusal", "ccc", "refusal"),
+        ("ccc", "never solved", "never solved"),
+        ("refusal", "never solved", "refusal"),
+    ],
+)
+def test_solutions_are_kept_where_both_name_the_same_first_error(first, second, outcome):
+    judge = AgreementJudge(Saying("first", first), Saying("second", second))
+    assert judge.name == "agreement of first and second"
+    (judgement,) = judge.judge([JudgeRequest("?", ("a",))])
+    assert judgement.outcome == outcome
+    if outcome == "judged":
+        assert judgement.verdicts == tuple(SHORT[letter] for letter in first)
+        assert judgement.reasons == ("first",) * len(first)
+    else:
+        assert (judgement.verdicts, judgement.reasons, judgement.labels) == ((), (), None)
+
+
+def test_a_judge_that_stops_early_is_an_error():
+    class Lazy(Saying):
+        def judge(self, requests):
+            return iter([])
+
+    with pytest.raises(ValueError, match="shorter"):
+        list(AgreementJudge(Saying("a", "cc"), Lazy("b")).judge([JudgeRequest("?", ("a",))]))
+
+
+SUM, SLIP, WORDS = "2 + 3 = 5.", "5 - 1 = 3.", "So the answer is 4."
+
+
+@pytest.mark.parametrize(
+    ("steps", "answer", "verdicts"),
+    [
+        ((SUM, "5 - 1 = 4.", WORDS), "4", "ccc"),
+        ((SUM, SLIP, WORDS), "4", "ci-"),
+        ((SLIP, SUM, WORDS), "9", "i--"),
+        ((SUM, WORDS), "5", "unexplained"),
+        ((SUM, WORDS), None, "no reference answer"),
+        ((SUM, SLIP, WORDS), None, "ci-"),
+    ],
+)
+def test_equations_settle_steps_up_to_the_first_that_fails(steps, answer, verdicts):
+    (judgement,) = EquationsJudge().judge([JudgeRequest("?", steps, answer)])
+    if not set(verdicts) <= set(SHORT):
+        assert judgement == Judgement(verdicts)
+        return
+    assert judgement.verdicts == tuple(SHORT[letter] for letter in verdicts)
+    wrong = verdicts.find("i")
+    assert all((i == wrong) == bool(said) for i, said in enumerate(judgement.reasons))
+
+
+def test_an_answer_that_was_compared_already_is_not_read_again():
+    told = JudgeRequest("?", (SUM, WORDS), "4", is_correct=False)  # cut before it stated one
+    assert [j.outcome for j in EquationsJudge().judge([told])] == ["unexplained"]
+
 
 K = 4
 
