@@ -113,16 +113,19 @@ _DISPLAY = re.compile(
 )
 _ENDS_IN_DISPLAY = re.compile(r"(?:\$\$|\\\]|\\end\{\w+\*?\})[.,;]?\s*\Z")
 _STEP_MARK = re.compile(
-    r"^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?Step +(\d+)\b", re.MULTILINE | re.IGNORECASE
+    r"^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?Step +(\d+)\b(?!\.\d)", re.MULTILINE | re.IGNORECASE
 )
 _NUMBER_MARK = re.compile(
     r"^ {0,3}(?:#{1,6} *)?(?:\*\*|__)?\(?(\d{1,2})[.)](?=[ \t*_])", re.MULTILINE
 )
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
+_BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
 _LINE = re.compile(r"\n")
+# A Chinese or Japanese full stop needs no space after it, but may have a bracket or quotation mark.
 _SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\b(?:Mr|Dr|Ms|St|vs|No|cf|al)\.)(?<!\b(?:Mrs|etc|e\.g|i\.e)\.)"
-    r"(?<!\b[A-Z]\.)[^\S\n]+(?=[A-Z\d$\\(\"'*])"
+    r"(?:(?<=[。！？])|(?<=[。！？][”’」』）]))(?![。！？”’」』）])[^\S\n]*(?=\S)"
+    r"|(?<=[.!?])(?<!\b(?:Mr|Dr|Ms|St|vs|No|cf|al)\.)(?<!\b(?:Mrs|etc|e\.g|i\.e)\.)"
+    r"(?<!\b[A-Z]\.)[^\S\n]+(?=[A-Z\d$\\(\"'*\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3])"
 )
 _CONCLUDES = re.compile(
     r"(?:#### |(?:\*\*|#+ *)?(?:final )?answer\b"
@@ -136,23 +139,24 @@ def split_steps(text: str) -> list[str]:
     r"""The steps of a solution as a model wrote it, each stripped; none of a blank text.
 
     The first of these that finds at least two steps decides: numbered steps ("Step 1:", "1.", with
-    or without Markdown around, counting up by one), blocks between blank lines, lines, sentences.
-    Blocks do not count where one of several lines is followed by nothing but a one-line conclusion.
-    Code and display math are never torn; an introduction that ends in a colon and a heading belong
-    to the step that follows, display math, table rows and indented lines to the one before. Nothing
-    but white space between steps is lost.
+    or without Markdown around, counting up by one, indented alike), blocks between blank lines,
+    lines, sentences. Blocks do not count where one of several lines is followed only by a one-line
+    conclusion. Code and display math are never torn; an introduction that ends in a colon and a
+    heading belong to the step that follows, display math, table rows and indented lines to the one
+    before. Only white space between steps is lost.
 
     >>> split_steps("Step 1: 3 * 4 = 12.\nStep 2: So 2 + 12 = 14.")
     ['Step 1: 3 * 4 = 12.', 'Step 2: So 2 + 12 = 14.']
     >>> split_steps("We compute:\n\n3 * 4 = 12.\n\nThe answer is 12.")
     ['We compute:\n\n3 * 4 = 12.', 'The answer is 12.']
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
+    text = _BLANK_START.sub("", text)  # the indentation of the first line stays
     for cut in (_at_numbers, _at_blank_lines, _at_lines, _at_sentences):
         steps = cut(text)
         if len(steps) > 1:
             return steps
-    return [text] if text else []
+    return [text.strip()] if text else []
 
 
 def _at_numbers(text: str) -> list[str]:
@@ -171,14 +175,23 @@ def _at_numbers(text: str) -> list[str]:
 
 
 def _counting_up(marks: list[re.Match[str]]) -> list[int]:
-    """Where n, n + 1, ... stand, beginning with the first mark; one out of line is text."""
+    """Where n, n + 1, ... are, beginning with the first mark; one out of line is text.
+
+    So is one that is indented more or less than the first mark: it belongs to a nested list.
+    """
     starts: list[int] = []
-    expected: int | None = None
+    if not marks:
+        return starts
+    expected, first = int(marks[0][1]), _indentation(marks[0])
     for mark in marks:
-        if expected is None or int(mark[1]) == expected:
+        if int(mark[1]) == expected and abs(_indentation(mark) - first) <= 1:
             starts.append(mark.start())
-            expected = int(mark[1]) + 1
+            expected += 1
     return starts
+
+
+def _indentation(mark: re.Match[str]) -> int:
+    return len(mark[0]) - len(mark[0].lstrip())
 
 
 def _without_conclusion(step: str) -> list[str]:

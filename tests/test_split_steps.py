@@ -144,6 +144,20 @@ OUTPUTS = {
         "So\n\\begin{align*}\na &= b \\\\\n&= c\n\\end{align*}\nand\nc is 2.",
         ["So\n\\begin{align*}\na &= b \\\\\n&= c\n\\end{align*}\nand", "c is 2."],
     ),
+    "nested_items": (
+        "1. Costs:\n   1. a pen, 2\n   2. a pad, 3\n2. Sum: 5",
+        ["1. Costs:\n   1. a pen, 2\n   2. a pad, 3", "2. Sum: 5"],
+    ),
+    "indented_items": ("  1. A pen is 2.\n  2. A pad is 3.", ["1. A pen is 2.", "2. A pad is 3."]),
+    "chinese": (
+        "小明有5个苹果。他吃了2个，还剩3个！“真好。”他说。所以答案是3。",
+        ["小明有5个苹果。", "他吃了2个，还剩3个！", "“真好。”", "他说。", "所以答案是3。"],
+    ),
+    "japanese": ("りんごは5個です。2個食べました。", ["りんごは5個です。", "2個食べました。"]),
+    "korean": (
+        "사과가 5개 있습니다. 그중 2개를 먹었습니다. 3개가 남습니다.",
+        ["사과가 5개 있습니다.", "그중 2개를 먹었습니다.", "3개가 남습니다."],
+    ),
     "blank": (" \n\t\n", []),
 }
 
