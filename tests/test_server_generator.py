@@ -1,5 +1,7 @@
 """A server behind HTTP: what is sent, what is read, what is tried again."""
 
+import contextlib
+import gzip
 import json
 import threading
 import time
@@ -9,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from prm_lightning.generation.prompts import user_message
-from prm_lightning.generation.server import ServerGenerator
-from prm_lightning.types import Completion, Prompt, Sampling
+from prm_lightning.generation.server import MOST_BYTES, ServerGenerator
+from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
 
 PROMPT = Prompt("How many?")
 
@@ -95,7 +97,7 @@ def no_proxy(monkeypatch):
 
 
 def connect(url, **settings):
-    return ServerGenerator(url, **{"model": "m", "first_wait": 0.01, **settings})
+    return ServerGenerator(url, **{"model": "m", **settings})
 
 
 def ok(path, body, number):
@@ -193,38 +195,28 @@ def test_answers_are_read(body, stop, completion):
 @pytest.mark.parametrize("fault", [408, 429, 500, 503, None])
 def test_passing_faults_are_tried_again(fault):
     def behave(path, body, number):
-        if number < 2:
+        if number < 1:
             return None if fault is None else (fault, {}, {"error": {"message": "busy"}})
         return 200, {}, chat()
 
     with serving(behave) as (loopback, url):
         assert connect(url).generate([PROMPT], Sampling()) == [[Completion("So 5.", 3, "end")]]
-    assert len(loopback.requests) == 3
-
-
-def test_the_server_may_ask_for_a_wait_up_to_a_bound():
-    def behave(path, body, number):
-        asked = {"retry-after": ["0.3", "3600"][number]} if number < 2 else {}
-        return (429, asked, {}) if number < 2 else (200, {}, chat())
-
-    with serving(behave) as (loopback, url):
-        connect(url, longest_wait=0.5).generate([PROMPT], Sampling())
-    times = [at for *_, at in loopback.requests]
-    assert times[1] - times[0] >= 0.3
-    assert 0.5 <= times[2] - times[1] < 5
+    assert len(loopback.requests) == 2
 
 
 @pytest.mark.parametrize(
     ("said", "words", "requests"),
     [
-        ((503, {}, {"message": "loading"}), "gave no answer to 3 tries, .*status 503.*loading", 3),
+        ((503, {}, {"message": "loading"}), "gave no answer to 2 tries, .*status 503.*loading", 2),
         ((404, {}, {"message": "no model m"}), "refused the request: status 404, .*no model m", 1),
         ((401, {}, {"message": "key?"}), "refused the request: status 401.*GENERATOR_API_KEY", 1),
-        (None, "gave no answer to 3 tries", 3),
+        (None, "gave no answer to 2 tries", 2),
         ((200, {}, b"<html>hello"), "answered '<html>hello', expected a JSON object", 1),
         ((200, {}, {"choices": []}), "expected one choice with a text", 1),
         ((200, {}, chat("a", "content_filter")), "finish_reason 'content_filter'", 1),
-        ((200, {}, {**chat(), "usage": None}), "usage.completion_tokens", 1),
+        ((200, {}, b"[" * 100_000), r"answered '\[\[\[", 1),
+        ((200, {"content-encoding": "gzip"}, gzip.compress(b"{}")), "compressed", 2),
+        ((200, {}, b" " * (MOST_BYTES + 1)), f"larger than {MOST_BYTES} bytes", 2),
     ],
 )
 def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
@@ -232,9 +224,73 @@ def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
         serving(lambda *_: said) as (loopback, url),
         pytest.raises(ValueError, match=words) as caught,
     ):
-        connect(url, attempts=3).generate([PROMPT], Sampling())
+        connect(url, attempts=2).generate([PROMPT], Sampling())
     assert "\n" not in str(caught.value) and url in str(caught.value)
     assert len(loopback.requests) == requests
+
+
+@pytest.mark.parametrize(
+    "said", [-5, 10**9, 0, None, True, 2.5, float("inf"), "3", "no usage"], ids=repr
+)
+def test_tokens_that_cannot_be_are_counted_from_the_text(said, tiny_model_folder, tokenizer):
+    text = "She has 3 apples and buys 4 more."
+    body = answer(text, tokens=said) if said != "no usage" else answer(text) | {"usage": []}
+    folder = str(tiny_model_folder("llama"))
+    with serving(lambda *_: (200, {}, body)) as (_, url):
+        ((chatted,),) = connect(url).generate([PROMPT], Sampling())
+        exact = connect(url, endpoint="completions", tokenizer=folder)
+        ((counted,),) = exact.generate([PROMPT], Sampling())
+        ((short,),) = exact.generate([PROMPT], Sampling(max_tokens=4))
+    assert counted.tokens == len(tokenizer.encode(text)) + 1
+    assert chatted.tokens == 10
+    assert short.tokens == 4
+
+
+def test_half_a_character_is_replaced():
+    body = json.dumps(chat("So \ud83d.")).encode()
+    with serving(lambda *_: (200, {}, body)) as (_, url):
+        ((completion,),) = connect(url).generate([PROMPT], Sampling())
+    assert completion.text == "So \ufffd."
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"), [(400, True), (413, True), (401, False), (404, False)]
+)
+def test_a_refused_prompt_is_told_from_a_failing_server(status, refused):
+    with (
+        serving(lambda *_: (status, {}, {"message": "no"})) as (_, url),
+        pytest.raises(ValueError, match=f"status {status}") as caught,
+    ):
+        connect(url).generate([PROMPT], Sampling())
+    assert isinstance(caught.value, Unanswerable) == refused
+
+
+def test_an_answer_that_trickles_ends_in_time():
+    class Trickle(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the client has had enough
+                for _ in range(1000):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                    time.sleep(0.05)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="it did not answer in time"):
+        connect(f"http://127.0.0.1:{server.server_port}", timeout=0.3, attempts=1).generate(
+            [PROMPT], Sampling()
+        )
+    assert time.monotonic() - began < 5
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_server_that_is_down_or_slow_is_one_line():

@@ -12,8 +12,13 @@ import torch
 from torch import Tensor
 
 from prm_lightning.generation.prefixes import Prefixes, Written
-from prm_lightning.generation.prompts import INSTRUCTION, PromptEncoder
-from prm_lightning.generation.sampling import check_sampling, cut_at_stop, seed_of
+from prm_lightning.generation.prompts import (
+    INSTRUCTION,
+    PromptEncoder,
+    check_sampling,
+    cut_at_stop,
+    seed_of,
+)
 from prm_lightning.modeling.backbone import (
     Backbone,
     Dtype,

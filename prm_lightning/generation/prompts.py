@@ -1,11 +1,14 @@
-"""A problem and the solution so far as a language model is to read them."""
+"""Prompts as a language model is given them, and what every generator makes of the settings."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE
-from prm_lightning.types import Prompt
+from prm_lightning.types import Prompt, Sampling
 
 INSTRUCTION = (
     "Solve this problem step by step, with one step in each paragraph. "
@@ -22,14 +25,14 @@ class PromptEncoder:
     """Token ids of prompts for one tokenizer.
 
     ``[chat template up to the user's message] + message + [up to the assistant's text] + begun``.
-    What was begun is appended to the open assistant turn as it stands: rendering it through a
+    What was begun is appended to the open assistant turn as it is: rendering it through a
     template would strip or rewrite it. Problems and solutions are plain text; special tokens in
     them are not obeyed. A tokenizer without a chat template gets BOS, if it adds one, the message
     and a newline.
 
     Args:
         tokenizer: of transformers.
-        instruction: stands behind every problem; empty for models trained on bare problems.
+        instruction: comes after every problem; empty for models trained on bare problems.
         template_options: for the chat template, such as ``{"enable_thinking": False}``.
 
     Raises:
@@ -46,6 +49,10 @@ class PromptEncoder:
         self.instruction = instruction
         self._options = {"date_string": TEMPLATE_DATE, **(template_options or {})}
         self._before, self._after = self._frame()
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is."""
+        return len(self._plain(text))
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt.
@@ -94,3 +101,33 @@ class PromptEncoder:
     def _plain(self, text: str) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         return list(encoded["input_ids"])
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse settings that no generator can follow.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    if (
+        sampling.n < 1
+        or sampling.max_tokens < 1
+        or sampling.temperature < 0
+        or not 0 < sampling.top_p <= 1
+        or "" in sampling.stop
+    ):
+        raise ValueError(
+            f"generator: cannot sample with {sampling}; expected n >= 1, max_tokens >= 1, "
+            "temperature >= 0, 0 < top_p <= 1 and no empty stop string."
+        )
+
+
+def seed_of(seed: int, prompt: Prompt, number: int) -> int:
+    """A seed in [0, 2**63) for one completion, from the run's seed, the prompt and its number."""
+    key = json.dumps([seed, *prompt, number]).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string in it, all of it if there is none."""
+    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]

@@ -1,14 +1,17 @@
-"""A process reward model behind a vLLM server, as a scorer."""
+"""A process reward model on a vLLM server, as a scorer."""
 
 from __future__ import annotations
 
-import os
+import json
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
+import httpx2
+from openai import APIError, APIStatusError, APITimeoutError
+
+from prm_lightning.generation.server import REFUSED, connect, what_failed
 from prm_lightning.modeling.step_model import Items, StepEncoder, Unscorable
 from prm_lightning.types import Aggregation
 
@@ -16,12 +19,9 @@ Endpoint = Literal["pooling", "classify"]
 
 API_KEY = "VLLM_API_KEY"
 SOLUTIONS_AT_A_TIME = 256
-AGAIN = (408, 429, 500, 502, 503, 504)  # states that pass
-REFUSED = (400, 413, 422)  # this request, for what is in it
-LONGEST_WAIT = 30.0
 
 
-class Request(NamedTuple):
+class TokenPath(NamedTuple):
     """What one request sends and where in it scores are read.
 
     Args:
@@ -41,7 +41,7 @@ class ServerScorer:
     that the server reads what the model was trained on.
 
     Args:
-        url: of the server, ``http://host:8000``. Behind it ``/pooling`` or ``/classify`` chooses
+        url: of the server, ``http://host:8000``. After it ``/pooling`` or ``/classify`` chooses
             the endpoint; without, the first that answers is taken.
         encoder: of the model that the server holds.
         name: for records.
@@ -49,10 +49,9 @@ class ServerScorer:
         correct_label: column of P(correct) where the model has two labels.
         aggregation: how to make one score of a solution out of those of its steps.
         threshold: a step whose P(correct) lies below it is flagged.
-        timeout: seconds that one request may take.
-        attempts: how often a request is made before a failure counts.
+        timeout: seconds that the server may take to begin an answer, and again to end it.
+        attempts: how often a request is made before a failure counts, see `connect`.
         concurrency: requests that are open at a time.
-        sleep: waits between attempts.
 
     The environment variable VLLM_API_KEY, if set, is sent as the bearer token.
     """
@@ -70,10 +69,7 @@ class ServerScorer:
         timeout: float = 60.0,
         attempts: int = 4,
         concurrency: int = 16,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        import httpx2
-
         self.url, self._endpoint = _split_endpoint(url.rstrip("/"))
         self.encoder = encoder
         self.name = name
@@ -84,10 +80,7 @@ class ServerScorer:
         self.timeout = timeout
         self.attempts = attempts
         self.concurrency = concurrency
-        self._sleep = sleep
-        key = os.environ.get(API_KEY)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.Client(timeout=timeout, headers=headers)
+        self._client = connect(self.url, API_KEY, timeout, attempts)
         self._choosing = threading.Lock()
 
     def score(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -130,24 +123,29 @@ class ServerScorer:
 
     def _paths(
         self, ids: tuple[int, ...], positions: tuple[int, ...], endpoint: Endpoint
-    ) -> list[Request]:
+    ) -> list[TokenPath]:
         """The requests for one solution."""
         branch = self.encoder.branch
         if endpoint == "pooling" and not branch:
-            return [Request(ids[: positions[-1] + 1], positions)]
+            return [TokenPath(ids[: positions[-1] + 1], positions)]
         prefixes = [ids[: position + 1] + branch for position in positions]
-        return [Request(prefix, (len(prefix) - 1,)) for prefix in prefixes]
+        return [TokenPath(prefix, (len(prefix) - 1,)) for prefix in prefixes]
 
     def _choose_endpoint(self) -> Endpoint:
         with self._choosing:
             if self._endpoint is None:
                 (probe,) = self.encoder.encode_all([("1 + 1?", ["2"])])
                 body = _pooling_body(probe.input_ids)
-                found = self._post("pooling", body).status_code == 200
-                self._endpoint = "pooling" if found else "classify"
+                try:
+                    self._post("pooling", body)
+                    self._endpoint = "pooling"
+                except APIStatusError as error:
+                    if _passes(error.status_code):
+                        raise self._failure("pooling", error) from error
+                    self._endpoint = "classify"
             return self._endpoint
 
-    def _read_pooling(self, path: Request) -> list[float]:
+    def _read_pooling(self, path: TokenPath) -> list[float]:
         """Scores from a server that gives a row for every token, or for every step end."""
         rows = self._ask("pooling", _pooling_body(path.ids), "data")
         if not isinstance(rows, list):
@@ -167,67 +165,57 @@ class ServerScorer:
         row_of = dict(zip(tagged, rows, strict=True))
         return [self._probability(row_of[position]) for position in path.positions]
 
-    def _read_classify(self, path: Request) -> list[float]:
+    def _read_classify(self, path: TokenPath) -> list[float]:
         body = {"input": list(path.ids), "use_activation": True}
         return [self._probability(self._ask("classify", body, "probs"))]
 
     def _ask(self, endpoint: Endpoint, body: dict[str, Any], field: str) -> Any:
         """One field of the answer to one input."""
-        response = self._post(endpoint, body)
-        if response.status_code in REFUSED:
-            raise Unscorable(f"server: {self.url}/{endpoint} refuses it: {_message(response)}")
-        if response.status_code != 200:
-            hint = {
-                401: f"Set {API_KEY}.",
-                403: f"Set {API_KEY}.",
-                404: "Start it with `vllm serve MODEL --runner pooling`.",
-                501: "It runs another task: give the URL without an endpoint, or serve this one.",
-            }.get(response.status_code, "")
-            raise ValueError(
-                f"server: {self.url}/{endpoint} answers {response.status_code}: "
-                f"{_message(response)} {hint}".rstrip()
-            )
         try:
-            (answer,) = response.json()["data"]
+            content = self._post(endpoint, body)
+        except APIStatusError as error:
+            raise self._failure(endpoint, error) from error
+        try:
+            (answer,) = json.loads(content)["data"]
             return answer[field]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(self._wrong(endpoint, f"no {field} ({error!r})")) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            what = f"no {field} ({type(error).__name__}: {str(error)[:80]})"
+            raise ValueError(self._wrong(endpoint, what)) from error
 
-    def _post(self, endpoint: Endpoint, body: dict[str, Any]) -> Any:
-        """The response, after as many attempts as it takes."""
-        import httpx2
-
-        place = f"{self.url}/{endpoint}"
+    def _post(self, endpoint: Endpoint, body: dict[str, Any]) -> bytes:
+        """The content of the answer, after as many attempts as it takes."""
         body = body if self.served is None else {"model": self.served} | body
-        for attempt in range(1, self.attempts + 1):
-            last = attempt == self.attempts
-            wait = min(0.5 * 2**attempt, LONGEST_WAIT)
-            try:
-                response = self._client.post(place, json=body)
-            except httpx2.TimeoutException as error:
-                if last:
-                    raise TimeoutError(
-                        f"server: {place} gave no answer in {self.timeout:g} s, {attempt} times. "
-                        "It is overloaded or stuck: look at its log, or raise the timeout."
-                    ) from error
-            except httpx2.TransportError as error:
-                if last:
-                    raise ConnectionError(
-                        f"server: the connection to {place} failed ({error}), {attempt} times. "
-                        "Start the server, or check the URL."
-                    ) from error
-            else:
-                if response.status_code not in AGAIN:
-                    return response
-                if last:
-                    raise OSError(
-                        f"server: {place} answers {response.status_code}, {attempt} times: "
-                        f"{_message(response)}"
-                    )
-                given = response.headers.get("retry-after", "")
-                wait = min(float(given), LONGEST_WAIT) if given.isdigit() else wait
-            self._sleep(wait)
-        raise AssertionError  # the last attempt returns or raises
+        try:
+            return self._client.post(f"/{endpoint}", body=body, cast_to=httpx2.Response).content
+        except APITimeoutError as error:
+            raise TimeoutError(
+                f"server: {self.url}/{endpoint} gave no answer in {self.timeout:g} s, "
+                f"{self.attempts} times. It is overloaded or stuck: look at its log, or raise the "
+                "timeout."
+            ) from error
+        except APIStatusError:
+            raise
+        except APIError as error:
+            raise ConnectionError(
+                f"server: the connection to {self.url}/{endpoint} failed ({what_failed(error)}), "
+                f"{self.attempts} times. Start the server, or check the URL."
+            ) from error
+
+    def _failure(self, endpoint: Endpoint, error: APIStatusError) -> Exception:
+        """What a status says: of the solution, of the server for now, or of what it serves."""
+        place, status = f"{self.url}/{endpoint}", error.status_code
+        said = " ".join(error.response.text.split())[:300] or "(nothing)"
+        if status in REFUSED:
+            return Unscorable(f"server: {place} refuses it: {said}")
+        if status in (408, 409, 429) or (status >= 500 and status != 501):
+            return OSError(f"server: {place} answers {status}, {self.attempts} times: {said}")
+        hint = {
+            401: f"Set {API_KEY}.",
+            403: f"Set {API_KEY}.",
+            404: "Start it with `vllm serve MODEL --runner pooling`.",
+            501: "It runs another task: give the URL without an endpoint, or serve this one.",
+        }.get(status, "")
+        return ValueError(f"server: {place} answers {status}: {said} {hint}".rstrip())
 
     def _probability(self, row: Any) -> float:
         """P(correct) from one row: one number, or one a label."""
@@ -235,7 +223,7 @@ class ServerScorer:
         if len(values) not in (1, 2):
             raise ValueError(self._wrong("", f"{len(values)} numbers a step, expected 1 or 2"))
         value = values[self.correct_label if len(values) == 2 else 0]
-        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        if type(value) not in (int, float) or not 0 <= value <= 1:
             raise ValueError(self._wrong("", f"{value!r} in place of a probability"))
         return float(value)
 
@@ -254,6 +242,6 @@ def _pooling_body(ids: tuple[int, ...]) -> dict[str, Any]:
     return {"input": list(ids), "task": "token_classify", "use_activation": True}
 
 
-def _message(response: Any) -> str:
-    """What the server says, in one line."""
-    return " ".join(response.text.split())[:300] or "(nothing)"
+def _passes(status: int) -> bool:
+    """Whether a status says something of the server for now; 501 is another task's for good."""
+    return status in (408, 409, 429) or (status >= 500 and status != 501)
