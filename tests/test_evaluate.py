@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from prm_lightning.evaluation.baselines import untrained_twin
-from prm_lightning.evaluation.best_of_n import choose_aggregation
-from prm_lightning.evaluation.entrants import fit_on
+from prm_lightning.evaluation.best_of_n import pool_attempts
+from prm_lightning.evaluation.data import leave_out, read_data, read_pools, read_processbench
 from prm_lightning.evaluation.evaluate import main
-from prm_lightning.evaluation.pools import read_pools
-from prm_lightning.evaluation.reading import leave_out, read_data, read_processbench
 from prm_lightning.evaluation.results import Table, render
 from prm_lightning.evaluation.scored import Scored
+from prm_lightning.evaluation.scored_models import fit_on
+from prm_lightning.files import job_lock
+from prm_lightning.modeling.aggregate import choose_aggregation
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
+from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution, Step
 
 
@@ -214,7 +218,7 @@ def test_best_of_n_with_an_aggregation_from_validation(tmp_path, tiny_prms):
         Scored(s, prm.score(s.problem, [[t.text for t in s.steps]])[0])
         for s in pools[0].solutions()
     ]
-    assert model["aggregation"] == choose_aggregation(pools, validation)
+    assert model["aggregation"] == choose_aggregation(*pool_attempts(pools, validation))[0]
     assert "chosen on" in model["aggregation_from"]
     assert "1 left out" in model["aggregation_from"]
     accuracy = {
@@ -238,6 +242,21 @@ def test_majority_and_oracle_need_no_model(tmp_path):
     assert {r["method"] for r in results["rows"]} == {"pass@1", "majority", "oracle"}
 
 
+def test_problems_that_a_model_was_trained_on_are_counted(tmp_path, tiny_prms):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_prms[0], model)
+    known = [PROBLEMS[0].upper(), PROBLEMS[3], "Another problem."]  # case does not matter
+    hashes = [sha256(normalise_problem(p).encode()).hexdigest()[:16] for p in known]
+    (model / "training_problems.json").write_text(json.dumps({"problems": hashes}))
+    data = write(tmp_path / "pb.jsonl", processbench_rows())
+    results, _ = evaluate(
+        tmp_path / "out", "--benchmark", "steps", "--data", data, "--model", model, tiny_prms[1],
+        "--baselines", "cheap",
+    )  # fmt: skip
+    notes = [note for note in results["notes"] if "was trained on" in note]
+    assert notes == [f"{model} was trained on 2 of the problems in these data."]
+
+
 def test_prmbench(tmp_path, tiny_prms):
     rows = [
         {"modified_question": p, "modified_process": ["Add.", "Done."], "error_steps": [1],
@@ -259,7 +278,7 @@ def test_prmbench(tmp_path, tiny_prms):
         ("--benchmark processbench --data pb.jsonl", "needs --model"),
         ("--benchmark steps --model M", "needs --data"),
         ("--benchmark steps --model M --data missing.jsonl", "missing.jsonl"),
-        ("--benchmark steps --model M --data pool.jsonl", "has the columns answer, id, question"),
+        ("--benchmark steps --model M --data pool.jsonl", "the columns are id, question, answer"),
         ("--benchmark steps --model M --data bad.yaml", "bad.yaml is no list of sources"),
         ("--benchmark best-of-n --model M --data pb.jsonl", "no problem with samples"),
         ("--benchmark best-of-n --model M --data empty.jsonl", "empty"),
@@ -290,6 +309,23 @@ def test_an_output_folder_is_replaced_when_asked_alone(tmp_path):
     with pytest.raises(FileExistsError):
         main(line)
     main([*line, "--overwrite"])
+    with (
+        job_lock(tmp_path / "out", "evaluate"),
+        pytest.raises(BlockingIOError, match="being written by process"),
+    ):
+        run_elsewhere([*line, "--overwrite"])
+    (tmp_path / "out" / "thesis.tex").write_text("of somebody")
+    with pytest.raises(FileExistsError, match=r"'thesis\.tex', which was not written by"):
+        main([*line, "--overwrite"])
+    assert (tmp_path / "out" / "thesis.tex").is_file()
+
+
+def run_elsewhere(line: list[str]) -> None:
+    """Run the verb in another process, and raise what it says."""
+    code = f"from prm_lightning.evaluation.evaluate import main; main({line!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "BlockingIOError" in done.stderr:
+        raise BlockingIOError(done.stderr.splitlines()[-1])
 
 
 def test_help_needs_no_torch():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.evaluation.bootstrap import draw_problems, summarise
+from prm_lightning.evaluation.results import draw_problems, summarise
 
 
 def test_the_first_draw_is_the_data_and_every_other_has_as_many_problems():

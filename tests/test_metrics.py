@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prm_lightning.evaluation.bootstrap import draw_problems
+from prm_lightning.evaluation.results import draw_problems
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
 from prm_lightning.modeling.metrics import majority_scores, measure, measure_part
 from prm_lightning.modeling.scored_steps import (

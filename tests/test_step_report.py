@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_lightning.evaluation.baselines import constant_index
-from prm_lightning.evaluation.reading import read_processbench
+from prm_lightning.evaluation.data import read_processbench
 from prm_lightning.evaluation.results import Choice, Entry, Threshold
 from prm_lightning.evaluation.scored import Scored, gather_steps
 from prm_lightning.evaluation.steps import report_processbench, report_steps

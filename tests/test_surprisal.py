@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_prm import tiny_prm
 
-from prm_lightning.evaluation.surprisal import Surprisal
+from prm_lightning.evaluation.baselines import Surprisal
 
 PROBLEM = "Ann has 3 apples and buys 12 more apples. How many apples?"
 SOLUTIONS = [

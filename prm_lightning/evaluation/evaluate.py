@@ -1,4 +1,4 @@
-"""Verb `evaluate`: how good the scores of one or several PRMs are, beside baselines."""
+"""Verb `evaluate`: how good the scores of one or several PRMs are, next to baselines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from prm_lightning.command import run_verb
+from prm_lightning.files import job_lock, require_replaceable
+from prm_lightning.terminal import quieten_libraries
 
 Benchmark = Literal["processbench", "steps", "best-of-n", "prmbench"]
 
@@ -30,7 +32,7 @@ def evaluate(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Measure process reward models, with baselines and 95 % intervals beside every figure.
+    """Measure process reward models, each figure with its 95 % interval, next to baselines.
 
     Args:
         benchmark: processbench (find the first wrong step), steps (every metric of step scores),
@@ -41,7 +43,7 @@ def evaluate(
             Without any, processbench takes Qwen/ProcessBench and prmbench
             hitsmy/PRMBench_Preview, from the Hub.
         fit_on: validation data to fit the threshold on or, for best-of-n, pools to choose the
-            aggregation on; problems that are in the data too are left out of them. Without any,
+            aggregation on; problems that are in the data too are left out. Without any,
             both are what the model was saved with.
         baselines: cheap leaves out the untrained head and the surprisal of the language model, each
             of which takes as long as the model.
@@ -51,8 +53,6 @@ def evaluate(
         overwrite: replace the output folder.
     """
     folder = Path(output)
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"evaluate: {folder} exists. Give another --output, or --overwrite.")
     for option, value, least in (("limit", limit, 1), ("resamples", resamples, 0)):
         if value is not None and value < least:
             raise ValueError(f"evaluate: --{option} is {value}, expected at least {least}.")
@@ -62,14 +62,15 @@ def evaluate(
     if not model and benchmark != "best-of-n":
         raise ValueError(f"evaluate: --benchmark {benchmark} needs --model, such as a folder.")
     models = list(dict.fromkeys(model or []))
-    from prm_lightning.evaluation.runs import RESULTS, TABLE, Request, run, write
-    from prm_lightning.terminal import quieten_libraries
+    # These import torch, which --help can do without.
+    from prm_lightning.evaluation.benchmarks import OURS, EvaluationJob, run, write
 
+    require_replaceable(folder, overwrite=overwrite, ours=OURS)
     quieten_libraries()
     journals = folder.with_name(f".{folder.name}.scores")
-    request = Request(
+    job = EvaluationJob(
         benchmark, models, names, fit_on or [], baselines, limit, resamples, seed, journals
     )
-    outcome = run(request)
-    write(folder, request, outcome, overwrite=overwrite)
-    print(f"\nwritten to {folder}: {TABLE}, {RESULTS}, scores.jsonl")
+    with job_lock(folder, "evaluate"):
+        write(folder, job, run(job), overwrite=overwrite)
+    print(f"\nwritten to {folder}: {', '.join(OURS[:3])}")

@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prm_lightning.evaluation.baselines import constant_index, majority_class
-from prm_lightning.evaluation.bootstrap import draw_problems, show, summarise
-from prm_lightning.evaluation.results import Entry, Report, Row, Table
+from prm_lightning.evaluation.results import (
+    Entry,
+    Report,
+    Row,
+    Table,
+    draw_problems,
+    show,
+    summarise,
+)
 from prm_lightning.evaluation.scored import gather_steps
 from prm_lightning.modeling.metrics import judge_flags
 from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prm_lightning.files import digest
 from prm_lightning.modeling.scored_steps import ScoredSolution, StepScores, to_step_scores
+from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.sources.rewards import first_error
+from prm_lightning.terminal import Bar
 from prm_lightning.types import Scorer, Solution
 
 SCORES_FILE = "scores.jsonl"
@@ -58,7 +60,7 @@ class Scored:
 
 
 class Journal:
-    """Scores that are kept on disk as they come, so that a run that is cut off goes on.
+    """Scores that are kept on disk as they come, so that a run that is cut off resumes.
 
     Args:
         path: of a JSON Lines file, which need not exist. A last line that was cut off is left out.
@@ -97,7 +99,7 @@ class Journal:
 
     def _key(self, solution: Solution) -> str:
         content = [self.model, solution.problem, *_texts(solution)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return digest(json.dumps(content))
 
 
 def score_solutions(
@@ -107,7 +109,7 @@ def score_solutions(
 
     Args:
         scorer: any process reward model. For a solution that it cannot score, such as one beyond
-            its context, it raises `Unscorable`; the others are scored all the same.
+            its context, it raises `Unscorable`; the others are scored anyway.
         solutions: each with at least one step.
         journal: what it knows is not scored again.
 
@@ -124,19 +126,17 @@ def score_solutions(
         if i not in done:
             groups.setdefault(solution.problem, []).append(i)
     todo = [[solutions[i] for i in group] for group in groups.values()]
-    with journal.opened(), _progress(f"scoring by {scorer.name}", len(solutions)) as advance:
-        advance(len(done))
+    with journal.opened(), Bar(f"scoring by {scorer.name}", len(solutions)) as bar:
+        bar.show(len(done))
         for group, scored in zip(groups.values(), _score_groups(scorer, todo), strict=True):
             done.update(zip(group, scored, strict=True))
             journal.keep(scored)
-            advance(len(group))
+            bar.advance(len(group))
     return [done[i] for i in range(len(solutions))]
 
 
 def _score_groups(scorer: Scorer, groups: Sequence[list[Solution]]) -> Iterator[list[Scored]]:
     """The solutions of each problem, scored; one by one around a solution that cannot be."""
-    from prm_lightning.modeling.step_model import Unscorable
-
     start = 0
     while start < len(groups):
         items = [(group[0].problem, [_texts(s) for s in group]) for group in groups[start:]]
@@ -153,8 +153,6 @@ def _score_groups(scorer: Scorer, groups: Sequence[list[Solution]]) -> Iterator[
 
 
 def _score_one(scorer: Scorer, solution: Solution) -> Scored:
-    from prm_lightning.modeling.step_model import Unscorable
-
     try:
         rows = scorer.score(solution.problem, [_texts(solution)])
     except Unscorable as error:
@@ -177,7 +175,7 @@ def _check(name: str, solutions: Sequence[Solution], rows: Sequence[Sequence[flo
         if len(row) != len(solution.steps):
             raise ValueError(
                 f"evaluate: {name} gave {len(row)} scores for the {len(solution.steps)} steps of "
-                f"solution {solution.id!r}, expected one a step; check how it finds step ends."
+                f"solution {solution.id!r}, expected one per step; check how it finds step ends."
             )
         for number, score in enumerate(row, 1):
             if not (math.isfinite(score) and 0 <= score <= 1):
@@ -187,27 +185,8 @@ def _check(name: str, solutions: Sequence[Solution], rows: Sequence[Sequence[flo
                 )
 
 
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Any]:
-    """A bar on stderr where somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    with Progress(
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
 def write_scores(path: Path, rows: Sequence[tuple[str, Sequence[Scored]]]) -> None:
-    """Write ``scores.jsonl``: the scores of each model, one line a solution."""
+    """Write ``scores.jsonl``: the scores of each model, one line per solution."""
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for model, scored in rows:
             for item in scored:

@@ -11,8 +11,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prm_lightning.evaluation.baselines import constant_index, majority_class
-from prm_lightning.evaluation.bootstrap import UNDEFINED, draw_problems, show, summarise
-from prm_lightning.evaluation.results import Entry, Report, Row, Table
+from prm_lightning.evaluation.results import (
+    UNDEFINED,
+    Entry,
+    Report,
+    Row,
+    Table,
+    draw_problems,
+    show,
+    summarise,
+)
 from prm_lightning.evaluation.scored import Scored, gather_steps
 from prm_lightning.modeling.metrics import (
     POSITION_NAMES,

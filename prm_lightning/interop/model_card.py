@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 # Figures and intervals alone, which need no model; a card is a small evaluation.
-from prm_lightning.evaluation.bootstrap import draw_problems, summarise
+from prm_lightning.evaluation.results import draw_problems, summarise
 from prm_lightning.interop.card_code import Encoding
 from prm_lightning.interop.export_formats import Format
 from prm_lightning.interop.parity import Parity

@@ -1,40 +1,44 @@
-"""From the names of data and models to a report: read, score, choose on validation, measure."""
+"""What `evaluate` does: read the data, score them, choose on validation, measure, write."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prm_lightning.evaluation.best_of_n import choose_aggregation, report_best_of_n
-from prm_lightning.evaluation.entrants import (
+from prm_lightning.evaluation.best_of_n import pool_attempts, report_best_of_n
+from prm_lightning.evaluation.data import (
+    Data,
+    Pool,
+    count_oddities,
+    draw_of_each,
+    leave_out,
+    read_data,
+    read_pools,
+    read_processbench,
+)
+from prm_lightning.evaluation.prmbench import report_prmbench
+from prm_lightning.evaluation.results import Choice, Entry, Report, render
+from prm_lightning.evaluation.scored import SCORES_FILE, write_scores
+from prm_lightning.evaluation.scored_models import (
     Baselines,
-    Entrant,
+    ScoredModel,
+    count_known_problems,
     fit_on,
     remove_journals,
     score_models,
 )
-from prm_lightning.evaluation.pools import Pool, count_oddities, read_pools
-from prm_lightning.evaluation.prmbench import report_prmbench
-from prm_lightning.evaluation.reading import (
-    Data,
-    draw_of_each,
-    leave_out,
-    read_data,
-    read_processbench,
-)
-from prm_lightning.evaluation.results import Choice, Entry, Report, render
-from prm_lightning.evaluation.scored import SCORES_FILE, write_scores
 from prm_lightning.evaluation.steps import report_processbench, report_steps
-from prm_lightning.files import written_folder
+from prm_lightning.files import write_json, written_folder
+from prm_lightning.modeling.aggregate import choose_aggregation
 from prm_lightning.sources.rewards import AfterFirstError
 from prm_lightning.types import Solution
 
 FORMAT_VERSION = 1
 RESULTS, TABLE = "results.json", "table.md"
+OURS = (RESULTS, TABLE, SCORES_FILE, "report.html")  # what --overwrite may replace
 REPORTS = {
     "processbench": report_processbench,
     "steps": report_steps,
@@ -43,7 +47,7 @@ REPORTS = {
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationJob:
     """What is to be measured.
 
     Args:
@@ -84,94 +88,94 @@ class Outcome:
     about: dict[str, Any]
 
 
-def run(request: Request) -> Outcome:
+def run(job: EvaluationJob) -> Outcome:
     """Measure models on step labels or on pools."""
-    return _run_pools(request) if request.benchmark == "best-of-n" else _run_steps(request)
+    return _run_pools(job) if job.benchmark == "best-of-n" else _run_steps(job)
 
 
-def _run_steps(request: Request) -> Outcome:
-    data = _read(request)
+def _run_steps(job: EvaluationJob) -> Outcome:
+    data = _read(job)
     validation: list[Solution] = []
     name, about = "", None
-    if request.fit_on:
-        read = read_data(request.fit_on)
+    if job.fit_on:
+        read = read_data(job.fit_on)
         validation, shared = leave_out(read.solutions, data.solutions)
-        name = _name(request.fit_on, f"{len(validation)} solutions", shared)
+        name = _name(job.fit_on, f"{len(validation)} solutions", shared)
         _require_rest(validation, name)
         about = {**read.to_json(), "left_out": shared}
-    entrants = _score(request, data.solutions, validation)
     entries = [
         Entry(
-            entrant.name,
-            entrant.kind,
-            entrant.test,
-            fit_on(entrant.validation, name) if validation else entrant.threshold,
+            scored.name,
+            scored.kind,
+            scored.test,
+            fit_on(scored.validation, name) if validation else scored.threshold,
+            scored.choice,
         )
-        for entrant in entrants
+        for scored in _score(job, data.solutions, validation)
     ]
     compared, notes = _leave_unscored_out(entries)
-    report = REPORTS[request.benchmark](compared, request.resamples, request.seed)
+    report = REPORTS[job.benchmark](compared, job.resamples, job.seed)
     notes += [
-        f"{e.name}: threshold {e.threshold.value:.3f}, fitted on {e.threshold.fitted_on}."
-        for e in entries
-        if e.threshold
+        f"{entry.name}: threshold {entry.threshold.value:.3f}, fitted on "
+        f"{entry.threshold.fitted_on}."
+        for entry in entries
+        if entry.threshold
     ]
     if not any(entry.threshold for entry in entries):
         notes.append("No threshold was fitted on validation data (--fit_on): all is at 0.5.")
-    notes += _notes_on_data(data.dropped, request.limit)
-    return Outcome(
-        replace(report, notes=[*report.notes, *notes]),
-        entries,
-        {"data": data.to_json(), "fit_on": about},
-    )
+    notes += _notes_on_data(job, data.solutions, data.dropped)
+    report = replace(report, notes=[*report.notes, *notes])
+    return Outcome(report, entries, {"data": data.to_json(), "fit_on": about})
 
 
-def _run_pools(request: Request) -> Outcome:
-    pools, counts = _read_pools(request.data, request.limit, request.seed)
+def _run_pools(job: EvaluationJob) -> Outcome:
+    pools, counts = _read_pools(job.data, job.limit, job.seed)
     counts += count_oddities(pools)
     solutions = [solution for pool in pools for solution in pool.solutions()]
     validation: list[Pool] = []
     name, about = "", None
-    if request.fit_on:
-        validation, _ = _read_pools(request.fit_on, None, request.seed)
-        problems = [Solution(pool.problem, (), pool.source, pool.id) for pool in validation]
+    if job.fit_on:
+        read, _ = _read_pools(job.fit_on, None, job.seed)
+        problems = [Solution(pool.problem, (), pool.source, pool.id) for pool in read]
         kept, shared = leave_out(problems, solutions)
         ids = {(problem.source, problem.id) for problem in kept}
-        validation = [pool for pool in validation if (pool.source, pool.id) in ids]
-        name = _name(request.fit_on, f"{len(validation)} problems", shared)
+        validation = [pool for pool in read if (pool.source, pool.id) in ids]
+        name = _name(job.fit_on, f"{len(validation)} problems", shared)
         _require_rest(validation, name)
-        about = {"names": request.fit_on, "problems": len(validation), "left_out": shared}
-    entrants = _score(request, solutions, [s for pool in validation for s in pool.solutions()])
-    entries = [
-        Entry(e.name, e.kind, e.test, None, _choose(e, validation, name) if name else e.choice)
-        for e in entrants
-    ]
-    report = report_best_of_n(entries, pools, request.resamples, request.seed)
+        about = {"names": job.fit_on, "problems": len(validation), "left_out": shared}
+    chosen_on = [solution for pool in validation for solution in pool.solutions()]
+    entries = []
+    for scored in _score(job, solutions, chosen_on):
+        choice = scored.choice
+        if validation:
+            attempts = pool_attempts(validation, scored.validation)
+            choice = Choice(choose_aggregation(*attempts)[0], f"chosen on {name}")
+        entries.append(Entry(scored.name, scored.kind, scored.test, None, choice))
+    report = report_best_of_n(entries, pools, job.resamples, job.seed)
     notes = [
-        f"{entry.name} cannot score {count} samples, which count as samples without steps "
-        f"({next(item.failure for item in entry.scored if item.failure)})."
+        f"{entry.name} cannot score {len(failures)} samples, which count as samples without steps "
+        f"({failures[0]})."
         for entry in entries
-        if (count := sum(bool(item.failure) for item in entry.scored))
+        if (failures := [item.failure for item in entry.scored if item.failure])
     ]
-    notes += _notes_on_data(counts, request.limit)
+    notes += _notes_on_data(job, solutions, counts)
     data = {
-        "names": request.data,
+        "names": job.data,
         "problems": len(pools),
         "samples": sum(len(pool.samples) for pool in pools),
         "counts": counts,
-        "limit": request.limit,
+        "limit": job.limit,
     }
-    return Outcome(
-        replace(report, notes=[*report.notes, *notes]), entries, {"data": data, "fit_on": about}
-    )
+    report = replace(report, notes=[*report.notes, *notes])
+    return Outcome(report, entries, {"data": data, "fit_on": about})
 
 
-def _read(request: Request) -> Data:
-    if request.benchmark == "processbench":
-        return read_processbench(request.data, request.limit, request.seed)
-    # The labels behind a first error are PRMBench's own; elsewhere they are what training masks.
-    after_first_error: AfterFirstError = "keep" if request.benchmark == "prmbench" else "mask"
-    return read_data(request.data, request.limit, request.seed, after_first_error)
+def _read(job: EvaluationJob) -> Data:
+    if job.benchmark == "processbench":
+        return read_processbench(job.data, job.limit, job.seed)
+    # The labels after a first error are PRMBench's own; elsewhere they are what training masks.
+    after_first_error: AfterFirstError = "keep" if job.benchmark == "prmbench" else "mask"
+    return read_data(job.data, job.limit, job.seed, after_first_error)
 
 
 def _read_pools(
@@ -187,17 +191,9 @@ def _read_pools(
 
 
 def _score(
-    request: Request, test: Sequence[Solution], validation: Sequence[Solution]
-) -> list[Entrant]:
-    return list(
-        score_models(
-            request.models, test, validation, request.journals, request.baselines, request.seed
-        )
-    )
-
-
-def _choose(entrant: Entrant, validation: Sequence[Pool], name: str) -> Choice:
-    return Choice(choose_aggregation(validation, entrant.validation), f"chosen on {name}")
+    job: EvaluationJob, test: Sequence[Solution], validation: Sequence[Solution]
+) -> Iterator[ScoredModel]:
+    return score_models(job.models, test, validation, job.journals, job.baselines, job.seed)
 
 
 def _leave_unscored_out(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -233,22 +229,28 @@ def _require_rest(rest: Sequence[object], name: str) -> None:
         )
 
 
-def _notes_on_data(counts: Counter[str], limit: int | None) -> list[str]:
+def _notes_on_data(
+    job: EvaluationJob, solutions: Sequence[Solution], counts: Counter[str]
+) -> list[str]:
     notes = [f"{count} × {reason}." for reason, count in counts.items()]
-    if limit is not None:
-        notes.append(f"Only {limit} problems of each source were drawn (--limit).")
+    if job.limit is not None:
+        notes.append(f"Only {job.limit} problems of each source were drawn (--limit).")
+    for model in job.models:
+        known = count_known_problems(model, solutions)
+        if known is not None:
+            notes.append(f"{model} was trained on {known} of the problems in these data.")
     return notes
 
 
-def write(folder: Path, request: Request, outcome: Outcome, *, overwrite: bool) -> None:
+def write(folder: Path, job: EvaluationJob, outcome: Outcome, *, overwrite: bool) -> None:
     """Write the folder of an evaluation, print its tables, and forget the journals."""
 
     report, entries = outcome.report, outcome.entries
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "benchmark": request.benchmark,
+        "benchmark": job.benchmark,
         **outcome.about,
-        "bootstrap": {"resamples": request.resamples, "seed": request.seed, "level": 0.95},
+        "bootstrap": {"resamples": job.resamples, "seed": job.seed, "level": 0.95},
         "models": [
             {
                 "name": entry.name,
@@ -264,10 +266,9 @@ def write(folder: Path, request: Request, outcome: Outcome, *, overwrite: bool) 
         "rows": [row.to_json() for row in report.rows],
     }
     text = "\n\n".join([*map(render, report.tables), "\n".join(f"- {n}" for n in report.notes)])
-    with written_folder(folder, overwrite=overwrite) as target:
+    with written_folder(folder, overwrite=overwrite, ours=OURS) as target:
         (target / TABLE).write_text(text + "\n", encoding="utf-8")
-        results = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-        (target / RESULTS).write_text(results + "\n", encoding="utf-8")
+        write_json(target / RESULTS, record)
         write_scores(target / SCORES_FILE, [(entry.name, entry.scored) for entry in entries])
-    remove_journals(request.journals)
+    remove_journals(job.journals)
     print(text)

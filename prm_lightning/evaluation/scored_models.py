@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,20 +10,24 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urldefrag
 
-from prm_lightning.evaluation.baselines import untrained_twin
+from prm_lightning.evaluation.baselines import Surprisal, untrained_twin
 from prm_lightning.evaluation.results import Choice, Kind, Threshold
 from prm_lightning.evaluation.scored import Journal, Scored, gather_steps, score_solutions
+from prm_lightning.files import digest
+from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
 from prm_lightning.modeling.threshold import fit_threshold
+from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
+from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Scorer, Solution
 
-MANIFEST = "prm.json"  # of a model folder of ours
+TRAINING_PROBLEMS, HASH_DIGITS = "training_problems.json", 16
 UNTRAINED, SURPRISAL = "untrained head", "surprisal"
 
 Baselines = Literal["all", "cheap"]
 
 
 @dataclass(frozen=True)
-class Entrant:
+class ScoredModel:
     """A model with its scores, and what was chosen for it before it saw the test data.
 
     Args:
@@ -51,10 +54,10 @@ def score_models(
     journals: Path,
     baselines: Baselines = "all",
     seed: int = 0,
-) -> Iterator[Entrant]:
+) -> Iterator[ScoredModel]:
     """Score the data with each model, and with the untrained twin of each backbone of ours.
 
-    Behind a twin comes the surprisal of its language model, see `Surprisal`.
+    After a twin comes the surprisal of its language model, see `Surprisal`.
 
     Args:
         models: as `load_scorer` takes them.
@@ -64,15 +67,13 @@ def score_models(
         baselines: ``cheap`` leaves the twins and their surprisal out.
         seed: of the twins' heads.
     """
-    from prm_lightning.scoring.scorers import fingerprint, load_scorer
-
     marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
     known: set[str] = set()
     for model, mark in zip(models, marks, strict=True):
         scorer = load_scorer(model)
         journal = _journal(journals, mark)
-        ours = _folder_of_ours(model)
-        yield Entrant(
+        ours = folder_of_ours(model)
+        yield ScoredModel(
             model,
             "model",
             score_solutions(scorer, test, journal),
@@ -80,12 +81,12 @@ def score_models(
             _saved_threshold(ours) if ours else None,
             _saved_choice(scorer, model if ours else ""),
         )
-        if ours is None or ours != Path(model) or baselines == "cheap":
+        if ours is None or is_url(model) or baselines == "cheap":
             continue
         del scorer  # one backbone in memory is enough
         for name, key, baseline in _untrained(ours, seed, known):
             journal = _journal(journals, key)
-            yield Entrant(
+            yield ScoredModel(
                 f"{model}, {name}",
                 "untrained",
                 score_solutions(baseline, test, journal),
@@ -97,8 +98,6 @@ def score_models(
 
 def _untrained(folder: Path, seed: int, known: set[str]) -> Iterator[tuple[str, str, Scorer]]:
     """Baselines of a model's backbone: name, key and scorer of those whose key is not known yet."""
-    from prm_lightning.evaluation.surprisal import Surprisal
-
     keys = {UNTRAINED: _base_key(folder, seed), SURPRISAL: _base_key(folder)}
     wanted = [name for name, key in keys.items() if key not in known]
     known.update(keys.values())
@@ -106,6 +105,22 @@ def _untrained(folder: Path, seed: int, known: set[str]) -> Iterator[tuple[str, 
     for name in wanted:
         assert twin is not None
         yield name, keys[name], Surprisal(twin) if name == SURPRISAL else twin
+
+
+def count_known_problems(model: str, solutions: Sequence[Solution]) -> int | None:
+    """How many problems of the solutions a model was trained on; None if it does not say.
+
+    A model folder says so in ``training_problems.json``, as hashes of normalised problems.
+    """
+    folder = folder_of_ours(model)
+    file = folder and folder / TRAINING_PROBLEMS
+    if not file or not file.is_file():
+        return None
+    known = set(json.loads(file.read_text(encoding="utf-8"))["problems"])
+    return sum(
+        digest(problem)[:HASH_DIGITS] in known
+        for problem in {normalise_problem(solution.problem) for solution in solutions}
+    )
 
 
 def remove_journals(journals: Path) -> None:
@@ -135,21 +150,17 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
     return Threshold(fit_threshold(gather_steps(scored)[0]), name)
 
 
-def _folder_of_ours(model: str) -> Path | None:
-    """The folder of ours that is a model, or that a server's URL names behind ``#``."""
-    from prm_lightning.scoring.scorers import is_url, our_folder
-
+def folder_of_ours(model: str) -> Path | None:
+    """The folder of a model of ours, or the one that a server's URL names after ``#``."""
     return our_folder(urldefrag(model)[1] if is_url(model) else model)
 
 
 def _journal(journals: Path, model: str) -> Journal:
-    mark = hashlib.sha256(model.encode()).hexdigest()[:12]
+    mark = digest(model)[:12]
     return Journal(journals.with_name(f"{journals.name}.{mark}.jsonl"), model)
 
 
 def _saved_threshold(folder: Path) -> Threshold | None:
-    from prm_lightning.modeling.prm import read_manifest
-
     manifest = read_manifest(folder)
     if manifest.threshold_fitted_on is None:
         return None
@@ -163,8 +174,6 @@ def _saved_choice(scorer: Scorer, model: str) -> Choice:
 
 def _base_key(folder: Path, seed: int | None = None) -> str:
     """What decides how a model's bare backbone reads or, with a seed, how its twin scores."""
-    from prm_lightning.modeling.prm import read_manifest
-
     record = read_manifest(folder).to_json()
     names = ("base_model", "revision", "quantize", "backbone", "template", "step_end")
     bare = [record[name] for name in names]
