@@ -40,10 +40,10 @@ from typing import Any, NamedTuple
 import httpx2
 import torch
 
+from prm_lightning.interop import Format
+from prm_lightning.interop.card import EXAMPLE
 from prm_lightning.interop.export import export
-from prm_lightning.interop.export_formats import Format
-from prm_lightning.interop.merging import compute_in_float32
-from prm_lightning.interop.model_card import EXAMPLE
+from prm_lightning.interop.formats import compute_in_float32
 from prm_lightning.interop.parity import PROBES, Parity, compare
 from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind, StepHead

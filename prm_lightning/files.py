@@ -90,9 +90,15 @@ def written_folder(
 
 
 def require_replaceable(
-    folder: Path, *, overwrite: bool, ours: Sequence[str] | None = None
+    folder: Path, *, overwrite: bool, ours: Sequence[str] | None = None, record: str | None = None
 ) -> None:
-    """Refuse a folder that must not be replaced; for the arguments see `written_folder`.
+    """Refuse a folder that must not be replaced.
+
+    Args:
+        folder: see `written_folder`.
+        overwrite: see `written_folder`.
+        ours: see `written_folder`.
+        record: a file that every such folder holds, if it holds anything.
 
     Raises:
         FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
@@ -107,6 +113,8 @@ def require_replaceable(
         raise FileExistsError(f"{folder} is a file, expected a folder. Give another folder.")
     names = sorted(path.name for path in folder.iterdir())
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
+    if names and record is not None and record not in names:
+        foreign = foreign or names
     if foreign:
         raise FileExistsError(
             f"{folder} is not replaced: it holds {foreign[0]!r}, which was not written by this "
@@ -290,8 +298,10 @@ def disk_faults_named(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in DISK_FAULTS:
+    except Exception as error:
+        in_rust = isinstance(error, SafetensorError)
+        in_rust |= type(error) is Exception and "os error" in str(error)  # of tokenizers
+        if not in_rust and not (isinstance(error, OSError) and error.errno in DISK_FAULTS):
             raise
         reason = str(error).splitlines()[0]
         raise OSError(

@@ -10,17 +10,14 @@ import torch
 from conftest import tiny_config
 from safetensors.torch import load_file
 from test_prm import LINEAR_HEADS, TEMPLATES, tiny_prm
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from prm_lightning.interop import export_formats as formats
-from prm_lightning.interop.card_code import read_encoding, scoring_code
+from prm_lightning.interop import formats
+from prm_lightning.interop.card import read_encoding, scoring_code, write_card
 from prm_lightning.interop.export import main
 from prm_lightning.interop.importing import main as import_main
-from prm_lightning.interop.merging import merge
-from prm_lightning.interop.model_card import write_card
-from prm_lightning.interop.parity import PROBES, compare, require_parity
+from prm_lightning.interop.parity import PROBES, compare, probes_for, require_parity
 from prm_lightning.modeling.backbone import Lora
-from prm_lightning.modeling.heads import verdict_ids
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import load_scorer
 
@@ -55,16 +52,13 @@ def run_card(code):
 def write(place, folder, format="token-classification", dtype="fp32", into="dequantized"):
     """An export without the fresh process, and the lines that score with it."""
     prm = PRM.from_pretrained(place, "cpu")
-    verdicts = None
-    if format == "causal-lm":
-        verdicts = verdict_ids(prm.encoder.tokenizer, prm.manifest.template)
-    encoding = read_encoding(prm, verdicts)
+    encoding = read_encoding(prm, format)
     record = {"step_end_id": encoding.step_end_id, "branch": encoding.branch}
     folder.mkdir()
     probe(prm)  # in eval mode, after which some processors dequantize garbage
-    lm = merge(prm, place, into, dtype)
+    lm = formats.merge(prm, place, into, dtype)
     if format == "causal-lm":
-        formats.write_causal_lm(lm, prm.head, verdicts, folder, record)
+        formats.write_causal_lm(lm, prm.head, encoding.verdicts, folder, record)
     elif format == "qwen-prm":
         formats.write_qwen_prm(lm, prm.head, folder, "INCORRECT/CORRECT", record)
     else:
@@ -236,7 +230,7 @@ def test_the_card_tells_what_was_trained_and_how_to_serve(tiny_model_folder, tmp
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "run" / "val_scores.jsonl").write_text(lines)
-    encoding = read_encoding(prm, None)
+    encoding = read_encoding(prm, "token-classification")
     parity = compare([[0.5]], [[0.51]], 0.5)
 
     def card(format):
@@ -289,11 +283,53 @@ def test_what_cannot_be_exported_is_one_line(tiny_model_folder, tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(FileExistsError, match="taken exists"):
         cut(place, out=tmp_path / "taken")
+    for name in ("notes.txt", "config.json"):  # of somebody's, or of a model from elsewhere
+        (tmp_path / "taken" / name).write_text("{}")
+        with pytest.raises(FileExistsError, match=r"taken is not replaced: it holds"):
+            cut(place, "--overwrite", out=tmp_path / "taken")
+        (tmp_path / "taken" / name).unlink()
     shutil.rmtree(base)
     with pytest.raises(ValueError, match=r"backbone: cannot load .*base"):
         cut(place, out=out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_probe_is_longer_than_a_sliding_window(tokenizer, tmp_path):
+    """A fault of the attention beyond the window shows in no other probe."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    model = MistralForCausalLM(
+        MistralConfig(**tiny_config().to_dict() | {"model_type": "mistral", "sliding_window": 256})
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.15)
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    place = trained(tmp_path / "base", tmp_path / "best_model")
+    prm = PRM.from_pretrained(place, "cpu")
+    *usual, (problem, steps) = probes_for(prm)
+    assert usual == PROBES
+    encoded = prm.encode(problem, steps)
+    assert 1.2 * 256 <= len(encoded.input_ids) <= prm.backbone.context
+    write(place, tmp_path / "out")
+    with torch.no_grad():  # the window of transformers, and none
+        hidden = [
+            AutoModel.from_pretrained(tmp_path / "out", sliding_window=window).eval()(
+                torch.tensor([encoded.input_ids])
+            )[0]
+            for window in (256, None)
+        ]
+        differ = (hidden[0] - hidden[1]).abs().amax(-1)[0][list(encoded.step_positions)] > 1e-3
+    assert not differ[0]
+    assert differ[-1]
+    AutoConfig.from_pretrained(tmp_path / "base", sliding_window=None).save_pretrained(
+        tmp_path / "base"
+    )
+    assert probes_for(PRM.from_pretrained(place, "cpu")) == PROBES
 
 
 def test_an_architecture_without_a_class_is_named(tokenizer, tmp_path):
@@ -321,7 +357,7 @@ def test_a_full_disk_leaves_nothing(tiny_model_folder, tmp_path, words, limit):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # bytes a file may have
     try:
-        with pytest.raises(OSError, match=r"cannot write .*out: .* Free some space") as caught:
+        with pytest.raises(OSError, match=r"out cannot be written .* Free some space") as caught:
             cut(place, out=tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -9,7 +9,7 @@ import pytest
 from test_export import trained
 
 from prm_lightning.interop.export import main
-from prm_lightning.interop.exported import push, require_repository
+from prm_lightning.interop.write_export import push, require_repository
 
 TOKEN = "hf_good"  # of ann, who may write to her own name only
 

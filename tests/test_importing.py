@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prm_lightning.interop.export import export
-from prm_lightning.interop.export_formats import write_classifier, write_qwen_prm
-from prm_lightning.interop.imported import moved_threshold, shift_of
+from prm_lightning.interop.formats import merge, write_classifier, write_qwen_prm
+from prm_lightning.interop.from_public import moved_threshold, shift_of
 from prm_lightning.interop.importing import main
-from prm_lightning.interop.merging import merge
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import load_scorer
 
@@ -281,4 +280,11 @@ def test_what_cannot_be_imported_is_one_line(trl, tmp_path):
     with pytest.raises(ValueError, match="expected exactly one"):
         run(file, tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    run(trl, tmp_path / "ours", "--overwrite")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "ours")
+    run(trl, link, "--overwrite")
+    assert link.is_symlink()
+    assert (tmp_path / "ours" / "import.json").is_file()
+    (tmp_path / "ours" / "import.json").unlink()  # as if somebody else had made the folder
+    with pytest.raises(FileExistsError, match=r"is not replaced: it holds"):
+        run(trl, tmp_path / "ours", "--overwrite")

@@ -8,6 +8,8 @@ from typing import Literal
 
 from prm_lightning.command import run_verb
 
+DTYPES: dict[str, Literal["float32", "bfloat16"]] = {"bf16": "bfloat16", "fp32": "float32"}
+
 
 def main(args: Sequence[str]) -> None:
     """Run the verb."""
@@ -34,16 +36,13 @@ def import_model(
         bias: of the head. keep is exact; drop takes it off all log-odds, moves the threshold as far
             and records it, for exports to sequence-classification, which has no place for one. A
             head of two layers has to keep its biases.
-        tolerance: largest difference in P(correct) that is let pass, in [0, 1]; 1e-5 in fp32,
+        tolerance: largest difference in P(correct) that is allowed, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
-        overwrite: replace the output.
+        overwrite: replace an earlier import; other folders are never replaced.
     """
-    target = Path(output)
-    if target.exists() and not overwrite:  # before a model is loaded
-        raise FileExistsError(f"{target} exists. Give another --output, or --overwrite.")
-    from prm_lightning.interop.imported import Wish, import_public, read_public
+    # Heavy, and not needed for --help.
+    from prm_lightning.interop.from_public import ImportOptions, import_public
 
-    manifest, folder = read_public(model)
-    wish = Wish(target, "bfloat16" if dtype == "bf16" else "float32", encoding, bias, tolerance)
-    for line in import_public(manifest, folder, wish, overwrite=overwrite):
+    options = ImportOptions(DTYPES[dtype], encoding, bias, tolerance)
+    for line in import_public(model, Path(output), options, overwrite=overwrite):
         print(line)

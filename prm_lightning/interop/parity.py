@@ -1,8 +1,9 @@
-"""Do two ways to score say the same? Measured on solutions that are hard to encode."""
+"""Whether two ways to score give the same: measured on solutions that are hard to encode."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,8 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prm_lightning.modeling.prm import PRM
+
 EXACT = 1e-5  # largest difference in probability where only the order of additions differs
 ROUNDED_MEAN, ROUNDED_LARGEST = 0.01, 0.1  # where weights were rounded to bfloat16
+
+LONG_STEPS = 6  # of the probe that is longer than a sliding window
 
 PROBES: list[tuple[str, list[str]]] = [
     (
@@ -72,13 +77,13 @@ with open(sys.argv[3], "w", encoding="utf-8") as file:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two ways to score lie apart, in P(correct).
+    """How far apart two ways to score are, in P(correct).
 
     Args:
         steps: how many were compared.
-        mean: difference.
-        largest: difference.
-        flips: steps on different sides of `threshold`.
+        mean: the mean difference.
+        largest: the largest difference.
+        flips: how many steps are on different sides of `threshold`.
         threshold: a step is flagged if it is below.
     """
 
@@ -93,6 +98,24 @@ class Parity:
             f"largest difference {self.largest:.2g}, mean {self.mean:.2g}, over {self.steps} "
             f"steps; {self.flips} on the other side of {self.threshold:.3g}"
         )
+
+
+def probes_for(prm: PRM) -> list[tuple[str, list[str]]]:
+    """`PROBES` and, of a model whose attention has a sliding window, one that is longer than it.
+
+    A window that leaves no room for a longer solution in the model's context never matters.
+    """
+    config = prm.backbone.causal_lm.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if not window:
+        return PROBES
+    problem, sentence = "How many apples are there?", "She puts 3 + 4 = 7 apples into it."
+    one, two = (len(prm.encode(problem, [f"{sentence} " * n]).input_ids) for n in (1, 2))
+    repeated = f"{sentence} " * math.ceil(1.2 * window / LONG_STEPS / (two - one))
+    steps = [f"Box {k}: {repeated}" for k in range(LONG_STEPS)]
+    if len(prm.encode(problem, steps).input_ids) > prm.backbone.context:
+        return PROBES
+    return [*PROBES, (problem, steps)]
 
 
 def compare(ours: Scores, theirs: Scores, threshold: float) -> Parity:

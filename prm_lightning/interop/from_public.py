@@ -1,11 +1,11 @@
-"""Public process reward models in the words of this project: head, encoding, weights."""
+"""Public process reward models in the terms of this project: head, encoding, weights."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
-from prm_lightning.files import written_folder
-from prm_lightning.interop.card_code import shared_beginning
+from prm_lightning.files import require_replaceable, write_json, written_folder
+from prm_lightning.interop import MODEL_FILES
+from prm_lightning.interop.card import shared_beginning
 from prm_lightning.interop.parity import PROBES, Parity, compare, require_parity
 from prm_lightning.modeling.backbone import Backbone, TreeModel
 from prm_lightning.modeling.heads import HeadKind, StepHead
@@ -30,112 +31,95 @@ IMPORT_RECORD = "import.json"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportOptions:
     """How to import.
 
     Args:
-        target: folder to write.
         dtype: of the computation.
-        encoding: whether the nearest encoding will do.
-        bias: what becomes of that of the head.
-        tolerance: largest difference in P(correct); None for the usual ones.
+        encoding: ``nearest`` takes the nearest encoding of ours where none is equal.
+        bias: whether the bias of the head is kept.
+        tolerance: largest difference in P(correct) that is allowed; None for the usual ones.
     """
 
-    target: Path
     dtype: Dtype
     encoding: Literal["exact", "nearest"] = "exact"
     bias: Literal["keep", "drop"] = "keep"
     tolerance: float | None = None
 
 
-def read_public(model: str) -> tuple[PublicManifest, Path]:
-    """How a public model scores, and where it is.
-
-    Raises:
-        ValueError: it cannot be found, nothing says how it scores, or it is one of ours.
-    """
-    if (find_folder(model) / MANIFEST).is_file():
-        raise ValueError(
-            f"import: {model} is a model of prm_lightning already. Use it as it is, or make it "
-            "ready for others with `export`."
-        )
-    return find_public(model)
-
-
 def import_public(
-    manifest: PublicManifest, folder: Path, wish: Wish, *, overwrite: bool = False
-) -> Iterator[str]:
+    model: str, target: Path, options: ImportOptions, *, overwrite: bool = False
+) -> list[str]:
     """Write a model folder that scores as a public model does.
 
     Args:
-        manifest: how it scores.
-        folder: where it lies.
-        wish: see `Wish`.
-        overwrite: replace what is there.
+        model: folder, Hub id or manifest file, see `find_public`.
+        target: folder to write.
+        options: how.
+        overwrite: replace an earlier import of that name.
 
     Returns:
         Lines for the user.
 
     Raises:
-        ValueError: our heads or our encoding cannot express it, or the result scores otherwise.
+        ValueError: there is no such model or it is one of ours, our heads or our encoding cannot
+            express it, or the result scores otherwise.
+        OSError: the target is taken or cannot be written.
     """
-    scorer = load_public(replace(manifest, dtype=wish.dtype), folder, "cpu")
-    head = our_head(cast(PublicHead, scorer.head), manifest)
-    encoder, different = _our_encoder(scorer, manifest)
-    _require_consent(manifest.model, different, wish)
-    dropped = 0.0
-    if wish.bias == "drop":
-        if head.inner is not None:
-            raise ValueError(
-                f"import: the head of {manifest.model!r} has two layers, whose biases no shift of "
-                "log-odds makes up for. Leave --bias drop out."
-            )
-        dropped = bias_of(head)
-        without_bias(head, cast(PublicHead, scorer.head))
-    threshold = moved_threshold(manifest.threshold, dropped)
-    prm = _assemble(scorer, head, encoder, replace(manifest, threshold=threshold), wish)
-    with written_folder(wish.target, overwrite=overwrite) as place:
+    ours = (*MODEL_FILES, IMPORT_RECORD)
+    require_replaceable(target, overwrite=overwrite, ours=ours, record=IMPORT_RECORD)
+    if (find_folder(model) / MANIFEST).is_file():
+        raise ValueError(
+            f"import: {model} is a model of prm_lightning already. Use it as it is, or make it "
+            "ready for others with `export`."
+        )
+    public, folder = find_public(model)
+    scorer = load_public(replace(public, dtype=options.dtype), folder, "cpu")
+    head = our_head(cast(PublicHead, scorer.head), public)
+    encoder, different = _our_encoder(scorer, public)
+    if different and options.encoding == "exact":
+        raise ValueError(
+            f"import: {public.model!r} builds its tokens as this project does not: {different}. "
+            "Use it as it is (score --model), or take the nearest encoding with --encoding nearest."
+        )
+    dropped = _drop_bias(head, scorer, public.model) if options.bias == "drop" else 0.0
+    threshold = moved_threshold(public.threshold, dropped)
+    backbone = Backbone(str(target), dtype=options.dtype, lora=None)
+    prm = _assemble(scorer, head, encoder, replace(public, threshold=threshold), backbone)
+    with written_folder(target, overwrite=overwrite) as place:
         prm.save_pretrained(place, overwrite=True)
         parity = _compare(scorer, place, PROBES if different else plain_probes(encoder))
         if not different:
-            require_parity(parity, wish.dtype == "float32", wish.tolerance, "import")
+            require_parity(parity, options.dtype == "float32", options.tolerance, "import")
         record = {
-            "source": asdict(manifest),
+            "source": asdict(public),
             "encoding": f"nearest: {different}" if different else "exact",
             "bias": bias_of(head),
             "dropped_bias": dropped,
             "parity": asdict(parity),
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False)
-        (place / IMPORT_RECORD).write_text(text + "\n", encoding="utf-8")
-    yield (
-        f"{wish.target}: {head.kind} head, template {encoder.template}, step end "
-        f"{encoder.step_end!r}\n  against {manifest.model}: {parity}"
-    )
+        write_json(place / IMPORT_RECORD, record)
+    return [
+        f"{target}: {head.kind} head, template {encoder.template}, step end "
+        f"{encoder.step_end!r}\n  against {public.model}: {parity}",
+        *_what_changed(different, dropped, public.threshold, threshold),
+        f"  to train it further: model: {{backbone: {{name: {target}, lora: null}}, "
+        f"init_from: {target}, head: {head.kind}, template: {encoder.template}, "
+        f"step_end: {json.dumps(encoder.step_end)}}}",
+    ]
+
+
+def _what_changed(different: str, dropped: float, before: float, after: float) -> list[str]:
+    """Lines that say how scores differ from those of the public model."""
+    lines = ["  here blank lines inside a text are folded and step ends in it become spaces"]
     if different:
-        yield f"  NEAREST ENCODING: {different}; scores differ as measured above"
-    else:
-        yield "  here blank lines inside a text are folded and step ends in it become spaces"
+        lines = [f"  NEAREST ENCODING: {different}; scores differ as measured above"]
     if dropped:
-        yield (
+        lines.append(
             f"  BIAS of {dropped:+.4g} log-odds dropped: P(correct) moves by up to "
-            f"{shift_of(dropped):.2g}, the threshold from {manifest.threshold:.4g} to "
-            f"{threshold:.4g}"
+            f"{shift_of(dropped):.2g}, the threshold from {before:.4g} to {after:.4g}"
         )
-    yield (
-        f"  go on training: model: {{backbone: {{name: {wish.target}, lora: null}}, "
-        f"init_from: {wish.target}, head: {head.kind}, template: {encoder.template}, "
-        f"step_end: {json.dumps(encoder.step_end)}}}"
-    )
-
-
-def _require_consent(model: str, different: str, wish: Wish) -> None:
-    """Refuse what would change scores and was not asked for."""
-    if different and wish.encoding == "exact":
-        raise ValueError(
-            f"import: {model!r} builds its tokens as this project does not: {different}. Use it "
-            "as it is (score --model), or take the nearest encoding with --encoding nearest."
-        )
+    return lines
 
 
 def our_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
@@ -173,7 +157,7 @@ def bias_of(head: StepHead) -> float:
 
 def moved_threshold(threshold: float, bias: float) -> float:
     """The threshold that flags the same steps once a bias is taken off their log-odds."""
-    if not 0 < threshold < 1:
+    if not bias or not 0 < threshold < 1:
         return threshold
     return 1 / (1 + math.exp(-(math.log(threshold / (1 - threshold)) - bias)))
 
@@ -183,11 +167,18 @@ def shift_of(bias: float) -> float:
     return math.tanh(abs(bias) / 4)
 
 
-def without_bias(head: StepHead, public: PublicHead) -> None:
-    """Take off the bias here and there, so that the rest can be compared."""
+def _drop_bias(head: StepHead, scorer: StepModel, name: str) -> float:
+    """Take off the bias of a head and of its public twin; what it added to the log-odds."""
+    if head.inner is not None:
+        raise ValueError(
+            f"import: the head of {name!r} has two layers, whose biases no shift of log-odds makes "
+            "up for. Leave --bias drop out."
+        )
+    dropped = bias_of(head)
     head.bias = None
-    for bias in public.biases:
+    for bias in cast(PublicHead, scorer.head).biases:  # so that the rest can be compared
         bias.data.zero_()
+    return dropped
 
 
 def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:
@@ -245,14 +236,14 @@ def raw_template(before: str, after: str) -> str:
 
 
 def _around(public: Any, tokenizer: Any, manifest: PublicManifest) -> tuple[str, str]:
-    """Texts that a public encoder puts before and behind a problem."""
+    """Texts that a public encoder puts before and after a problem."""
     a, b = (list(public.encode_all([(letter, ["x"])])[0].input_ids) for letter in "ab")
     before = tokenizer.decode(shared_beginning(a, b))
     (step,) = tokenizer(["x"], add_special_tokens=False)["input_ids"]
-    behind = [*step, *tokenizer.encode(manifest.step_end, add_special_tokens=False)]
-    if a[-len(behind) :] != behind:  # tokenized as a whole: what is meant is in the manifest
+    end = [*step, *tokenizer.encode(manifest.step_end, add_special_tokens=False)]
+    if a[-len(end) :] != end:  # tokenized as a whole: what is meant is in the manifest
         return before, manifest.prompt.partition("{problem}")[2]
-    after = shared_beginning(a[: -len(behind)][::-1], b[: -len(behind)][::-1])[::-1]
+    after = shared_beginning(a[: -len(end)][::-1], b[: -len(end)][::-1])[::-1]
     return before, tokenizer.decode(after)
 
 
@@ -267,7 +258,7 @@ def _path(encoder: Any, problem: str, steps: Sequence[str]) -> Encoded | str:
 
 
 def _assemble(
-    scorer: StepModel, head: StepHead, encoder: Encoder, manifest: PublicManifest, wish: Wish
+    scorer: StepModel, head: StepHead, encoder: Encoder, public: PublicManifest, backbone: Backbone
 ) -> PRM:
     """Head, encoder and all weights of a public model, the latter in a causal language model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -282,15 +273,14 @@ def _assemble(
             lm = cls(config)
         setattr(lm, lm.base_model_prefix, inner)
         lm.tie_weights()
-    backbone = Backbone(str(wish.target), dtype=wish.dtype, lora=None)
     ours = Manifest(
         backbone,
         head.kind,
         encoder.template,
         encoder.step_end,
         encoder.step_end_id,
-        aggregation=manifest.aggregation,
-        threshold=manifest.threshold,
+        aggregation=public.aggregation,
+        threshold=public.threshold,
     )
     return PRM(TreeModel(lm, backbone), head, encoder, ours)
 

@@ -1,0 +1,239 @@
+"""README.md of an exported model: what it is, how to score with it and how to serve it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+# Figures and intervals alone, which need no model; a card is a small evaluation.
+from prm_lightning.evaluation.results import draw_problems, summarise
+from prm_lightning.interop import ExportDtype, Format
+from prm_lightning.interop.parity import Parity
+from prm_lightning.modeling.heads import verdict_ids
+from prm_lightning.modeling.metrics import measure_part
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.modeling.scored_steps import ScoredSolution, to_step_scores
+from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.text import normalise_problem
+
+EXAMPLE = ("What is 2 + 3 * 4?", ["3 * 4 = 12.", "2 + 12 = 14."])
+RESAMPLES = 1000  # of the problems, for intervals
+SHOWN = {
+    "auroc": "AUROC of steps",
+    "pair_accuracy": "pairs of a right and a wrong solution in order",
+    "error_ap": "average precision of errors",
+    "error_f1": "F1 of errors, at 0.5",
+    "processbench_f1": "ProcessBench F1, at the threshold",
+    "processbench_wrong": "  exact first error in wrong solutions",
+    "processbench_right": "  no flag in right solutions",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
+AUTO_CLASSES = {  # of each format: the class that loads it, the task of the Hub
+    "token-classification": ("AutoModelForTokenClassification", "token-classification"),
+    "adapter": ("AutoModelForTokenClassification", "token-classification"),
+    "sequence-classification": ("AutoModelForSequenceClassification", "text-classification"),
+    "qwen-prm": ("AutoModel", "text-classification"),
+    "causal-lm": ("AutoModelForCausalLM", "text-generation"),
+}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the ids of a solution are built, for readers without this project.
+
+    ``before + ids(problem) + after``, then for every step ``ids(step) + [step_end_id]``; a score
+    is read at the last id of that and ``branch``.
+
+    Args:
+        before: ids in front of the problem.
+        after: ids between the problem and the first step.
+        step_end: the string whose one token ends a step.
+        step_end_id: that token's id.
+        branch: ids after a step end that ask for the verdict; empty where the step end is read.
+        verdicts: ids of the tokens for wrong and right where the LM head is read; else None.
+    """
+
+    before: list[int]
+    after: list[int]
+    step_end: str
+    step_end_id: int
+    branch: list[int]
+    verdicts: tuple[int, int] | None = None
+
+
+def read_encoding(prm: PRM, format: Format) -> Encoding:
+    """How a model encodes, seen from what it makes of two problems of one letter."""
+    encoder = prm.encoder
+    a, b = (list(encoder.encode(letter, ["x"]).input_ids) for letter in "ab")
+    (step,) = encoder.tokenizer(["x"], add_special_tokens=False)["input_ids"]
+    steps = len(step) + 1  # with the step end
+    a, b = a[:-steps], b[:-steps]
+    verdicts = verdict_ids(encoder.tokenizer, encoder.template) if format == "causal-lm" else None
+    return Encoding(
+        before=shared_beginning(a, b),
+        after=shared_beginning(a[::-1], b[::-1])[::-1],
+        step_end=encoder.step_end,
+        step_end_id=encoder.step_end_id,
+        branch=list(encoder.branch),
+        verdicts=verdicts,
+    )
+
+
+def shared_beginning(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    """What two sequences of ids have in common at their beginnings."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
+    return [x for x, _ in same]
+
+
+def scoring_code(
+    folder: str, format: Format, prm: PRM, encoding: Encoding, dtype: ExportDtype
+) -> str:
+    """Python that scores with an exported folder and knows nothing of this project.
+
+    It defines ``tokenizer``, ``model`` and ``score(problem, steps)``, which gives P(correct) of
+    every step.
+
+    Args:
+        folder: as the code names it.
+        format: of the folder.
+        prm: that was exported.
+        encoding: of its text.
+        dtype: that an adapter's base model is loaded in.
+    """
+    config = prm.manifest.backbone.settled()
+    auto, _ = AUTO_CLASSES[format]
+    quantized = format == "adapter" and config.quantize != "none"
+    classes = [auto, "AutoTokenizer", *(["BitsAndBytesConfig"] if quantized else [])]
+    decode = prm.encoder.tokenizer.decode
+    return _render(
+        "scoring_code.py.j2",
+        folder=folder,
+        format=format,
+        encoding=encoding,
+        prompt=decode(encoding.before) + "{problem}" + decode(encoding.after),
+        auto=auto,
+        classes=", ".join(sorted(classes)),
+        base=config.name,
+        revision=config.revision,
+        quantize=config.quantize,
+        compute_dtype=config.dtype,
+        dtype={"bf16": "bfloat16", "fp32": "float32"}[dtype],
+    )
+
+
+def write_card(
+    prm: PRM,
+    run: Path,
+    folder: str,
+    format: Format,
+    encoding: Encoding,
+    code: str,
+    parity: Parity,
+) -> str:
+    """The text of the card.
+
+    Args:
+        prm: that was exported.
+        run: the folder that may hold data.json and val_scores.jsonl of its training.
+        folder: of the export, as commands name it.
+        format: of the export.
+        encoding: of its text.
+        code: that scores, see `scoring_code`.
+        parity: measured between the model and its export.
+    """
+    manifest = prm.manifest
+    base = manifest.backbone.name
+    architecture = type(prm.backbone.causal_lm).__name__.replace("CausalLM", "")
+    overrides = {}
+    if encoding.verdicts is not None:  # tells vLLM that two rows of the LM head are the classes
+        tokens = prm.encoder.tokenizer.convert_ids_to_tokens(encoding.verdicts)
+        overrides = {
+            "architectures": [f"{architecture}SequenceClassification"],
+            "classifier_from_token": tokens,
+            "method": "no_post_processing",
+        }
+    return _render(
+        "card.md.j2",
+        manifest=manifest,
+        base=base,
+        hub_base=base.count("/") == 1 and not Path(base).exists(),
+        rank=0 if manifest.backbone.lora is None else manifest.backbone.lora.r,
+        context=prm.backbone.context,
+        folder=folder,
+        format=format,
+        task=AUTO_CLASSES[format][1],
+        encoding=encoding,
+        code=code,
+        parity=parity,
+        example=EXAMPLE,
+        example_ids=list(prm.encode(*EXAMPLE).input_ids),
+        overrides=overrides,
+        every_step_pooler=_every_step_pooler(format, encoding),
+        training=_training(run / "data.json", manifest.data_fingerprint),
+        validation=_validation(run / "val_scores.jsonl", manifest.threshold),
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
+    environment.filters["shell"] = shlex.quote
+    return environment.get_template(template).render(values)
+
+
+def _every_step_pooler(format: Format, encoding: Encoding) -> dict[str, Any]:
+    """Settings of a vLLM server that reads every step."""
+    step = {"tok_pooling_type": "STEP", "step_tag_id": encoding.step_end_id}
+    task = {"task": "token_classify"}
+    if encoding.branch:  # the step end is not where scores are read
+        return task
+    return step if format in ("token-classification", "qwen-prm") else task | step
+
+
+def _training(path: Path, fingerprint: str | None) -> dict[str, Any] | None:
+    """What data.json says of the training data; None if it is of another run."""
+    if not path.is_file():
+        return None
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report if fingerprint in (None, report.get("fingerprint")) else None
+
+
+def _validation(path: Path, threshold: float) -> str:
+    """Metrics of the validation data, from the scores that the run kept."""
+    if not path.is_file():
+        return ""
+    rows = [row.values for row in read_rows(str(path)) if isinstance(row, Row)]
+    problems = [normalise_problem(str(row.get("problem", i))) for i, row in enumerate(rows)]
+    scores, _ = to_step_scores(
+        [
+            ScoredSolution(row["scores"], row["labels"], row["first_error"], "", problem)
+            for row, problem in zip(rows, problems, strict=True)
+        ]
+    )
+    counts = draw_problems(problems, RESAMPLES, seed=0).counts
+    measured = {k: summarise(v) for k, v in measure_part(scores, threshold, counts).items()}
+    lines = ["| metric | value [95 % interval] |", "| --- | --- |"]
+    for name, title in SHOWN.items():
+        if not math.isnan(measured[name].value):
+            lines.append(f"| {title} | {measured[name]} |")
+    return (
+        f"On the {len(rows)} validation solutions ({len(scores.supervised.labels)} labelled steps, "
+        f"{len(set(problems))} problems) of the training run, on which the threshold may have been "
+        "fitted and this model chosen; intervals by drawing problems. Figures on test data are "
+        "made by `python -m prm_lightning evaluate`.\n\n" + "\n".join(lines)
+    )

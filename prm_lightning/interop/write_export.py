@@ -1,0 +1,279 @@
+"""Write an exported folder, and let it pass only if it scores as the model does."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from prm_lightning.files import require_replaceable, write_json, written_folder
+from prm_lightning.interop import MODEL_FILES, ExportDtype, Format, LabelNames, MergeInto
+from prm_lightning.interop.card import Encoding, read_encoding, scoring_code, write_card
+from prm_lightning.interop.formats import (
+    compute_in_float32,
+    merge,
+    require_format,
+    write_adapter,
+    write_causal_lm,
+    write_classifier,
+    write_qwen_prm,
+)
+from prm_lightning.interop.parity import (
+    Parity,
+    compare,
+    probes_for,
+    require_parity,
+    score_in_fresh_process,
+)
+from prm_lightning.modeling.backbone import hub_token
+from prm_lightning.modeling.model_folder import find_folder
+from prm_lightning.modeling.prm import MANIFEST, PRM
+from prm_lightning.scoring.public_families import MANIFEST_FILE
+from prm_lightning.sources.rows import HUB_ID
+
+EXPORT_RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Args:
+        format: see `export`.
+        dtype: of the tensors.
+        labels: names of the labels 0 and 1.
+        merge_into: what the adapters of a quantized model are added to.
+        tolerance: largest difference in P(correct) that is allowed; None for the usual ones.
+        repo: the repository of the Hub that it is meant for, by whose name its card calls it.
+    """
+
+    format: Format
+    dtype: ExportDtype
+    labels: LabelNames = "INCORRECT/CORRECT"
+    merge_into: MergeInto = "dequantized"
+    tolerance: float | None = None
+    repo: str | None = None
+
+
+def write_export(
+    model: str,
+    target: Path,
+    options: ExportOptions,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+) -> tuple[PRM, Parity]:
+    """Write an export, score with it in a fresh process, and keep it only if it scores alike.
+
+    Args:
+        model: folder or name of a model of ours.
+        target: folder to write.
+        options: what to export.
+        device: of the model; None takes the first GPU if there is one.
+        trust_remote_code: run Python code that comes with the base model.
+        overwrite: replace an earlier export of that name.
+
+    Returns:
+        The model, which cannot score any more, and how far apart the two score.
+
+    Raises:
+        ValueError: there is no such model, the format cannot hold it, or the export does not
+            score as it does.
+        OSError: the target is taken or cannot be written.
+    """
+    place = find_model(model)
+    ours = (*MODEL_FILES, EXPORT_RECORD)
+    require_replaceable(target, overwrite=overwrite, ours=ours, record=EXPORT_RECORD)
+    if options.repo is not None:
+        require_repository(options.repo)
+    prm = PRM.from_pretrained(place, device, trust_remote_code=trust_remote_code)
+    require_format(prm, options.format)
+    base = prm.manifest.backbone.name
+    if options.repo and options.format == "adapter" and Path(base).exists():
+        raise ValueError(
+            f"export: the base model of this adapter is the folder {base}, which {options.repo} "
+            "would not hold. Send merged weights: --format token-classification."
+        )
+    with written_folder(target, overwrite=overwrite) as folder:
+        parity = _write_checked(prm, place, folder, target, options)
+    return prm, parity
+
+
+def _write_checked(
+    prm: PRM, place: Path, folder: Path, target: Path, options: ExportOptions
+) -> Parity:
+    """Fill a folder that will be called `target`."""
+    format, dtype = options.format, options.dtype
+    encoding = read_encoding(prm, format)
+    exact = dtype == "fp32" and prm.manifest.backbone.quantize == "none"
+    if exact:
+        compute_in_float32(prm)
+    probes = probes_for(prm)
+    _say(f"scoring {len(probes)} probes with {place}")
+    ours = [prm.score(problem, [steps])[0] for problem, steps in probes]
+    device = prm.backbone.device.type
+    _say(f"writing {format} in {dtype}")
+    _write_weights(prm, place, folder, encoding, options)
+    prm.encoder.tokenizer.save_pretrained(folder)
+    _say("scoring them with what was written, in a fresh process")
+    code = scoring_code(str(folder), format, prm, encoding, dtype)
+    theirs = score_in_fresh_process(code, device, format != "adapter", probes)
+    parity = compare(ours, theirs, prm.threshold)
+    require_parity(parity, exact, options.tolerance, "export")
+    name = options.repo or str(target)
+    code = scoring_code(name, format, prm, encoding, dtype)
+    card = write_card(prm, place.parent, name, format, encoding, code, parity)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if (manifest := _scorer_manifest(prm, encoding, options)) is not None:
+        write_json(folder / MANIFEST_FILE, manifest)
+    write_json(folder / EXPORT_RECORD, _record(prm, encoding, options, parity))
+    return parity
+
+
+def find_model(model: str) -> Path:
+    """The folder of a model of ours.
+
+    Raises:
+        ValueError: it is none; a run and a run that ended early are named as such.
+    """
+    folder = find_folder(model)
+    if (folder / MANIFEST).is_file():
+        return folder
+    if (folder / "best_model" / MANIFEST).is_file():
+        raise ValueError(f"export: {model} is a run. Give its model: --model {model}/best_model.")
+    run = folder.parent if folder.name in ("best_model", "final_model") else folder
+    if (run / "config.yaml").is_file():
+        raise ValueError(
+            f"export: the run {run} has no {folder.name if run != folder else 'best_model'}: it "
+            "ended before its first validation. Resume it with fit --ckpt_path last."
+        )
+    raise ValueError(
+        f"export: {model} holds no {MANIFEST}, so it is no model of prm_lightning. Give a folder "
+        "such as outputs/quickstart/best_model."
+    )
+
+
+def require_repository(repo: str) -> None:
+    """Refuse what cannot be sent to the Hub, before the long work; nothing is asked there.
+
+    Raises:
+        ValueError: it is no ``owner/name``, or there is no token.
+    """
+    if not HUB_ID.fullmatch(repo):
+        raise ValueError(f"export: --push_to_hub {repo!r} is no name of the form owner/name.")
+    if hub_token() is None:
+        raise ValueError(
+            f"export: --push_to_hub {repo} needs a token. Make one that may write at "
+            "https://huggingface.co/settings/tokens and set HF_TOKEN, in the environment or .env."
+        )
+
+
+def push(folder: Path, repo: str, visibility: Literal["private", "public"]) -> str:
+    """Send a folder to a repository of the Hub in one commit.
+
+    Args:
+        folder: what to send; weights that only the repository has are deleted, as servers load all.
+        repo: ``owner/name``.
+        visibility: of the repository if it is made; one that exists keeps its own.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: the Hub refuses or cannot be reached.
+    """
+    import httpx2
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=hub_token())
+    try:
+        api.create_repo(repo, private=visibility == "private", exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            commit_message="Process reward model exported by prm_lightning",
+            delete_patterns=["*.safetensors", "*.safetensors.index.json"],
+        )
+    except (OSError, httpx2.TransportError) as error:
+        raise ValueError(
+            f"export: {repo} was not sent to the Hub: {' '.join(str(error).split())[:300]} "
+            f"{folder} is complete; send it later by `hf upload {repo} {folder}`."
+        ) from error
+    return str(commit.commit_url)
+
+
+def _write_weights(
+    prm: PRM, place: Path, folder: Path, encoding: Encoding, options: ExportOptions
+) -> None:
+    if options.format == "adapter":
+        write_adapter(place, prm.head, folder)
+        return
+    record = _encoding_record(prm, encoding)
+    lm = merge(prm, place, options.merge_into, options.dtype)
+    if options.format == "qwen-prm":
+        write_qwen_prm(lm, prm.head, folder, options.labels, record)
+    elif encoding.verdicts is not None:
+        write_causal_lm(lm, prm.head, encoding.verdicts, folder, record)
+    else:
+        write_classifier(lm, prm.head, folder, options.format, options.labels, record)
+
+
+def _encoding_record(prm: PRM, encoding: Encoding) -> dict[str, Any]:
+    """How text becomes ids, and how scores are meant, for config.json and export.json."""
+    return {
+        "template": prm.manifest.template,
+        **asdict(encoding),
+        "aggregation": prm.manifest.aggregation,
+        "threshold": prm.manifest.threshold,
+    }
+
+
+def _record(prm: PRM, encoding: Encoding, options: ExportOptions, parity: Parity) -> dict[str, Any]:
+    config = prm.manifest.backbone.settled()
+    return {
+        "format": options.format,
+        "dtype": options.dtype,
+        "labels": options.labels.split("/"),
+        "base_model": config.name,
+        "revision": config.revision,
+        "trained_with": {"quantize": config.quantize, "dtype": config.dtype},
+        "merged_into": None if options.format == "adapter" else options.merge_into,
+        "prm": _encoding_record(prm, encoding),
+        "data_fingerprint": prm.manifest.data_fingerprint,
+        "parity": asdict(parity),
+        "tolerance": options.tolerance,
+        "versions": {
+            name: version(name) for name in ("prm_lightning", "torch", "transformers", "peft")
+        },
+    }
+
+
+def _scorer_manifest(prm: PRM, encoding: Encoding, options: ExportOptions) -> dict[str, Any] | None:
+    """What lets `load_scorer` read the folder; None where it would load another base model."""
+    if options.format == "adapter" and prm.manifest.backbone.quantize != "none":
+        return None
+    manifest = {
+        "model": ".",
+        "layout": f"prm-{prm.manifest.template}",
+        "head": {"qwen-prm": "two_layer", "causal-lm": "lm"}.get(options.format, "linear"),
+        "step_end": prm.manifest.step_end,
+        "dtype": {"bf16": "bfloat16", "fp32": "float32"}[options.dtype],
+        "aggregation": prm.manifest.aggregation,
+        "threshold": prm.manifest.threshold,
+    }
+    if encoding.verdicts is not None:
+        tokenizer = prm.encoder.tokenizer
+        texts = [tokenizer.decode([token]) for token in encoding.verdicts]
+        ends = [tokenizer.encode(text, add_special_tokens=False)[-1] for text in texts]
+        if ends != list(encoding.verdicts):
+            return None
+        manifest |= {"wrong": texts[0], "right": texts[1]}
+    return manifest
+
+
+def _say(what: str) -> None:
+    if sys.stderr.isatty():
+        print(f"export: {what}", file=sys.stderr)
