@@ -164,7 +164,9 @@ def test_rows_from_python_are_what_the_verb_writes(attempts, tmp_path):
     run("--source", attempts, "--output", tmp_path / "out", "--max_examples", 30, "--seed", 3)
     assert list(train) == read(tmp_path / "out/prm_train.jsonl")
     assert list(val) == read(tmp_path / "out/prm_val.jsonl")
-    assert len(format_stepwise(attempts, balance=False)[0]) > len(train)
+    unbalanced = format_stepwise(attempts, balance=False)[0]
+    assert len(unbalanced) > len(train)
+    assert list(format_stepwise(attempts, balance_dataset=False)[0]) == list(unbalanced)
 
 
 def test_examples_are_rows_and_problems_are_problems(attempts):
@@ -201,16 +203,38 @@ def test_the_summary_counts_what_was_dropped(attempts, tmp_path, capsys):
     assert "rows.jsonl:37" in said
 
 
-def test_a_folder_is_replaced_only_if_asked(attempts, tmp_path):
-    out = tmp_path / "out"
+def test_only_a_folder_of_format_is_replaced_and_only_if_asked(attempts, tmp_path):
+    out, link = tmp_path / "out", tmp_path / "link"
     run("--source", attempts, "--output", out)
     before = (out / "prm_train.jsonl").read_bytes()
     with pytest.raises(FileExistsError, match=r"out exists.*--overwrite"):
         run("--source", attempts, "--output", out, "--seed", 5)
     assert (out / "prm_train.jsonl").read_bytes() == before
-    run("--source", attempts, "--output", out, "--seed", 5, "--overwrite")
+    link.symlink_to(out)
+    run("--source", attempts, "--output", link, "--seed", 5, "--overwrite")
+    assert link.is_symlink()
     assert (out / "prm_train.jsonl").read_bytes() != before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out", "rows.jsonl"]
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"out is not replaced: it holds 'thesis.txt'"):
+        run("--source", attempts, "--output", out, "--overwrite")
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_second_format_on_one_output_says_who_writes_it(attempts, tmp_path):
+    code = (
+        "from pathlib import Path; from prm_lightning.files import job_lock\n"
+        f"with job_lock(Path({str(tmp_path / 'out')!r}), 'format'):\n"
+        "    print('ready', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as holder:
+        assert holder.stdout.readline() == b"ready\n"
+        with pytest.raises(BlockingIOError, match=f"being written by process {holder.pid}"):
+            run("--source", attempts, "--output", tmp_path / "out")
+        holder.communicate(b"\n")
+    run("--source", attempts, "--output", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,13 @@ def test_near_duplicates_move_together_and_are_counted():
     assert 0 < own.count(not together) < 6
 
 
+def test_an_empty_validation_side_is_explained(caplog):
+    text = "Kim sleeps from 9 p m to {} a m and dreams of many sheep how many hours is that"
+    _, val, _ = split_by_group([solution(text.format(k)) for k in range(5, 9)], 0.5, 0)
+    assert val == []
+    assert "all 4 problems are near duplicates of each other" in caplog.text
+
+
 def test_large_groups_do_not_all_validate():
     text = "{0} {1} sells {0} pears on every {1} and keeps {1} {0} for a neighbour called {2}"
     pairs = [(f"a{g}", f"b{g}") for g in range(200)]
