@@ -34,8 +34,6 @@ WRONG_ARROWS = {
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_encoder",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_families",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_model",
-    "prm_lightning.searching.results -> prm_lightning.labelling.problems",
-    "prm_lightning.searching.verb -> prm_lightning.labelling.problems",
 }
 CIRCLES: list[set[str]] = []
 UNUSUAL = {  # pattern: how often it is found

@@ -143,6 +143,8 @@ def test_blank_steps_and_no_steps(models):
     scorer = IncrementalScorer(models["llama", "plain"])
     with pytest.raises(ValueError, match="step 1 of 1 is blank"):
         scorer.extend(scorer.start(PROBLEM), [" "])
+    with pytest.raises(ValueError, match=r"text 'So 2\.' where the steps"):
+        scorer.extend(scorer.start(PROBLEM), "So 2.")
     assert scorer.extend(scorer.start(PROBLEM), []) == ([], [])
     assert scorer.extend_all([]) == []
 

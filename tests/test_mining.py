@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.labelling.mining import answer_of, fail_rates
-from prm_lightning.labelling.problems import Problem
+from prm_lightning.sources.problems import Problem
 from prm_lightning.types import Completion, Sampling
 
 TEN = Sampling(n=10)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from conftest import dev_data
 
-from prm_lightning.labelling.problems import Problem, problem_id, read_problems
+from prm_lightning.sources.problems import Problem, problem_id, read_problems
 from prm_lightning.types import Dropped
 
 

@@ -6,6 +6,7 @@ from test_scorers import Counting
 
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.scoring.reward import PRMReward
+from prm_lightning.text import split_steps
 
 QUESTION = "How many apples?"
 TEXT = "Step 1: She has 3 + 12 = 15 apples.\nStep 2: So the answer is 15."
@@ -44,6 +45,9 @@ def test_prompts_and_completions_come_in_several_forms(prm):
     assert reward([parts], [chat(TEXT)], completion_ids=[[1]], trainer_state=None) == plain
     asked_before = [*chat("Hello?", "user"), *chat("Hi."), *chat(QUESTION, "user")]
     assert reward([asked_before], [chat(TEXT)]) == plain
+    assert reward([QUESTION], [split_steps(TEXT)]) == plain  # steps already
+    with pytest.raises(ValueError, match=r"completions is the text 'Step 1"):
+        reward([QUESTION], TEXT)
     rendered = PRMReward(prm, problem_from="question")
     assert rendered(["Solve this:"], [TEXT], question=[QUESTION], log_extra=print) == plain
 

@@ -122,6 +122,29 @@ def test_a_model_that_is_not_there_is_one_line(monkeypatch, name, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["modle", "../{parent}/modle", "outs/model"])
+def test_a_mistyped_path_names_the_nearest_before_the_hub(saved, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "model").rename(tmp_path / "out" / "model")
+    (tmp_path / "model").symlink_to(tmp_path / "out" / "model")
+    path = {"modle": str(tmp_path / "modle")}.get(name, name.format(parent=tmp_path.name))
+    with pytest.raises(ValueError, match=r"no folder or file .*Did you mean '.*model'\?"):
+        load_scorer(path)
+    with pytest.raises(ValueError, match=r"no folder or file 'out/xyz'\.$"):
+        load_scorer("out/xyz")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="names a device that is not there")
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda", "finds 0 GPUs"), ("gpu", "expected cpu, cuda or cuda:1")]
+)
+def test_a_device_that_is_not_there_is_one_line(saved, device, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_scorer(saved, device)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_that_is_no_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"neither prm\.json nor config\.json"):
         load_scorer(str(tmp_path))

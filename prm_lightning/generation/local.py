@@ -28,6 +28,7 @@ from prm_lightning.modeling.backbone import (
     hub_token,
     load_tokenizer,
     locate,
+    pick_device,
     use_plain_nf4_layout,
 )
 from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
@@ -93,7 +94,7 @@ class LocalGenerator:
         template_options: dict[str, Any] | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = pick_device(device)
         dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
         settings = Backbone(
             model, revision, quantize, dtype, lora=None, trust_remote_code=trust_remote_code
@@ -124,7 +125,7 @@ class LocalGenerator:
 
         Args:
             prompts: any number.
-            sampling: how.
+            sampling: how to sample.
             prefixes: what these prompts begin with is taken from here, and what is computed is put
                 here; what they do not begin with is dropped. See `remembering`.
 
@@ -338,7 +339,7 @@ def _written(row: _Row, cache: Any, place: int, count: int) -> Written:
     """What a row that ended has computed: all its tokens but the last have keys and values.
 
     Args:
-        row: which.
+        row: the one that ended.
         cache: of its batch.
         place: of the row in the batch.
         count: tokens of the row that were computed in this call, the last ones in the cache.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
-from prm_lightning.labelling.problems import Problem
+from prm_lightning.sources.problems import Problem
 from prm_lightning.types import Completion, Generator, Prompt, Sampling
 
 

@@ -30,7 +30,6 @@ from prm_lightning.labelling.judges import (
 from prm_lightning.labelling.mining import fail_rates
 from prm_lightning.labelling.options import LabelOptions, is_url
 from prm_lightning.labelling.prices import Price
-from prm_lightning.labelling.problems import Problem, read_problems
 from prm_lightning.labelling.prompts import canonical, judge_settings, writer_settings
 from prm_lightning.labelling.solutions import (
     READY,
@@ -42,6 +41,7 @@ from prm_lightning.labelling.solutions import (
     load_candidates,
     score_uncertainty,
 )
+from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.terminal import Bar
 from prm_lightning.types import Dropped, Generator, Judge, Judgement, Sampling

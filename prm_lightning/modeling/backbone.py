@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -335,11 +336,57 @@ def hub_token(env_file: Path = Path(".env")) -> str | None:
     return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
 
 
+def pick_device(device: str | torch.device | None) -> str:
+    """The device to compute on; None takes the first GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: this machine, or this build of torch, has no such device.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: got {device!r}, expected cpu, cuda or cuda:1.") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted.type == "cuda" and (wanted.index or 0) >= count:
+        raise ValueError(
+            f"device: {str(device)!r} is not there: CUDA finds {count} GPUs on this machine. Give "
+            "cpu, or leave the device out."
+        )
+    return str(device)
+
+
+def refuse_mistyped_path(name: str) -> None:
+    """Refuse a local path that does not exist, before the Hub is asked for it.
+
+    Raises:
+        ValueError: it is a path here by its form, or is near to one that exists.
+    """
+    path = Path(name)
+    if path.exists() or len(path.parts) < 2:
+        return
+    nearest: Path | None = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        assert nearest is not None
+        names = [p.name for p in nearest.iterdir()] if nearest.is_dir() else []
+        exists = (nearest / part).exists()
+        close = [part] if exists else get_close_matches(part, names, n=1, cutoff=0.75)
+        nearest = nearest / close[0] if close else None
+        if nearest is None:
+            break
+    is_local = path.is_absolute() or name.startswith(".") or path.parent.is_dir()
+    if is_local or nearest is not None:
+        hint = f" Did you mean {str(nearest)!r}?" if nearest is not None else ""
+        raise ValueError(f"backbone: there is no folder or file {name!r}.{hint}")
+
+
 def locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
     """Folder or Hub id for `from_pretrained`; a GGUF file is converted to a folder."""
     if name.startswith(PACKAGE_PREFIX):
         name = str(_package_file(name))
     if not name.endswith(".gguf"):
+        refuse_mistyped_path(name)
         return name
     file = Path(name)
     if not file.is_file():

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoder, Template
-from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer
+from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer, refuse_mistyped_path
 from prm_lightning.modeling.heads import LABELS, ROWS, HeadKind
 from prm_lightning.types import Aggregation
 
@@ -122,11 +122,13 @@ def find_folder(name: str | Path) -> Path:
         The folder; `name` itself where it has a slash and is neither, such as a Hub id.
 
     Raises:
-        ValueError: a name without a slash that is neither; the message lists those there are.
+        ValueError: a path that does not exist, or a name without a slash that is neither; the
+            message lists those there are.
     """
     path = Path(name)
     shipped = SHIPPED_MODELS / path
     if path.exists() or path.name != str(name):
+        refuse_mistyped_path(str(name))
         return path
     if (shipped / MANIFEST).is_file():
         return shipped

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.files import written_folder
-from prm_lightning.modeling.backbone import Backbone, TreeModel, load_backbone, load_tokenizer
+from prm_lightning.modeling.backbone import (
+    Backbone,
+    TreeModel,
+    load_backbone,
+    load_tokenizer,
+    pick_device,
+)
 from prm_lightning.modeling.heads import HeadKind, StepHead, verdict_ids
 from prm_lightning.modeling.losses import lm_loss
 from prm_lightning.modeling.model_folder import (
@@ -151,7 +157,7 @@ class PRM(StepModel):
         manifest = read_manifest(place)
         tensors = read_head(place, manifest.head)
         encoder = load_encoder(place, manifest, trust_remote_code=trust_remote_code)
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = pick_device(device)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
         try:
             backbone = load_backbone(config, saved=place, device=chosen)

@@ -1,7 +1,7 @@
 """Score a solution while it is being written: only what is new is computed.
 
 The tokens of all solutions of a problem that were ever scored form one tree, whose keys and values
-lie behind one another in one cache. New steps are new nodes: all of them go through the model in
+follow each other in one cache. New steps are new nodes: all of them go through the model in
 one pass, and a dense mask tells each which nodes are its ancestors. A state names a path and
 copies nothing, so that a beam may branch as often as it likes.
 """
@@ -21,6 +21,7 @@ from prm_lightning.modeling.step_model import (
     evaluating,
     require_fit,
     require_numbers,
+    require_steps,
 )
 from prm_lightning.types import Aggregation
 
@@ -43,7 +44,7 @@ class State:
 
 
 class IncrementalScorer:
-    """Scores next steps with the keys and values of what stands before them.
+    """Scores next steps with the keys and values of what comes before them.
 
     Equal to scoring the whole solution again, up to rounding.
 
@@ -72,25 +73,25 @@ class IncrementalScorer:
         return State(problem)
 
     def extend(self, state: State, steps: Sequence[str]) -> tuple[list[State], list[float]]:
-        """Go on with a solution in several ways.
+        """Continue a solution in several ways.
 
         Args:
-            state: where to go on.
+            state: the solution so far.
             steps: candidates for the next step, which may be equal.
 
         Returns:
-            The state behind each candidate, and its P(correct) in [0, 1].
+            The state after each candidate, and its P(correct) in [0, 1].
 
         Raises:
             Unscorable: a solution gets longer than the model's context.
-            ValueError: a blank step.
+            ValueError: a blank step, or a text where steps are expected.
         """
         return self.extend_all([(state, steps)])[0]
 
     def extend_all(
         self, beams: Sequence[tuple[State, Sequence[str]]]
     ) -> list[tuple[list[State], list[float]]]:
-        """Go on with several solutions at once: one forward pass for all beams of a problem.
+        """Continue several solutions at once: one forward pass for all beams of a problem.
 
         Args:
             beams: states, each with candidates for its next step.
@@ -99,10 +100,10 @@ class IncrementalScorer:
             What `extend` says of each, in order.
 
         Raises:
-            Unscorable: as `extend`.
-            ValueError: as `extend`.
+            Unscorable: a solution gets longer than the model's context.
+            ValueError: a blank step, or a text where steps are expected.
         """
-        candidates = [(state, step) for state, steps in beams for step in steps]
+        candidates = [(state, step) for state, steps in beams for step in require_steps(steps)]
         if not candidates:
             return [([], []) for _ in beams]
         encoded = self._encode(candidates)
@@ -113,7 +114,7 @@ class IncrementalScorer:
             for i, value in zip(mine, values, strict=True):
                 scores[i] = value
         following = iter(zip(candidates, scores, strict=True))
-        return [_behind([next(following) for _ in steps]) for _, steps in beams]
+        return [_after([next(following) for _ in steps]) for _, steps in beams]
 
     def keep(self, states: Sequence[State]) -> None:
         """Free what only other states of these problems need; they stay usable."""
@@ -142,13 +143,13 @@ class IncrementalScorer:
             reads = {node: self._hang_read(tree, node, first) for node in dict.fromkeys(nodes)}
             logits = self._logits(tree, first, [reads[node] - first for node in nodes])
         except BaseException:
-            tree.cut(first)  # no node may stand there without its keys and values
+            tree.cut(first)  # no node may be there without its keys and values
             raise
         tree.cut(kept)
         return require_numbers(torch.sigmoid(logits).tolist(), self.model.name)
 
     def _hang_read(self, tree: NodeTree, node: int, first: int) -> int:
-        """The node to read, hung behind all nodes that stay, unless it is a new one itself."""
+        """The node to read, hung after all nodes that stay, unless it is a new one itself."""
         for token in self.model.encoder.branch:
             node = tree.hang(node, token)
         if node < first:  # computed before, when its hidden state was not kept
@@ -169,10 +170,10 @@ class IncrementalScorer:
         return logits
 
 
-def _behind(
+def _after(
     scored: Sequence[tuple[tuple[State, str], float]],
 ) -> tuple[list[State], list[float]]:
-    """The states behind some candidates, and their scores."""
+    """The states after some candidates, and their scores."""
     states = [
         replace(state, steps=(*state.steps, step), scores=(*state.scores, score))
         for (state, step), score in scored

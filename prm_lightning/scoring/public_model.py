@@ -20,6 +20,7 @@ from prm_lightning.modeling.backbone import (
     hub_token,
     load_tokenizer,
     locate,
+    pick_device,
 )
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, find_folder, require_whole_files
 from prm_lightning.modeling.step_model import StepModel
@@ -97,7 +98,7 @@ def load_public(
         manifest.aggregation,
         manifest.threshold,
     )
-    return scorer.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return scorer.to(pick_device(device)).eval()
 
 
 def find_public(model: str) -> tuple[PublicManifest, Path]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, cast
 
 from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.modeling.aggregate import aggregate as combine
+from prm_lightning.scoring.rows import score_each
+from prm_lightning.scoring.scorers import ModelScorer, load_scorer
 from prm_lightning.text import split_steps
 from prm_lightning.types import Aggregation
-
-if TYPE_CHECKING:
-    from prm_lightning.scoring.scorers import ModelScorer
 
 Text = str | Sequence[Mapping[str, Any]]  # plain, or the messages of a chat
 
@@ -39,8 +39,6 @@ class PRMReward:
         device: str | None = None,
     ) -> None:
         if isinstance(model, str):
-            from prm_lightning.scoring.scorers import load_scorer
-
             model = load_scorer(model, device)
         self.scorer = model
         self.aggregate: Aggregation = aggregate or model.aggregation
@@ -48,43 +46,38 @@ class PRMReward:
         self.__name__ = f"prm_{self.aggregate}"  # TRL's name for the metric
 
     def __call__(
-        self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any
+        self, prompts: Sequence[Text], completions: Sequence[Text | Sequence[str]], **columns: Any
     ) -> list[float | None]:
         """Rewards of some completions.
 
         Args:
             prompts: as text, or as messages with ``role`` and ``content``.
-            completions: one a prompt, in the same form.
-            **columns: what TRL hands over beside them, one value a prompt in each column.
+            completions: one per prompt, in the same form, or as a list of steps.
+            **columns: what TRL hands over with them, one value per prompt in each column.
 
         Returns:
-            One reward in [0, 1] a completion; None, which TRL leaves out, for one that cannot be
+            One reward in [0, 1] per completion; None, which TRL leaves out, for one that cannot be
             scored because it is blank or longer than the model's context.
 
         Raises:
-            ValueError: the column `problem_from` is missing.
+            ValueError: the column `problem_from` is missing, or `completions` is one text.
         """
+        if isinstance(completions, str):
+            raise ValueError(
+                f"PRMReward: completions is the text {completions[:60]!r}, expected a list with "
+                "one completion per prompt."
+            )
         problems = self._problems(prompts, columns)
         rewards: list[float | None] = [None] * len(completions)
         groups: dict[str, dict[int, list[str]]] = {}
         for i, (problem, completion) in enumerate(zip(problems, completions, strict=True)):
-            if steps := split_steps(_text_of(completion, "assistant")):
+            if steps := _steps_of(completion):
                 groups.setdefault(problem, {})[i] = steps
         for problem, solutions in groups.items():
-            scored = self._score(problem, list(solutions.values()))
-            for i, scores in zip(solutions, scored, strict=True):
-                rewards[i] = None if scores is None else combine(scores, self.aggregate)
+            found = score_each(partial(self.scorer.score, problem), list(solutions.values()))
+            for i, scores in zip(solutions, found, strict=True):
+                rewards[i] = None if isinstance(scores, str) else combine(scores, self.aggregate)
         return rewards
-
-    def _score(self, problem: str, solutions: list[list[str]]) -> list[list[float] | None]:
-        from prm_lightning.modeling.step_model import Unscorable
-
-        try:
-            return list(self.scorer.score(problem, solutions))
-        except Unscorable:
-            if len(solutions) == 1:
-                return [None]
-            return [scores for steps in solutions for scores in self._score(problem, [steps])]
 
     def _problems(self, prompts: Sequence[Text], columns: Mapping[str, Any]) -> list[str]:
         if self.problem_from is None:
@@ -100,6 +93,14 @@ class PRMReward:
                 f"which has {', '.join(columns) or 'none beside the prompt'}."
             )
         return list(columns[self.problem_from])
+
+
+def _steps_of(completion: Text | Sequence[str]) -> list[str]:
+    """The steps of a completion that is text, messages, or steps already."""
+    is_steps = not isinstance(completion, str) and all(isinstance(p, str) for p in completion)
+    if is_steps:
+        return [step for step in cast(Sequence[str], completion) if step.strip()]
+    return split_steps(_text_of(cast(Text, completion), "assistant"))
 
 
 def _last_user(messages: Sequence[Mapping[str, Any]]) -> int:

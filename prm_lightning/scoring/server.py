@@ -25,7 +25,7 @@ class TokenPath(NamedTuple):
     """What one request sends and where in it scores are read.
 
     Args:
-        ids: tokens.
+        ids: tokens that are sent.
         positions: index of each token whose score is wanted.
     """
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from prm_lightning.answers import same_answer
-from prm_lightning.labelling.problems import Problem
 from prm_lightning.searching.voting import best_scored, group_answers, vote
+from prm_lightning.sources.problems import Problem
 
 ANSWERED = "answered"
 NO_ANSWER = "no answer"

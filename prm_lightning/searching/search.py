@@ -92,7 +92,7 @@ def best_of_n(
 
     Args:
         problem: the question.
-        generator: writes.
+        generator: what writes solutions.
         scorer: any; all solutions are scored in one call.
         settings: n, sampling, token budget and aggregation count here.
 
@@ -144,7 +144,7 @@ def beam_search(
 
     Args:
         problem: the question.
-        generator: writes.
+        generator: what writes solutions.
         scorer: an `IncrementalScorer` reads each step once; any other scorer reads whole solutions
             again after every step, with the same result.
         settings: all of them count here.

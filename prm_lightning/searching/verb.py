@@ -13,9 +13,9 @@ from urllib.parse import urldefrag
 from prm_lightning.command import run_verb
 from prm_lightning.files import ResumableRows, digest, job_lock, write_json
 from prm_lightning.generation.prompts import INSTRUCTION, check_sampling
-from prm_lightning.labelling.problems import Problem, read_problems
 from prm_lightning.searching.results import NOT_WRITTEN, Figures, record_of, refused
 from prm_lightning.searching.search import METHODS, Method, SearchSettings, require_division
+from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.terminal import Bar, quieten_libraries
 from prm_lightning.types import Aggregation, Dropped, Generator, Sampling, Unanswerable
 
