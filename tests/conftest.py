@@ -70,11 +70,37 @@ def tokenizer():
     return fast
 
 
+KINDS: dict[str, dict] = {  # what differs from a plain one; windows and switches are short
+    "llama": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 24},
+    "gemma3_text": {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_oss": {
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "num_local_experts": 2,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+    "phi3": {
+        "sliding_window": 24,
+        "original_max_position_embeddings": 128,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "original_max_position_embeddings": 128,
+            "short_factor": [1.0] * 4,
+            "long_factor": [1.2, 2.0, 6.0, 20.0],
+        },
+        "pad_token_id": 0,
+    },
+}
+
+
 def tiny_config(kind: str = "llama", **changes):
     """A two-layer configuration of 400 tokens and width 32."""
-    from transformers import LlamaConfig, Qwen3Config
+    from transformers import AutoConfig
 
-    cls = {"llama": LlamaConfig, "qwen3": Qwen3Config}[kind]
     settings = {
         "vocab_size": 400,
         "hidden_size": 32,
@@ -86,7 +112,7 @@ def tiny_config(kind: str = "llama", **changes):
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     }
-    return cls(**(settings | changes))
+    return AutoConfig.for_model(kind, **(settings | KINDS[kind] | changes))
 
 
 @pytest.fixture(scope="session")

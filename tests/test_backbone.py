@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from test_prm import LORA, batches_of, gradients, rollouts, tiny_prm
+from torch.nn.attention.flex_attention import BlockMask
 from torch.testing import assert_close
 
 from prm_lightning.batching.data import collate, encode_solutions
 from prm_lightning.batching.plan import PlannedBatch
-from prm_lightning.batching.tree import attention_mask
-from prm_lightning.modeling import backbone as backbone_module
 from prm_lightning.modeling import read_nodes, tree_attention
+from prm_lightning.modeling.attention import tree_masks
 from prm_lightning.modeling.backbone import Backbone, hub_token, load_backbone, load_tokenizer
 from prm_lightning.modeling.prm import PRM
 
@@ -104,7 +104,8 @@ def test_the_mask_goes_with_the_attention_that_reads_it(tiny_model_folder):
     for attention, name in (("sdpa", tree_attention.NAME), ("flex", "flex_attention")):
         model = load_backbone(Backbone(str(tiny_model_folder()), attention=attention))
         assert model.causal_lm.config._attn_implementation == name
-    assert backbone_module._MASKS["sdpa"] is attention_mask
+        masks = tree_masks(model.causal_lm.config, torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
+        assert isinstance(masks, BlockMask if attention == "flex" else torch.Tensor)
 
 
 def test_checkpointed_activations_change_no_gradient(tiny_model_folder):

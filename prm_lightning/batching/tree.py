@@ -83,19 +83,28 @@ def shared_prefix(a: Ids, b: Ids) -> int:
     return int(differs.argmax()) if differs.any() else n
 
 
-def attention_mask(subtree_end: Tensor) -> Tensor:
+def attention_mask(
+    subtree_end: Tensor, position_ids: Tensor | None = None, window: int | None = None
+) -> Tensor:
     """The dense mask of a batch of trees, for scaled-dot-product attention.
 
     Args:
         subtree_end: ``(R, T)`` int64, see `StepBatch`.
+        position_ids: ``(R, T)`` int64, depth in the tree; read only with a `window`.
+        window: a query sees keys that are less than this number of tokens before it in its path;
+            None sees all.
 
     Returns:
         ``(R, 1, T, T)`` bool, True where a query (second to last dim) sees a key (last dim):
-        the key stands at or before it, and its subtree reaches past it.
+        the key is at or before it, its subtree reaches past it, and it is within the window.
     """
     index = torch.arange(subtree_end.shape[1], device=subtree_end.device)
     query, key = index[:, None], index[None, :]
-    return ((key <= query) & (query < subtree_end[:, None, :]))[:, None]
+    sees = (key <= query) & (query < subtree_end[:, None, :])  # (R, T, T)
+    if window is not None:
+        assert position_ids is not None
+        sees &= position_ids[:, :, None] - position_ids[:, None, :] < window
+    return sees[:, None]
 
 
 def _paths(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -15,10 +15,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from prm_lightning.batching.tree import attention_mask
+from prm_lightning.modeling.attention import (
+    context_of,
+    extended_masks,
+    rope_switch,
+    tree_masks,
+    windows,
+)
 from prm_lightning.modeling.gguf import converted
 from prm_lightning.modeling.read_nodes import computed_at, in_full_blocks, pointwise_of_last_layer
 from prm_lightning.modeling.tree_attention import attend_by_trees
+from prm_lightning.types import Unscorable
 
 Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
@@ -96,16 +103,26 @@ class TreeModel(nn.Module):
         self.model = model
         self.config = config
         self.compiled = False
+        windows(self._text_config)  # refuses a model that cannot read trees
         attend_by_trees(self.causal_lm)
 
     @property
     def hidden_size(self) -> int:
-        return int(self.causal_lm.config.get_text_config().hidden_size)
+        return int(self._text_config.hidden_size)
 
     @property
     def context(self) -> int:
         """Most tokens that a path may have."""
-        return int(self.causal_lm.config.get_text_config().max_position_embeddings)
+        return context_of(self._text_config)
+
+    @property
+    def rope_switch(self) -> int | None:
+        """Length beyond which a path needs forward passes of its own; None for most models."""
+        return rope_switch(self._text_config)
+
+    @property
+    def _text_config(self) -> Any:
+        return self.causal_lm.config.get_text_config()
 
     @property
     def causal_lm(self) -> Any:
@@ -144,7 +161,7 @@ class TreeModel(nn.Module):
             ``(R, T, H)`` in the backbone's dtype; what stands at nodes that are not read means
             nothing.
         """
-        mask = _MASKS[self.config.attention](subtree_end)
+        mask = tree_masks(self._text_config, subtree_end, position_ids)
         with self.precision(), self._read_at(read, input_ids.numel()):
             # A cache would make transformers ignore how trees lie side by side in a row.
             out = self.causal_lm.base_model(
@@ -163,14 +180,14 @@ class TreeModel(nn.Module):
         modules = pointwise_of_last_layer(self.causal_lm)
         return computed_at(modules, in_full_blocks(read, total))
 
-    def extend(self, input_ids: Tensor, position_ids: Tensor, sees: Tensor, cache: Any) -> Tensor:
+    def extend(self, input_ids: Tensor, depths: Tensor, sees: Tensor, cache: Any) -> Tensor:
         """Hidden states of nodes that come after those of a cache, which takes them up.
 
         Args:
             input_ids: ``(Q,)`` int64 of the new nodes.
-            position_ids: ``(Q,)`` int64, depth in their tree.
-            sees: ``(Q, N + Q)`` bool: which of the N nodes in the cache and of the new ones each
-                new node attends to, itself included.
+            depths: ``(N + Q,)`` int64, depth in their tree of the N nodes in the cache and of the
+                new ones.
+            sees: ``(Q, N + Q)`` bool: which of all nodes are ancestors of each new node or itself.
             cache: a `transformers` cache of N nodes, one batch row; it holds N + Q afterwards.
 
         Returns:
@@ -178,17 +195,24 @@ class TreeModel(nn.Module):
 
         Raises:
             ValueError: the backbone runs FlexAttention, which reads no dense mask.
+            Unscorable: a path is longer than `rope_switch`.
         """
         if self.config.attention != "sdpa":
             raise ValueError(
                 f"backbone: attention={self.config.attention!r} cannot extend a cache, which needs "
                 "a dense mask. Load the model with attention 'sdpa'."
             )
+        if self.rope_switch is not None and len(depths) and int(depths.max()) >= self.rope_switch:
+            raise Unscorable(
+                f"backbone: a solution gets longer than {self.rope_switch} tokens, beyond which "
+                f"{self.config.name!r} encodes all positions in another way (LongRoPE), so that "
+                "its steps cannot be scored one by one. Leave it out, or score it as a whole."
+            )
         with self.precision():
             out = self.causal_lm.base_model(
                 input_ids=input_ids[None],
-                position_ids=position_ids[None],
-                attention_mask=sees[None, None],
+                position_ids=depths[None, -len(input_ids) :],
+                attention_mask=extended_masks(self._text_config, sees, depths),
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -261,7 +285,8 @@ def load_backbone(
             path,
             revision=config.revision,
             dtype=_weight_dtype(config),
-            attn_implementation={"sdpa": "sdpa", "flex": "flex_attention"}[config.attention],
+            # None is sdpa, or eager for the few models that have no sdpa.
+            attn_implementation="flex_attention" if config.attention == "flex" else None,
             trust_remote_code=config.trust_remote_code,
             token=hub_token(),
             quantization_config=bnb_config(config),
@@ -468,16 +493,3 @@ def explained(name: str) -> Iterator[None]:
             hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."
         first = next(line for line in str(error).splitlines() if line.strip())
         raise ValueError(f"backbone: cannot load {name!r}: {first.strip()} {hint}") from error
-
-
-def _block_mask(subtree_end: Tensor) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < subtree_end[row, key])
-
-    rows, length = subtree_end.shape
-    return create_block_mask(sees, rows, None, length, length, device=str(subtree_end.device))
-
-
-_MASKS: dict[Attention, Callable[[Tensor], Any]] = {"sdpa": attention_mask, "flex": _block_mask}

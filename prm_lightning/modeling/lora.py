@@ -86,7 +86,8 @@ class _AddAdapter(torch.autograd.Function):
         ctx.save_for_backward(x, weight, a, b, inner)
         ctx.scale = scale
         ctx.dtypes = down.dtype, up.dtype
-        return F.linear(x, weight, bias).addmm_(inner, b.T, alpha=scale)
+        # Not `addmm_`: torch 2.11 compiles an operation in place here to wrong gradients.
+        return torch.addmm(F.linear(x, weight, bias), inner, b.T, alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -96,9 +97,9 @@ class _AddAdapter(torch.autograd.Function):
         grad_inner = grad @ b  # (T, r)
         for_x = None
         if ctx.needs_input_grad[0]:
-            for_x = (grad @ weight).addmm_(grad_inner, a, alpha=scale)
-        for_down = (grad_inner.T @ x).mul_(scale).to(down_dtype)
-        for_up = (grad.T @ inner).mul_(scale).to(up_dtype)
+            for_x = torch.addmm(grad @ weight, grad_inner, a, alpha=scale)
+        for_down = (scale * (grad_inner.T @ x)).to(down_dtype)
+        for_up = (scale * (grad.T @ inner)).to(up_dtype)
         return for_x, None, None, for_down, for_up, None
 
 

@@ -162,7 +162,7 @@ class IncrementalScorer:
         with evaluating(self.model):
             hidden = self.model.backbone.extend(
                 torch.tensor(tree.tokens[first:], device=device),
-                torch.tensor(tree.depths[first:], device=device),
+                torch.tensor(tree.depths, device=device),
                 tree.sees(first).to(device),
                 tree.cache,
             )

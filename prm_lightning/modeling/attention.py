@@ -1,0 +1,135 @@
+"""Attention masks of token trees, one for each kind of layer that a language model has.
+
+In: `subtree_end` and `position_ids` of a batch, and the language model's configuration. Out: what
+transformers takes as `attention_mask`. Next: `backbone.py`, which runs the language model with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prm_lightning.batching.tree import attention_mask
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+
+
+def windows(config: Any) -> dict[str, int | None]:
+    """The kinds of attention layers, each with its window: queries see keys less than it away.
+
+    Args:
+        config: the language model's text configuration.
+
+    Raises:
+        ValueError: a layer is no attention, so that it would read the branches of a tree one after
+            the other.
+    """
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:  # all layers are alike
+        return {SLIDING: window} if window else {FULL: None}
+    others = kinds - {FULL, SLIDING, CHUNKED}
+    if others:
+        raise ValueError(
+            f"backbone: a {config.model_type} model has layers of the kind "
+            f"{', '.join(sorted(others))}, which cannot read trees of solutions. Take a model "
+            "whose layers are all attention."
+        )
+    return {kind: window if kind == SLIDING else None for kind in sorted(kinds)}
+
+
+def context_of(config: Any) -> int:
+    """Most tokens that a path may have; layers that attend in chunks are exact within one."""
+    context = int(config.max_position_embeddings)
+    if CHUNKED in windows(config):
+        context = min(context, int(config.attention_chunk_size))
+    return context
+
+
+def rope_switch(config: Any) -> int | None:
+    """Length beyond which all positions of a forward pass are encoded in another way (LongRoPE).
+
+    None for models whose encoding of a token does not depend on how long its company is.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
+        if isinstance(one, dict) and one.get("rope_type") == "longrope":
+            return int(one["original_max_position_embeddings"])
+    return None
+
+
+def tree_masks(config: Any, subtree_end: Tensor, position_ids: Tensor) -> Any:
+    """What a language model attends by in a batch of trees.
+
+    Args:
+        config: the language model's text configuration.
+        subtree_end: ``(R, T)`` int64, see `StepBatch`.
+        position_ids: ``(R, T)`` int64, see `StepBatch`.
+
+    Returns:
+        A mask as the model's attention reads it, or several by the kind of layer.
+    """
+    make: dict[str, Callable[..., Any]] = {"flex_attention": block_mask, "eager": additive_mask}
+    chosen = make.get(config._attn_implementation, attention_mask)
+    longest = subtree_end.shape[1]  # in a shorter row no window leaves anything out
+    return _by_kind(
+        config, lambda window: chosen(subtree_end, position_ids, window), longest=longest
+    )
+
+
+def extended_masks(config: Any, sees: Tensor, depths: Tensor) -> Any:
+    """What a language model attends by where new nodes come after those of a cache.
+
+    Args:
+        config: the language model's text configuration.
+        sees: ``(Q, N + Q)`` bool, which nodes are ancestors of each new node or itself.
+        depths: ``(N + Q,)`` int64 of all nodes, the new ones last.
+    """
+    apart = depths[-len(sees) :, None] - depths[None]  # (Q, N + Q)
+
+    def make(window: int | None) -> Tensor:
+        seen = sees if window is None else sees & (apart < window)
+        return (
+            _added(seen[None, None]) if config._attn_implementation == "eager" else seen[None, None]
+        )
+
+    return _by_kind(config, make, longest=len(depths))
+
+
+def additive_mask(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Tensor:
+    """`attention_mask` as numbers that are added, which is how transformers' `eager` reads it."""
+    return _added(attention_mask(subtree_end, position_ids, window))
+
+
+def block_mask(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Any:
+    """`attention_mask` as FlexAttention reads it."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = (key <= query) & (query < subtree_end[row, key])
+        if window is None:
+            return seen
+        return seen & (position_ids[row, query] - position_ids[row, key] < window)
+
+    rows, length = subtree_end.shape
+    return create_block_mask(sees, rows, None, length, length, device=str(subtree_end.device))
+
+
+def _by_kind(config: Any, make: Callable[[int | None], Any], *, longest: int) -> Any:
+    """One mask, or a dict of masks where layers differ; equal windows share one mask."""
+    by_window: dict[int | None, Any] = {}
+    masks = {}
+    for kind, window in windows(config).items():
+        needed = None if window is None or window >= longest else window
+        if needed not in by_window:
+            by_window[needed] = make(needed)
+        masks[kind] = by_window[needed]
+    return masks if len(by_window) > 1 else next(iter(by_window.values()))
+
+
+def _added(sees: Tensor) -> Tensor:
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, lowest)
