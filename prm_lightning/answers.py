@@ -39,7 +39,7 @@ _FORMULA = re.compile(
     rf"(?:[\w\s.+\-*/^(){{}}|!=]|\\(?:{_FUNCTIONS}|infty|pi|[a-z]*(?:eta|mu|nu|psi|phi|rho|tau)"
     r"|alpha|gamma|delta|epsilon|lambda|sigma|omega|kappa)(?![a-zA-Z]))+"
 )
-_NO_FORMULA = re.compile(rf"{_WORD.pattern}|\d\s+\d|=.*=")
+_NO_FORMULA = re.compile(rf"{_WORD.pattern}|\d\s+\d|\.\d*\.|=.*=")
 _NAMED = re.compile(
     r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in\b)\s*(?!=)(.*)", re.DOTALL
 )
@@ -362,6 +362,8 @@ def _simplest(formula: str) -> str:
     sides = formula.split("=")
     if len(sides) == 1:
         value = expression(formula)
+        if value.has(sympy.zoo, sympy.nan):  # it divides by zero
+            return ""
         return f"= {value}" if value.is_Rational else str(sympy.srepr(value))
     left, right = map(expression, sides)
     zero = sympy.expand(sympy.numer(sympy.together(left - right)))

@@ -49,7 +49,8 @@ _OTHER_WORDS = """
 am pm a.m p.m pi squared cubed factorial factorials base bases mod modulo plus minus times over less
 or to sin cos tan log ln sqrt root roots infinity power powers negative positive gross score
 """
-_VALUES = {*_OTHER_WORDS.split(), *_SCALES, *_NUMERALS, *_PARTS, *(part + "s" for part in _PARTS)}
+_VALUES = {*_OTHER_WORDS.split(), *_SCALES, *_NUMERALS, *_PARTS}
+_VALUES |= {word + "s" for word in _VALUES}
 
 _SCALE = "|".join(_SCALES)
 _PART = "|".join(word for word in _PARTS if word != "half")
@@ -66,12 +67,12 @@ NUMBER_IN_TEXT = re.compile(
     rf"(?:[\u00bc-\u00be\u2150-\u215e]|\^\{{?-?\d+\}}?|!+(?=\s*[a-z*/+^)=])|_\{{?\d+\}}?)?|[\u00bc-\u00be\u2150-\u215e])"
     rf"(?:\s*(?:×|x|\*|\\times)\s*10\^\{{?-?\d+\}}?)?"
     rf"(?:\s*%|\s*[ap]\.?m\b|(?:\s+(?:{_SCALE})s?\b)+|\s+(?:squared|cubed|factorial)\b)?"
-    rf"(?:[\s-]+(?:{_PART})s?\b)?",
+    rf"(?:[\s-]+(?:{_PART})s?\b)?(?:\s+and\s+(?:a\s+(?:half|{_PART})|\d+/\d+)\b)?",
 )
 _POWER = re.compile(r"\^\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _MIXED = re.compile(
-    r"(?<![\d.,/])(\d+)\s*(?:\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}|(?<=\s)(\d+)\s*/\s*(\d+))"
+    r"(?<![\d.,/])(\d+)\s*(?:and\s+)?(?:\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}|(?<=\s)(\d+)\s*/\s*(\d+))"
 )
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])(?!\s*/)")
 _SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?![\w.])")

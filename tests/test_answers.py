@@ -55,6 +55,7 @@ NOT_STATED = [
     ("He has 10 000 apples.", "10 000"),
     ("It is 2 1/2 cups.", "2 1/2"),
     ("That is 2½ cups.", "2½"),
+    ("He drinks 2 and a half cups.", "2 and a half"),
     ("It is 2 thirds of the cake.", "2 thirds"),
     ("They meet at 3:30 p.m. on Tuesday.", "3:30 p.m"),
     ("In base 2 that is 101_2.", "101_2"),
@@ -80,6 +81,7 @@ def test_the_last_number_is_the_last_resort(text, answer):
 
 
 SAME = [
+    ("2 and 1/2", "2.5"), ("2 and a half cups", "5/2"),
     ("18", "18.0"), ("1,234", "$1234"), ("5 apples", "5"), ("50%", "50"), ("1/2", "0.5"),
     ("2 1/2", "2.5"), ("1e3", "1000"), ("-5", "- 5"), ("−5", "-5"), ("5 million", "5,000,000"),
     (r"\boxed{5}", "5"), (r"\frac{1}{2}", "1/2"), (r"20\text{ cm}", "20"), (r"120^\circ", "120"),
@@ -114,6 +116,7 @@ SAME = [
     (r"\frac{9}{2}\text{ units}", "4.5"),
 ]  # fmt: skip
 DIFFERENT = [
+    ("5 tens", "5"), ("5/0", "3/0"), ("1.000.000", "0"),
     ("18", "81"), ("90000", "900"), ("1000000", "1000001"), ("3 hours and 30 minutes", "30"),
     ("5 million", "5"), ("listen", "silent"), ("Tuesday", "Monday"), ("(1,2)", "(2,1)"),
     ("(1,2)", "[1,2]"), ("x+1", "x-1"), ("1/0", "0"), ("5x", "5"), ("2 pi", "2"), ("3i", "3"),

@@ -101,8 +101,8 @@ def nearest(problems: Sequence[str], others: Sequence[str]) -> dict[int, tuple[i
     """Which problems have a near duplicate, or a copy, among others.
 
     Args:
-        problems: normalised.
-        others: normalised.
+        problems: problems to look for, normalised.
+        others: problems to look among, normalised.
 
     Returns:
         For each such problem, by index, the index of the most similar one of `others`, the first
