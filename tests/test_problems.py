@@ -42,6 +42,8 @@ def answers(found):
         ({"question": "Q?", "final_answer": "Tuesday"}, "Tuesday"),
         ({"question": "Q?", "ground_truth_answer": "so \\boxed{x+1}"}, "x+1"),
         ({"question": "Q?", "expected_answer": "5", "is_correct": True}, "5"),
+        ({"question": None, "problem": "Q?", "answer": "5", "is_correct": 1}, "5"),
+        ({"question": "<|user|>Q?<|end|>", "answer": "5"}, "5"),
     ],
 )
 def test_layouts_of_questions_and_answers_are_read(tmp_path, row, answer):
@@ -59,15 +61,19 @@ def test_each_question_is_taken_once_and_the_rest_is_counted(tmp_path):
         {"question": "Half \ud83d?", "answer": "5"},
         {"question": "Why?", "answer": ""},
         {"question": "Who?", "answer": True},
+        {**tried("Zero?", "5", "5"), "is_correct": 0},
+        {**tried("Maybe?", "5", "5"), "is_correct": "maybe"},
+        {"question": "<|im_start|>user\n<|im_end|>\n", "answer": "5"},
         {"question": "What?", "answer": "She said\nnothing."},
     ]
     found = list(read_problems(write(tmp_path / "p.jsonl", rows)))
     assert answers(found) == ["5"]
     assert reasons(found) == {
-        "not flagged correct": 1,
+        "not flagged correct": 2,
+        "is_correct is no flag": 1,
         "flagged correct with another answer": 1,
         "question seen before": 1,
-        "no question": 1,
+        "no question": 2,
         "text with half a character": 1,
         "no answer": 3,
     }
@@ -82,7 +88,9 @@ def test_limit_counts_problems_not_rows(tmp_path):
 
 def test_a_file_without_any_problem_is_an_error(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"text": "a"}])
-    with pytest.raises(ValueError, match=r"no row of .*p\.jsonl is a problem .*expected text in"):
+    with pytest.raises(
+        ValueError, match=r"no row of .*p\.jsonl is a problem .*expected the question"
+    ):
         list(read_problems(path))
 
 

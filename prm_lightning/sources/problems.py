@@ -1,4 +1,8 @@
-"""Problems with reference answers."""
+"""Problems with reference answers, for the verbs `label` and `search`.
+
+In: rows with a question and an answer. Out: `Problem`s, each question once.
+Read next: `labelling/stages.py` and `searching/verb.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from prm_lightning.answers import extract_answer, same_answer
-from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.sources.fields import flag_in, problem_in, show
+from prm_lightning.sources.file_source import RowError
+from prm_lightning.sources.rows import read_rows
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Dropped
 
@@ -35,7 +41,7 @@ def read_problems(path: str, limit: int | None = None) -> Iterator[Problem | Dro
     """Problems of a data set in file order, each question once; unusable rows as `Dropped`.
 
     Reads OpenMathInstruct-1 (rows that are flagged correct and whose predicted answer is the
-    expected one: the flag alone is noisy), GSM8K (the answer behind ``####``), and any rows with a
+    expected one: the flag alone is noisy), GSM8K (the answer after ``####``), and any rows with a
     question (``question`` or ``problem``) and an answer (``answer``, ``final_answer``,
     ``expected_answer`` or ``ground_truth_answer``: the answer itself, or a solution that states
     it). Questions are compared by `normalise_problem`.
@@ -53,7 +59,11 @@ def read_problems(path: str, limit: int | None = None) -> Iterator[Problem | Dro
     for row in read_rows(path):
         if limit is not None and len(seen) >= limit:
             return
-        found = row if isinstance(row, Dropped) else _problem_of(row, seen)
+        found: Problem | Dropped
+        try:
+            found = row if isinstance(row, Dropped) else _problem_of(row.filled, seen)
+        except RowError as error:
+            found = Dropped(row.place, error.reason, f"{row.place}: {error.message}")
         if isinstance(found, Dropped):
             last = found
         else:
@@ -68,39 +78,38 @@ def problem_id(question: str) -> str:
     return hashlib.sha256(normalise_problem(question).encode()).hexdigest()[:16]
 
 
-def _problem_of(row: Row, seen: set[str]) -> Problem | Dropped:
-    question, answer = _first_of(row, QUESTION_COLUMNS), _first_of(row, ANSWER_COLUMNS)
-    if not isinstance(question, str) or not question.strip():
-        return _dropped(row, "no question", f"expected text in {' or '.join(QUESTION_COLUMNS)}")
+def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
+    question = problem_in(_first_of(row, QUESTION_COLUMNS), "question")
+    answer = _first_of(row, ANSWER_COLUMNS)
     key = problem_id(question)
     if key in seen:
-        return _dropped(row, "question seen before", "each question is taken once")
+        raise RowError("question seen before", "left out, each question is taken once.")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer == "":
-        return _dropped(
-            row, "no answer", f"expected text or a number in {', '.join(ANSWER_COLUMNS)}"
+        raise RowError(
+            "no answer",
+            f"the answer is {show(answer)}, expected text or a number in "
+            f"{', '.join(ANSWER_COLUMNS)}.",
         )
-    if row.values.get("is_correct") is False:
-        return _dropped(row, "not flagged correct", "its is_correct is false")
+    is_correct = flag_in(row.get("is_correct"), "is_correct")
+    if is_correct is False:
+        raise RowError("not flagged correct", "left out, its is_correct is false.")
     stated = _stated(str(answer))
     if stated is None:
-        return _dropped(row, "no answer", f"its answer {str(answer)[:60]!r} states none")
-    predicted = row.values.get("predicted_answer")
-    flagged = bool(row.values.get("is_correct")) and predicted is not None
-    if flagged and not same_answer(stated, str(predicted)):
-        said = f"predicted {str(predicted)[:40]!r}, expected {stated[:40]!r}"
-        return _dropped(row, "flagged correct with another answer", said)
-    return Problem(key, question.strip(), stated)
+        raise RowError("no answer", f"left out, its answer {show(answer)} states none.")
+    predicted = row.get("predicted_answer")
+    if is_correct and predicted is not None and not same_answer(stated, str(predicted)):
+        raise RowError(
+            "flagged correct with another answer",
+            f"left out, predicted {show(predicted)}, expected {show(stated)}.",
+        )
+    return Problem(key, question, stated)
 
 
-def _first_of(row: Row, columns: Sequence[str]) -> Any:
-    return next((row.values[c] for c in columns if row.values.get(c) is not None), None)
+def _first_of(row: dict[str, Any], columns: Sequence[str]) -> Any:
+    return next((row[column] for column in columns if column in row), None)
 
 
 def _stated(answer: str) -> str | None:
     """An answer as it stands, or the one that a solution states."""
     is_solution = "####" in answer or "\\boxed" in answer or "\n" in answer.strip()
     return extract_answer(answer) if is_solution else answer.strip() or None
-
-
-def _dropped(row: Row, reason: str, why: str) -> Dropped:
-    return Dropped(row.place, reason, f"{row.place}: left out, {why}.")
