@@ -41,8 +41,9 @@ def fold_newlines(text: str) -> str:
     result never holds two newlines with only white space between them; folding twice changes
     nothing.
 
-    >>> fold_newlines(" 3 * 4\r\n \n  = 12 ")
-    '3 * 4\n  = 12'
+    Examples:
+        >>> fold_newlines(" 3 * 4\r\n \n  = 12 ")
+        '3 * 4\n  = 12'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _BLANK_LINES.sub("\n", text).strip()
@@ -56,10 +57,11 @@ def normalise_problem(text: str) -> str:
     of quotation marks. Digits, decimal points, operators, factorials, primes and brackets do. A
     text of punctuation alone is its own key.
 
-    >>> normalise_problem("What is 1,200 − 3.5?") == normalise_problem("what is  1200-3.5")
-    True
-    >>> normalise_problem("What is 5!?") == normalise_problem("What is 5?")
-    False
+    Examples:
+        >>> normalise_problem("What is 1,200 − 3.5?") == normalise_problem("what is  1200-3.5")
+        True
+        >>> normalise_problem("What is 5!?") == normalise_problem("What is 5?")
+        False
     """
     key = _INVISIBLE.sub("", text.casefold())
     key = _FRACTION_OR_INDEX.sub(" ", _SUPERSCRIPT.sub(r"^\g<0>", key))
@@ -92,8 +94,9 @@ def guide_text(problem: str, steps: Sequence[str]) -> str:
 def remove_calculator_marks(text: str) -> str:
     """Take out the calculator marks of GSM8K.
 
-    >>> remove_calculator_marks("2*3=<<2*3=6>>6")
-    '2*3=6'
+    Examples:
+        >>> remove_calculator_marks("2*3=<<2*3=6>>6")
+        '2*3=6'
     """
     return _CALCULATOR_MARK.sub("", text)
 
@@ -145,10 +148,11 @@ def split_steps(text: str) -> list[str]:
     heading belong to the step that follows, display math, table rows and indented lines to the one
     before. Only white space between steps is lost.
 
-    >>> split_steps("Step 1: 3 * 4 = 12.\nStep 2: So 2 + 12 = 14.")
-    ['Step 1: 3 * 4 = 12.', 'Step 2: So 2 + 12 = 14.']
-    >>> split_steps("We compute:\n\n3 * 4 = 12.\n\nThe answer is 12.")
-    ['We compute:\n\n3 * 4 = 12.', 'The answer is 12.']
+    Examples:
+        >>> split_steps("Step 1: 3 * 4 = 12.\nStep 2: So 2 + 12 = 14.")
+        ['Step 1: 3 * 4 = 12.', 'Step 2: So 2 + 12 = 14.']
+        >>> split_steps("We compute:\n\n3 * 4 = 12.\n\nThe answer is 12.")
+        ['We compute:\n\n3 * 4 = 12.', 'The answer is 12.']
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
     text = _BLANK_START.sub("", text)  # the indentation of the first line stays

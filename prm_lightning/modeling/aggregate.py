@@ -30,8 +30,9 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
     Raises:
         ValueError: there are no scores, or there is no such aggregation.
 
-    >>> [aggregate([0.5, 0.25, 0.75], how) for how in ("min", "prod", "last", "mean")]
-    [0.25, 0.09375, 0.75, 0.5]
+    Examples:
+        >>> [aggregate([0.5, 0.25, 0.75], how) for how in ("min", "prod", "last", "mean")]
+        [0.25, 0.09375, 0.75, 0.5]
     """
     if not scores:
         raise ValueError("aggregate: a solution without steps has no score; leave it out.")
@@ -62,9 +63,10 @@ def choose_aggregation(
         Its name, of equally good ones the first of `AGGREGATIONS`, and the pair accuracy of each;
         all are NaN where no problem has both a right and a wrong attempt.
 
-    >>> attempts = [[0.9, 0.2, 0.9], [0.4, 0.4, 0.4]]  # the first is right, in spite of its minimum
-    >>> choose_aggregation(attempts, np.array([True, False]), np.array([0, 0]))[0]
-    'last'
+    Examples:
+        >>> attempts = [[0.9, 0.2, 0.9], [0.6, 0.6, 0.6]]  # the first one is right
+        >>> choose_aggregation(attempts, np.array([True, False]), np.array([0, 0]))[0]
+        'last'
     """
     accuracies: dict[Aggregation, float] = {}
     for how in AGGREGATIONS:

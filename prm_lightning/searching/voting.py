@@ -16,8 +16,9 @@ def group_answers(answers: Sequence[str | None]) -> list[int]:
     Answers are the same if their keys are (see `answers.answer_key`), whatever their order; None
     and a blank answer have the number -1.
 
-    >>> group_answers(["18", "20", "$18.00", None])
-    [0, 1, 0, -1]
+    Examples:
+        >>> group_answers(["18", "20", "$18.00", None])
+        [0, 1, 0, -1]
     """
     keys = [answer_key(answer) for answer in answers]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(filter(None, keys)))}
@@ -37,8 +38,9 @@ def vote(groups: Sequence[int], weights: Sequence[float | None]) -> int | None:
     Returns:
         A group, or None if nobody votes.
 
-    >>> vote([0, 1, 0, -1], [0.5, 0.75, 0.5, 1.0])
-    0
+    Examples:
+        >>> vote([0, 1, 0, -1], [0.5, 0.75, 0.5, 1.0])
+        0
     """
     votes: dict[int, list[float]] = {}
     for group, weight in zip(groups, weights, strict=True):
@@ -56,8 +58,9 @@ def best_scored(scores: Sequence[float | None], among: Sequence[int]) -> int | N
         scores: of all; None is never taken.
         among: the indices that may be taken.
 
-    >>> best_scored([0.25, None, 0.75, 0.75], among=[0, 1, 2, 3])
-    2
+    Examples:
+        >>> best_scored([0.25, None, 0.75, 0.75], among=[0, 1, 2, 3])
+        2
     """
     scored = {i: score for i in among if (score := scores[i]) is not None}
     return max(scored, key=lambda i: scored[i]) if scored else None  # `max` takes the first

@@ -26,8 +26,9 @@ def he_rewards(verdicts: Sequence[Verdict | None], solution_correct: bool) -> li
     Returns:
         One reward per step; None where the verdict is unsure or missing.
 
-    >>> he_rewards(["correct", "incorrect", "unsure"], solution_correct=False)
-    [-1.0, -1.0, None]
+    Examples:
+        >>> he_rewards(["correct", "incorrect", "unsure"], solution_correct=False)
+        [-1.0, -1.0, None]
     """
     correct = 1.0 if solution_correct else -1.0
     by_verdict = {"correct": correct, "incorrect": -1.0}
@@ -44,8 +45,9 @@ def se_rewards(verdicts: Sequence[Verdict | None]) -> list[float | None]:
         One reward per step, in [-1, -0.5] or [0.5, 1]; None where the verdict is unsure or
         missing. Such steps still count in k (from 1) and n.
 
-    >>> se_rewards(["correct", "correct", "incorrect", "unsure"])
-    [0.625, 0.75, -0.875, None]
+    Examples:
+        >>> se_rewards(["correct", "correct", "incorrect", "unsure"])
+        [0.625, 0.75, -0.875, None]
     """
     rewards: list[float | None] = []
     for k, verdict in enumerate(verdicts, start=1):
