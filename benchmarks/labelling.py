@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--solutions", type=int, default=10_000)
     count = parser.parse_args().solutions
-    os.environ.update(NO_PROXY="127.0.0.1", ANTHROPIC_API_KEY="sk-ant-of-nobody")
+    os.environ.update(NO_PROXY="127.0.0.1", ANTHROPIC_API_KEY="sk-ant-not-a-key")
     serve = [sys.executable, str(FAKE), "--port", "0", "--forget"]
     with (
         subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From questions to a trained process reward model: a model of yours writes solutions, Claude judges
-# their steps, a PRM is trained on the verdicts. Every stage goes on where an earlier call ended.
+# their steps, a PRM is trained on the verdicts. Every stage resumes where an earlier call ended.
 #   bash scripts/label_and_train.sh --sft_model PATH --budget 60    asks before it spends anything
 #   bash scripts/label_and_train.sh --sft_model PATH --dry_run      only says what it would cost
 #   bash scripts/label_and_train.sh --small                         free, on two CPU cores, no network
@@ -20,7 +20,7 @@ shift
 
 folder=data/small
 mkdir -p "$folder"
-export HF_HUB_OFFLINE=1 NO_PROXY=127.0.0.1 ANTHROPIC_API_KEY=sk-ant-of-nobody
+export HF_HUB_OFFLINE=1 NO_PROXY=127.0.0.1 ANTHROPIC_API_KEY=sk-ant-not-a-key
 
 if ! [ -f "$folder/problems.jsonl" ]; then
     "$python" - "$folder/problems.jsonl" <<'PYTHON'

@@ -88,7 +88,7 @@ class FakeClaude:
     Args:
         answer: stop reason and text for a body and its key.
         faults: of live requests, in the order they arrive; None is none. Then there are none.
-        batch_faults: of batch creations, likewise.
+        batch_faults: of batch creations, in their order.
         result_faults: of result downloads: ``cut`` or None.
         entry_faults: of the entries of batches: ``expired``, ``errored``, ``canceled`` or None.
         polls: how often a batch is still in progress.

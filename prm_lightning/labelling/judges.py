@@ -40,9 +40,9 @@ class ClaudeJudge:
     """Claude, one request a solution. What the journal knows is not asked again.
 
     Args:
-        asker: asks.
+        asker: gets the answers, from the journal or from Claude.
         settings: from `judge_settings`.
-        name: of the model in these settings.
+        name: the model's name in these settings.
         mode: live requests or Message Batches.
     """
 
@@ -298,7 +298,7 @@ def judge_and_store(
     """What a judge says, kept on disk, so that a run cut off resumes where it stopped.
 
     Args:
-        judge: any.
+        judge: whose judgements are wanted.
         requests: in order.
         stage: its length says how many are judged already.
         progress: called with how many more are.

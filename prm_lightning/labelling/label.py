@@ -51,7 +51,7 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
     """Run all stages, or show what they would cost.
 
     Args:
-        options: checked.
+        options: after `LabelOptions.check`.
 
     Returns:
         What `dataset.json` says; None of a dry run.

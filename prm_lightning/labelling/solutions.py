@@ -20,7 +20,7 @@ from prm_lightning.types import Completion, Dropped, Generator, JudgeRequest, Pr
 
 READY = "ready"
 WRITTEN_AT_ONCE = 32  # problems given to a generator before its solutions are stored
-SCORED_AT_ONCE = 64  # solutions given to a process reward model likewise
+SCORED_AT_ONCE = 64  # solutions scored before their uncertainty is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ def by_claude(
 
     Args:
         problems: `question` and `answer` of each.
-        asker: asks.
+        asker: gets Claude's answers.
         settings: of each variant of the prompt, from `writer_settings`.
         model: name of the model in these settings.
         solutions: how many of each problem, >= 1.

@@ -17,7 +17,6 @@ from urllib.parse import urldefrag
 
 from prm_lightning.files import digest
 from prm_lightning.generation.prompts import INSTRUCTION
-from prm_lightning.generation.server import ServerGenerator
 from prm_lightning.labelling.ask import Asker
 from prm_lightning.labelling.journal import Journal, Stage
 from prm_lightning.labelling.judges import (
@@ -52,11 +51,11 @@ class Run:
     """One call of `label`.
 
     Args:
-        options: checked.
-        journal: open.
-        prices: by model.
-        asker: asks Claude.
-        bar: shows progress.
+        options: after `LabelOptions.check`.
+        journal: kept open during the run.
+        prices: of each model of Claude.
+        asker: gets Claude's answers.
+        bar: shows how far a stage is.
     """
 
     options: LabelOptions
@@ -90,7 +89,9 @@ class Run:
     @cached_property
     def generator(self) -> Generator:
         """The model that writes and mines, loaded when it is first needed."""
-        from prm_lightning.generation.local import LocalGenerator  # which imports torch
+        # These import torch and the openai client.
+        from prm_lightning.generation.local import LocalGenerator
+        from prm_lightning.generation.server import ServerGenerator
 
         options = self.options
         instruction = INSTRUCTION if options.instruction is None else options.instruction
