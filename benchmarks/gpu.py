@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 from batching import BACKBONE, compare, settle
+from memory import GIB, estimate_memory, model_config
 from torch import Tensor
 from train_step import matmul_peak, operations_per_token
 
@@ -39,7 +40,6 @@ from prm_lightning.modeling.backbone import (
 )
 from prm_lightning.modeling.heads import StepHead
 from prm_lightning.modeling.losses import reward_weighted_loss
-from prm_lightning.modeling.memory import GIB, estimate_memory, model_config
 from prm_lightning.modeling.prm import PRM, Manifest
 from prm_lightning.sources import Synthetic
 from prm_lightning.types import StepBatch

@@ -26,9 +26,9 @@ from torch.profiler import ProfilerActivity, profile
 from prm_lightning.batching.data import collate, encode_solutions, measure
 from prm_lightning.batching.plan import PlannedBatch, Planner
 from prm_lightning.modeling.backbone import Backbone
+from prm_lightning.modeling.cpu import pointwise_of_last_layer
 from prm_lightning.modeling.losses import reward_weighted_loss
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.modeling.read_nodes import pointwise_of_last_layer
 from prm_lightning.sources import Stepwise
 from prm_lightning.training import cli
 from prm_lightning.types import Solution

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from prm_lightning.batching.data import collate, encode_solutions
 from prm_lightning.batching.plan import PlannedBatch
-from prm_lightning.modeling import read_nodes, tree_attention
+from prm_lightning.modeling import cpu
 from prm_lightning.modeling.attention import tree_masks
 from prm_lightning.modeling.backbone import Backbone, hub_token, load_backbone, load_tokenizer
 from prm_lightning.modeling.prm import PRM
@@ -101,7 +101,7 @@ def test_no_cache_is_asked_for(tiny_model_folder):
 
 def test_the_mask_goes_with_the_attention_that_reads_it(tiny_model_folder):
     """A boolean mask is added as 0 and 1 by eager attention, without an error."""
-    for attention, name in (("sdpa", tree_attention.NAME), ("flex", "flex_attention")):
+    for attention, name in (("sdpa", cpu.NAME), ("flex", "flex_attention")):
         model = load_backbone(Backbone(str(tiny_model_folder()), attention=attention))
         assert model.causal_lm.config._attn_implementation == name
         masks = tree_masks(model.causal_lm.config, torch.tensor([[2, 2]]), torch.tensor([[0, 1]]))
@@ -134,8 +134,8 @@ def test_the_last_layer_is_computed_at_the_nodes_that_are_read(tiny_model_folder
         hidden.float().pow(2).sum().backward()
         grads = torch.cat([g.flatten() for n, g in gradients(prm).items() if "lora" in n])
         found.append((hidden.detach(), grads))
-    blocks = -(-len(nodes.unique()) // read_nodes.BLOCK)
-    assert rows == [batch.input_ids.numel(), blocks * read_nodes.BLOCK]
+    blocks = -(-len(nodes.unique()) // cpu.READ_BLOCK)
+    assert rows == [batch.input_ids.numel(), blocks * cpu.READ_BLOCK]
     assert rows[1] < rows[0] / 2
     exact = dtype == "float32"
     (hidden, grads), (hidden_there, grads_there) = found

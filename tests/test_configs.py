@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from memory import MODELS, largest_batch, model_config
 
-from prm_lightning.modeling.memory import MODELS, largest_batch, model_config
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.sources.mixture import SourceSpec
 from prm_lightning.training.cli import main

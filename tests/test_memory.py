@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-from prm_lightning.modeling.backbone import Backbone
-from prm_lightning.modeling.memory import (
+from memory import (
     GIB,
     MODELS,
     USABLE,
@@ -19,6 +15,10 @@ from prm_lightning.modeling.memory import (
     memory_table,
     model_config,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.types import StepBatch
 
@@ -143,7 +143,7 @@ def check(backbone, rows, row_tokens, tolerance=0.1):
     """Weights within 2 %, what is kept within 5 %, the highest point within `tolerance`."""
     prm = PRM.create(backbone, template="plain").train()
     prm.backbone.causal_lm.config._attn_implementation = "sdpa"  # as on a GPU
-    prm.backbone.compiled = True  # likewise: then the last layer is computed at all nodes
+    prm.backbone.compiled = True  # then the last layer is computed at all nodes
     batch = make_batch(rows, row_tokens)
     found = estimate_memory(
         prm.backbone.causal_lm.config,

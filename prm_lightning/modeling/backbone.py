@@ -22,9 +22,13 @@ from prm_lightning.modeling.attention import (
     tree_masks,
     windows,
 )
+from prm_lightning.modeling.cpu import (
+    attend_by_trees,
+    computed_at,
+    in_full_blocks,
+    pointwise_of_last_layer,
+)
 from prm_lightning.modeling.gguf import converted
-from prm_lightning.modeling.read_nodes import computed_at, in_full_blocks, pointwise_of_last_layer
-from prm_lightning.modeling.tree_attention import attend_by_trees
 from prm_lightning.types import Unscorable
 
 Quantize = Literal["none", "int8", "nf4"]

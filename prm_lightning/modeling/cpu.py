@@ -1,11 +1,16 @@
-"""Attention over token trees on a CPU: blocks of queries, each with the keys that it sees.
+"""Faster forward and backward passes on CPUs: trees in blocks, the last layer where it is read.
 
 A token of a tree sees its ancestors, a small share of a row that holds many solutions, and a dense
-mask makes a CPU compute all the rest for nothing.
+mask makes a CPU compute all the rest for nothing: `attend_by_trees` divides rows into blocks of
+queries, each with the keys that it sees. Nothing reads the last layer except at a few nodes:
+`computed_at` computes it for these alone. Both change speed and nothing else, and `TreeModel` is
+the only user of this file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +20,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 NAME = "prm_tree"  # among the attention functions of transformers
 WHOLE = 256  # rows of so many keys are not divided
-QUERIES = 32  # of a block: fewer see fewer keys in vain, but make more blocks
+QUERIES = 32  # of a block: fewer waste fewer keys, but make more blocks
 SPREAD = 5 / 4  # most keys in a group of blocks over fewest: more make fewer calls
+READ_BLOCK = 64  # nodes of the last layer are computed in multiples of this
+DENSE = ("gate_proj", "up_proj", "down_proj")  # what an MLP without experts has
 
 
 class Blocks(NamedTuple):
@@ -25,8 +32,8 @@ class Blocks(NamedTuple):
     Args:
         queries: ``(B, Q)`` int64, places among the queries of all rows; None if every block is a
             whole row.
-        keys: ``(B, K)`` int64 likewise, every key that a query of the block sees, and others where
-            it sees fewer than K; None as before.
+        keys: ``(B, K)`` int64, places among the keys of all rows: every key that a query of the
+            block sees, and others where it sees fewer than K; None as before.
         bias: ``(B, 1, Q, K)`` in the dtype of the queries: 0 where one sees a key, else -inf.
     """
 
@@ -259,3 +266,64 @@ def attend_by_trees(model: Any) -> None:
     if config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, attend)
         config._attn_implementation = NAME
+
+
+def pointwise_of_last_layer(causal_lm: Any) -> list[nn.Module]:
+    """The modules of the last decoder layer that treat each node by itself.
+
+    They are attention's output projection and the MLP; empty where a model is built otherwise.
+    """
+    layers = getattr(causal_lm.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        return []
+    projection = getattr(getattr(layers[-1], "self_attn", None), "o_proj", None)
+    mlp = getattr(layers[-1], "mlp", None)
+    if not isinstance(projection, nn.Module) or not isinstance(mlp, nn.Module):
+        return []
+    return [projection, mlp] if all(hasattr(mlp, name) for name in DENSE) else []
+
+
+def in_full_blocks(nodes: Tensor, total: int) -> Tensor:
+    """``(M',)`` all different nodes of ``(M,)``, and others up to a multiple of `READ_BLOCK`.
+
+    M' then takes few values: a CPU builds code anew for each shape. It is `total` at most, which
+    is how many nodes there are.
+    """
+    wanted = torch.zeros(total, dtype=torch.bool).index_fill_(0, nodes, value=True)
+    count = int(wanted.sum())
+    others = torch.nonzero(~wanted)[: -count % READ_BLOCK, 0]
+    return torch.nonzero(wanted.index_fill_(0, others, value=True))[:, 0]
+
+
+@contextmanager
+def computed_at(modules: list[nn.Module], nodes: Tensor) -> Iterator[None]:
+    """Let modules compute ``(R, T, K)`` to ``(R, T, N)`` at some nodes; elsewhere they give 0.
+
+    Args:
+        modules: each treats every node by itself.
+        nodes: ``(M,)`` int64, flat indices into R*T, each once.
+    """
+    shapes: list[torch.Size | None] = []  # of the calls that have begun
+
+    def narrow(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+        if len(args) != 1 or args[0].dim() != 3:  # a model that calls it in another way
+            shapes.append(None)
+            return None
+        (x,) = args
+        shapes.append(x.shape)
+        return x.flatten(0, 1).index_select(0, nodes)
+
+    def widen(module: nn.Module, args: Any, out: Tensor) -> Tensor | None:
+        shape = shapes.pop()
+        if shape is None:
+            return None
+        whole = out.new_zeros(shape[0] * shape[1], out.shape[-1])
+        return whole.index_copy(0, nodes, out).view(*shape[:2], out.shape[-1])
+
+    hooks = [module.register_forward_pre_hook(narrow) for module in modules]
+    hooks += [module.register_forward_hook(widen) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,6 +1,6 @@
 """How much memory training takes, by part, from a model's configuration alone.
 
-    python -m prm_lightning.modeling.memory
+    python benchmarks/memory.py
 
 prints a table for common models and cards. The formula was found by listing what PyTorch keeps
 for the backward pass on a CPU, where a test still compares the two. Of the table one row was
@@ -136,7 +136,7 @@ def estimate_memory(
 
     Full fine-tuning keeps normalised hidden states too, and in bf16 such copies. bf16 adds bf16
     copies of the trained weights. There are no logits over the vocabulary. On a CPU, attention
-    of `modeling.tree_attention` keeps other amounts, which are not counted.
+    of `modeling.cpu` keeps other amounts, which are not counted.
 
     Args:
         config: a `transformers` configuration.

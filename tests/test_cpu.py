@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from prm_lightning.batching.data import collate, encode_solutions, lay_out, measure
 from prm_lightning.batching.plan import Planner
 from prm_lightning.batching.tree import attention_mask, build_tree
-from prm_lightning.modeling import tree_attention
-from prm_lightning.modeling.tree_attention import attend, divide
+from prm_lightning.modeling import cpu
+from prm_lightning.modeling.cpu import attend, divide
 from prm_lightning.types import Solution, Step
 
 
@@ -34,8 +34,8 @@ def random_mask(rng, rows=2, length=40):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Rows of more than 39 keys are divided."""
-    monkeypatch.setattr(tree_attention, "WHOLE", 39)
-    monkeypatch.setattr(tree_attention, "QUERIES", 16)
+    monkeypatch.setattr(cpu, "WHOLE", 39)
+    monkeypatch.setattr(cpu, "QUERIES", 16)
 
 
 def require_same_mask(blocks, mask):
@@ -64,9 +64,9 @@ def require_same_mask(blocks, mask):
 def test_blocks_hold_every_key_that_is_seen_and_no_other(seed, queries, spread):
     mask = random_mask(random.Random(seed))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_attention, "WHOLE", 39)
-        patch.setattr(tree_attention, "QUERIES", queries)
-        patch.setattr(tree_attention, "SPREAD", spread)
+        patch.setattr(cpu, "WHOLE", 39)
+        patch.setattr(cpu, "QUERIES", queries)
+        patch.setattr(cpu, "SPREAD", spread)
         blocks = divide(mask, torch.float32)
         require_same_mask(blocks, mask)
         require_same_mask(divide(mask[:, :, -5:], torch.float32), mask[:, :, -5:])
@@ -97,8 +97,8 @@ def test_it_is_attention_under_the_dense_mask(seed, heads, whole):
     query = torch.randn(2, heads[0], 40, 8, requires_grad=True)
     key, value = (torch.randn(2, heads[1], 40, 8, requires_grad=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_attention, "WHOLE", whole)
-        patch.setattr(tree_attention, "QUERIES", 16)
+        patch.setattr(cpu, "WHOLE", whole)
+        patch.setattr(cpu, "QUERIES", 16)
         found, _ = attend(torch.nn.Identity(), query, key, value, mask, scaling=0.3)
         with torch.no_grad():
             scored, _ = attend(torch.nn.Identity(), query, key, value, mask, scaling=0.3)
@@ -129,7 +129,7 @@ def test_its_backward_pass_is_that_of_its_forward_pass(small_blocks):
 
 @pytest.mark.parametrize("whole", [39, 40])
 def test_keys_that_were_normed_in_float32_are_rounded_under_autocast(monkeypatch, whole):
-    monkeypatch.setattr(tree_attention, "WHOLE", whole)
+    monkeypatch.setattr(cpu, "WHOLE", whole)
     mask = random_mask(random.Random(1))
     query, key = (torch.randn(2, 2, 40, 8, requires_grad=True) for _ in range(2))
     value = torch.randn(2, 2, 40, 8, dtype=torch.bfloat16, requires_grad=True)
@@ -142,13 +142,13 @@ def test_keys_that_were_normed_in_float32_are_rounded_under_autocast(monkeypatch
 
 @pytest.mark.parametrize("whole", [39, 40])
 def test_products_in_bfloat16_are_as_exact_as_bfloat16(small_blocks, monkeypatch, whole):
-    monkeypatch.setattr(tree_attention, "WHOLE", whole)
+    monkeypatch.setattr(cpu, "WHOLE", whole)
     mask = random_mask(random.Random(0))
     torch.manual_seed(0)
     exact = [torch.randn(2, n, 40, 8, dtype=torch.float64, requires_grad=True) for n in (4, 2, 2)]
     short = [x.detach().bfloat16().requires_grad_() for x in exact]
     kernel = Mock(side_effect=AssertionError("the slow kernel"))
-    monkeypatch.setattr(tree_attention.F, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(cpu.F, "scaled_dot_product_attention", kernel)
     found, _ = attend(torch.nn.Identity(), *short, mask)
     expected = scaled_dot_product_attention(*exact, attn_mask=mask, enable_gqa=True)
     outputs = [found, *torch.autograd.grad(found.float().square().sum(), short)]
@@ -170,7 +170,7 @@ def test_what_sdpa_refuses_is_refused():
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_a_model_scores_the_same_by_trees(tiny_model_folder, monkeypatch, kind):
-    monkeypatch.setattr(tree_attention, "WHOLE", 128)
+    monkeypatch.setattr(cpu, "WHOLE", 128)
     prm = tiny_prm(tiny_model_folder(kind))
     steps = [Step(f"She has {n} + 12 = {n + 12} apples.") for n in range(12)]
     solutions = [
@@ -179,9 +179,9 @@ def test_a_model_scores_the_same_by_trees(tiny_model_folder, monkeypatch, kind):
     data = encode_solutions(solutions, prm.encoder, max_tokens=2000)
     ((planned,),) = Planner(measure(data), tokens_per_batch=4096).evaluation_steps()
     batch = collate(planned, data, pad_id=0)
-    assert batch.input_ids.shape[1] > tree_attention.WHOLE
+    assert batch.input_ids.shape[1] > cpu.WHOLE
     config = prm.backbone.causal_lm.config
-    assert config._attn_implementation == tree_attention.NAME
+    assert config._attn_implementation == cpu.NAME
     with torch.no_grad():
         by_trees = prm(batch)
         config._attn_implementation = "sdpa"
@@ -191,4 +191,4 @@ def test_a_model_scores_the_same_by_trees(tiny_model_folder, monkeypatch, kind):
 def test_the_name_stays_out_of_what_is_saved(tiny_model_folder, tmp_path):
     prm = tiny_prm(tiny_model_folder(), lora=None)
     prm.save_pretrained(tmp_path / "model")
-    assert tree_attention.NAME not in (tmp_path / "model" / "config.json").read_text()
+    assert cpu.NAME not in (tmp_path / "model" / "config.json").read_text()
