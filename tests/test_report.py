@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 import re
 import shutil
 import subprocess
@@ -15,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prm_lightning.evaluation.report as report
-from prm_lightning.evaluation.report import embed, hash_script, main, pack_solutions, write_report
-from prm_lightning.evaluation.report_inputs import read_folder
-from prm_lightning.evaluation.results import Table, render
+from prm_lightning.evaluation.figures import draw_curves
+from prm_lightning.evaluation.report import main, write_report
+from prm_lightning.evaluation.report_data import ScoredSet, ShownSolution, read_folder
+from prm_lightning.evaluation.report_page import embed, hash_script, pack_solutions
+from prm_lightning.evaluation.report_tiles import make_tiles, pool_tiles
 
 HOSTILE = [
     "</script><script>document.title = 'pwned'</script>",
@@ -99,14 +103,15 @@ def best_of_n_rows() -> list[dict]:
     return fixed + ours
 
 
-def write_evaluation(folder: Path, rows=ROWS, **more) -> Path:
+def write_evaluation(folder: Path, scored=ROWS, **more) -> Path:
     folder.mkdir()
     models = [{"name": "m", "threshold": 0.5, "threshold_from": "val.jsonl"}]
-    record = {"benchmark": "best-of-n", "models": models, "notes": ["Ties <i>count</i>."], **more}
+    cells = [["x|y", "0.5"], ["<b>z</b>", "0.25"]]
+    table = {"title": "Of a | b", "header": ["", "n = 1 | 2"], "rows": cells}
+    notes = ["Ties <i>count</i>."]
+    record = {"benchmark": "steps", "models": models, "notes": notes, "tables": [table], **more}
     (folder / "results.json").write_text(json.dumps(record))
-    table = Table("Of a | b", ["", "n = 1 | 2"], [["x|y", "0.5"], ["<b>z</b>", "0.25"]])
-    (folder / "table.md").write_text(render(table) + "\n\n- a note\n", encoding="utf-8")
-    write_lines(folder / "scores.jsonl", [{"model": "m", **each} for each in rows])
+    write_lines(folder / "scores.jsonl", [{"model": "m", **each} for each in scored])
     return folder
 
 
@@ -162,7 +167,7 @@ def run_page(tmp_path_factory) -> Page:
     return Page(write_report([str(folder)]))
 
 
-def test_metrics_stand_beside_their_baselines(run_page):
+def test_metrics_are_next_to_their_baselines(run_page):
     assert run_page.row("AUROC of steps") == ["0.833", "0.750", "0.438", "0.500"]
     assert run_page.row("accuracy of steps, at 0.5") == ["0.600", "–", "–", "0.600"]
     # At 0.375: the second error is found, the first is missed; one right solution passes of two.
@@ -186,13 +191,63 @@ def test_configuration_data_and_drops_are_told(run_page):
 def test_curves_name_what_they_show_and_mark_the_best_validation(run_page):
     labels = [attrs.get("aria-label") or "" for tag, attrs in run_page.tags if tag == "svg"]
     (loss,) = [label for label in labels if label.startswith("training")]
-    assert (
-        loss == "training: 0.9 at 1 to 0.6 at 3; validation: 0.8 at 2 to 0.7 at 4, untrained 0.75"
+    assert loss == (
+        "training: 0.9 at 1 to 0.6 at 3; validation: 0.8 at 2 to 0.7 at 4; "
+        "validation, untrained head: 0.75 at 1 to 0.75 at 4"
     )
-    assert any("AUROC: 0.5 at 2 to 0.75 at 4, untrained 0.438" in label for label in labels)
+    assert any("AUROC, untrained head: 0.438 at 2 to 0.438 at 4" in label for label in labels)
     assert "best_model was chosen by val/processbench_f1 at step 2." in run_page.text
     assert all(attrs.get("role") == "img" for tag, attrs in run_page.tags if tag == "svg")
-    assert "learning rate" not in " ".join(labels)  # nothing was logged of it
+    assert "head: " not in " ".join(label.replace("untrained head: ", "") for label in labels)
+
+
+def test_one_validation_is_a_point_next_to_the_level_of_the_untrained_head():
+    (chart,) = draw_curves([{"step": 9, "val/loss": 3.0}], {"loss": 3.25}, best_step=9)
+    assert chart.svg.count("<circle") == 1
+    (level,) = re.findall(r'<polyline class="blue dotted" points="([^"]*)"', chart.svg)
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in level.split())
+    assert x1 - x0 > 200
+    (point,) = re.findall(r'cy="([^"]*)"', chart.svg)
+    assert 0 < y0 == y1 < float(point)  # 3.25 is above 3
+    ticks = [float(text) for text in re.findall(r'class="end"[^>]*>([^<]*)<', chart.svg)]
+    assert max(ticks) - min(ticks) > 0.25  # the axis is not as narrow as the values
+
+
+def test_the_first_screen_compares_four_figures_with_the_best_baseline_in_words(run_page):
+    tiles = run_page.text.split("Solutions", 1)[0]
+    for part in ("ProcessBench F1 0.500", "AUROC of steps 0.833", "Errors found 0.500"):
+        assert part in tiles
+    assert "Right solutions passed 0.500" in tiles
+    tags = [tag for tag, attrs in run_page.tags if attrs.get("id") == "solutions" or tag == "table"]
+    assert tags[0] == "section"  # solutions come before any table
+
+
+def scored_set(skill: float, count: int = 60) -> ScoredSet:
+    """Solutions of four steps, every other one wrong at its third, which scores lower."""
+    rng = random.Random(0)
+    solutions = []
+    for i in range(count):
+        wrong = i % 2 == 0
+        scores = [0.7 + 0.1 * rng.random() for _ in range(4)]
+        scores[2] -= skill * wrong
+        labels = (1.0, 1.0, 0.0 if wrong else 1.0, None if wrong else 1.0)
+        first = 2 if wrong else -1
+        text = str(i), ("s",) * 4
+        solutions.append(ShownSolution(*text, tuple(scores), labels, first, "x", str(i)))
+    return ScoredSet("m", "model", 0.6, "val", solutions)
+
+
+def test_a_verdict_says_better_only_if_the_interval_is_above_every_baseline():
+    baselines = {"weak": {"processbench_f1": 0.2, "auroc": 0.5}, "x": {"auroc": math.nan}}
+    strong, weak = (make_tiles(scored_set(skill), baselines) for skill in (0.4, 0.0))
+    assert [tile.verdict for tile in strong[:2]] == ["better than every baseline"] * 2
+    assert strong[0].change == "+0.800 to weak"
+    assert [tile.good for tile in strong[:2]] == [True, True]
+    assert weak[0].verdict == "no better than weak" and weak[0].change == "−0.200 to weak"
+    assert weak[1].verdict.startswith(("perhaps better than weak", "no better than weak"))
+    assert not weak[0].good and not weak[1].good
+    (alone, *_) = make_tiles(scored_set(0.4), {})
+    assert alone.verdict == "no baseline to compare with"
 
 
 def test_accuracy_is_told_by_position_and_by_source(run_page):
@@ -201,18 +256,27 @@ def test_accuracy_is_told_by_position_and_by_source(run_page):
     assert run_page.row("ages")[0] == "1"
 
 
-def test_evaluations_show_their_tables_curves_and_solutions(tmp_path):
-    folder = write_evaluation(tmp_path / "bon", UNLABELLED)
-    record = json.loads((folder / "results.json").read_text())
-    (folder / "results.json").write_text(json.dumps({**record, "rows": best_of_n_rows()}))
-    page = Page(write_report([str(folder)]))
+def test_evaluations_show_their_tables_notes_and_solutions(tmp_path):
+    page = Page(write_report([str(write_evaluation(tmp_path / "steps", UNLABELLED))]))
     assert page.row("x|y") == ["0.5"]
     assert page.row("<b>z</b>") == ["0.25"]
     assert "Of a | b" in page.text and "Ties <i>count</i>." in page.text
-    (chart,) = [a["aria-label"] for tag, a in page.tags if tag == "svg" and "oracle" in str(a)]
-    assert "outputs/<b>&co (best, min): 0.5 at 1 to 0.5 at 4" in chart
-    assert "majority: 0.4 at 1" in chart and "prod" not in chart
-    assert page.sets[0]["name"] == "bon: m"
+    assert page.sets[0]["name"] == "steps: m"
+
+
+def test_best_of_n_shows_the_aggregations_that_count(tmp_path):
+    rows = best_of_n_rows()
+    folder = write_evaluation(tmp_path / "bon", UNLABELLED, benchmark="best-of-n", rows=rows)
+    page = Page(write_report([str(folder)]))
+    (chart,) = [a["aria-label"] for tag, a in page.tags if tag == "svg"]
+    assert "outputs/<b>&co (best, min): 0.5 at 0 to 0.5 at 2" in chart  # of log2 n
+    assert "majority: 0.4 at 0" in chart and "prod" not in chart
+    assert page.row("outputs/<b>&co", "best, min") == ["0.500", "0.500", "0.500"]
+    assert page.row("majority", "") == ["0.400", "0.400", "0.400"]
+    tiles = pool_tiles(rows, "outputs/<b>&co")
+    assert [(tile.label, tile.value, tile.change) for tile in tiles] == [
+        ("Best of 4", 0.5, "+0.100 to pass@1")
+    ]
 
 
 def test_several_folders_share_a_page(tmp_path):
@@ -240,8 +304,9 @@ def test_text_of_models_is_never_markup(tmp_path):
     assert HOSTILE[3] in page.text
     (packed,) = page.sets
     kept = sorted(packed["solutions"], key=lambda solution: texts.index(solution["id"]))
-    assert [solution["steps"] for solution in kept] == [[text, text] for text in texts]
-    assert packed["problems"] == packed["sources"] == texts
+    readable = [text for text in texts if "\ud800" not in text]
+    assert [solution["steps"] for solution in kept] == [[text, text] for text in readable]
+    assert packed["problems"] == packed["sources"] == readable
 
 
 def test_only_the_pages_own_script_may_run_and_nothing_is_fetched(run_page):

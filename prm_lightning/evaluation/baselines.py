@@ -27,7 +27,7 @@ MAJORITY = "majority class"
 
 
 def majority_class(scored: Sequence[Scored]) -> Entry:
-    """Every step gets the share of correct ones among the labelled steps, so no step stands out.
+    """Every step gets the share of correct ones among the labelled steps, so no step is lower.
 
     The share comes from these very data, which makes it the best of all constant scores.
     """

@@ -263,6 +263,7 @@ def write(folder: Path, job: EvaluationJob, outcome: Outcome, *, overwrite: bool
             for entry in entries
         ],
         "notes": list(report.notes),
+        "tables": [table._asdict() for table in report.tables],
         "rows": [row.to_json() for row in report.rows],
     }
     text = "\n\n".join([*map(render, report.tables), "\n".join(f"- {n}" for n in report.notes)])

@@ -16,7 +16,7 @@ HUB_DATA = {"processbench": "Qwen/ProcessBench", "prmbench": "hitsmy/PRMBench_Pr
 
 
 def main(args: Sequence[str]) -> None:
-    """The command line behind ``python -m prm_lightning evaluate``."""
+    """Run the verb."""
     run_verb("evaluate", evaluate, args)
 
 

@@ -68,7 +68,7 @@ class PRMBench:
         """Yield a `Solution` a row, with id ``classification_idx``, or why there is none.
 
         Raises:
-            FileNotFoundError: nothing stands at ``path``.
+            FileNotFoundError: there is nothing at ``path``.
             ValueError: the data are empty.
         """
         seen: set[str] = set()
@@ -76,7 +76,7 @@ class PRMBench:
             solution = row if isinstance(row, Dropped) else _to_solution(row)
             if isinstance(solution, Solution):
                 if solution.id in seen:
-                    message = f"{solution.id!r} stands twice, the first one counts."
+                    message = f"{solution.id!r} is there twice, the first one counts."
                     solution = Dropped(self.path, "repeated id", f"{self.path}: {message}")
                 else:
                     seen.add(solution.id)

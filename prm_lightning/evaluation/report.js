@@ -1,12 +1,14 @@
 // Shows the solutions of the page. Their text is never markup: it goes through textContent only.
 (() => {
   "use strict";
-  const PER_PAGE = 20; // solutions
+  const PER_PAGE = 5; // solutions
+  const IN_GRID = 300; // solutions
+  const IN_COLUMN = 40; // steps
   const LONG = 1200; // characters, beyond which a text is folded
-  const TALL = 14; // lines, likewise
+  const TALL = 14; // lines, beyond which it is folded too
   const MANY = 60; // steps of a solution that are shown at once
   const WAIT = 150; // milliseconds without typing before a search
-  // Characters that reorder what stands around them, that cannot be seen, or that are half of one.
+  // Characters that reorder what is around them, that cannot be seen, or that are half of one.
   const HIDDEN = new RegExp(
     "[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f" +
     "\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]", "u");
@@ -14,13 +16,20 @@
 
   const sets = JSON.parse(document.getElementById("solutions-data").textContent);
   if (!sets.length) return;
-  for (const set of sets) set.sources = set.sources.map((name) => name.replace(HALVES, "\ufffd"));
+  for (const set of sets) {
+    set.sources = set.sources.map((name) => name.replace(HALVES, "\ufffd"));
+    const scores = set.solutions.flatMap((solution) => solution.scores);
+    set.lowest = scores.reduce((a, b) => Math.min(a, b), set.threshold);
+    set.highest = scores.reduce((a, b) => Math.max(a, b), set.threshold);
+  }
   const form = document.getElementById("filters");
   const list = document.getElementById("list");
+  const grid = document.getElementById("grid");
   const { set: setBox, filter: filterBox, source: sourceBox, search: searchBox } = form.elements;
   let page = 1;
   let pages = 1;
   let shownSet = -1;
+  let chosen = -1; // place in the grid
 
   const make = (tag, name, text) => {
     const element = document.createElement(tag);
@@ -119,12 +128,42 @@
     return label === 0 || label === 1 ? word : `${word} (${label})`;
   };
 
+  // Red below the threshold, blue from there on, deepest at the lowest and the highest score.
+  const shade = (element, set, score, deepest) => {
+    const flagged = score < set.threshold;
+    const end = flagged ? set.lowest : set.highest;
+    const share = end === set.threshold ? 1 : (score - set.threshold) / (end - set.threshold);
+    element.classList.add(flagged ? "low" : "high");
+    element.style.setProperty("--amount", `${Math.round(6 + share * (deepest - 6))}%`);
+  };
+
+  const makeGrid = (set, found) => found.slice(0, IN_GRID).map((solution, index) => {
+    const column = make("button");
+    column.type = "button";
+    column.title = `${index + 1}: ${describe(set, solution)}`;
+    column.setAttribute("aria-label", column.title);
+    solution.scores.slice(0, IN_COLUMN).forEach((score, k) => {
+      const label = solution.labels[k];
+      const cell = make("span", "", isWrong(label) ? "✗" : isRight(label) ? "·" : "");
+      shade(cell, set, score, 70);
+      column.append(cell);
+    });
+    column.addEventListener("click", () => {
+      page = Math.floor(index / PER_PAGE) + 1;
+      chosen = index;
+      writeAddress();
+      const article = list.children[index % PER_PAGE];
+      if (article) article.scrollIntoView();
+    });
+    return column;
+  });
+
   const makeStep = (set, solution, k) => {
     const score = solution.scores[k];
     const label = solution.labels[k];
     const flagged = score < set.threshold;
-    const step = make("li", `step ${score < 0.5 ? "low" : "high"}`);
-    step.style.setProperty("--amount", `${Math.round(Math.abs(score - 0.5) * 70)}%`);
+    const step = make("li", "step");
+    shade(step, set, score, 35);
     const meta = make("div", "meta");
     meta.append(make("span", "number", `step ${k + 1}`));
     meta.append(make("span", "score", `P(correct) ${percent(score)}`));
@@ -140,8 +179,8 @@
   const describe = (set, solution) => {
     const flagged = solution.scores.findIndex((score) => score < set.threshold);
     const truth = { "-1": "every step labelled right", "-2": "first error unknown" };
-    const behind = solution.first >= solution.steps.length ? ", which was cut off" : "";
-    const error = truth[solution.first] || `first error at step ${solution.first + 1}${behind}`;
+    const cut = solution.first >= solution.steps.length ? ", which was cut off" : "";
+    const error = truth[solution.first] || `first error at step ${solution.first + 1}${cut}`;
     return `${error}; ${flagged < 0 ? "none flagged" : `first flagged: step ${flagged + 1}`}; lowest ` +
       `score ${percent(Math.min(...solution.scores))}`;
   };
@@ -192,6 +231,8 @@
     page = Math.min(Math.max(page, 1), pages);
     const here = found.slice((page - 1) * PER_PAGE, page * PER_PAGE);
     list.replaceChildren(...here.map((solution) => makeSolution(set, solution)));
+    grid.replaceChildren(...makeGrid(set, found));
+    if (grid.children[chosen]) grid.children[chosen].setAttribute("aria-current", "true");
     const kept = set.solutions.length < set.total
       ? `, the ones with the largest errors of ${set.total.toLocaleString("en")}` : "";
     document.getElementById("status").textContent =
@@ -239,6 +280,7 @@
   const isFilter = () => location.hash.includes("=");
   const restart = () => {
     page = 1;
+    chosen = -1;
     writeAddress();
   };
   let timer;
@@ -251,6 +293,7 @@
   document.getElementById("pages").addEventListener("click", (event) => {
     const go = event.target.dataset.go;
     if (!go) return;
+    chosen = -1;
     page = { first: 1, previous: page - 1, next: page + 1, last: pages }[go];
     writeAddress();
     document.getElementById("status").scrollIntoView();

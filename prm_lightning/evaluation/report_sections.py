@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from prm_lightning.evaluation.report_figures import draw_best_of_n, draw_curves
-from prm_lightning.evaluation.report_inputs import Evaluation, MarkdownTable, Run
-from prm_lightning.evaluation.report_steps import (
-    SetSection,
-    Table,
-    describe_set,
-    majority,
-    mark_up,
-    whole,
+from prm_lightning.evaluation.figures import Chart, draw_best_of_n, draw_curves, draw_steps
+from prm_lightning.evaluation.report_data import (
+    Cells,
+    Evaluation,
+    Run,
+    ScoredSet,
+    data_tables,
+    dropped_rows,
+    evaluation_settings,
+    look_up,
+    settings_of,
+    show,
 )
-from prm_lightning.evaluation.report_svg import Chart
+from prm_lightning.evaluation.report_tiles import (
+    MAJORITY,
+    Tile,
+    baseline_metrics,
+    gather,
+    make_tiles,
+    pool_tiles,
+)
+from prm_lightning.modeling.metrics import judge_flags, measure
+from prm_lightning.modeling.scored_steps import Draws, Floats
 
 HEADLINE = {
     "processbench_f1": "ProcessBench F1, fitted threshold",
@@ -32,30 +44,51 @@ HEADLINE = {
     "brier": "Brier score (lower is better)",
     "ece": "calibration error, ECE (lower is better)",
     "lowest_at_last": "solutions whose lowest score is at the last step",
+    "pair_accuracy": "pairs of a right and a wrong solution in order",
     "loss": "loss",
     "steps": "labelled steps",
     "solutions": "solutions",
     "threshold": "threshold",
 }
-SETTINGS = {
-    "backbone": "model.backbone.name",
-    "quantization": "model.backbone.quantize",
-    "LoRA rank": "model.backbone.lora.r",
-    "head": "model.head",
-    "loss": "model.loss",
-    "learning rate": "model.lr",
-    "of the head": "model.head_lr",
-    "started from": "model.init_from",
-    "template": "data.template",
-    "longest solution, tokens": "data.max_tokens",
-    "solutions a step": "data.solutions_per_step",
-    "tokens a batch": "data.tokens_per_batch",
-    "class balance": "data.balance",
-    "behind the first error": "data.after_first_error",
-    "epochs": "trainer.max_epochs",
-    "seed": "seed_everything",
-}
-COUNTS = ("read", "kept", "solutions", "problems", "steps", "supervised_steps", "wrong_share")
+COUNT_METRICS = ("solutions", "problems", "steps", "supervised_steps")
+
+
+class Confusion(NamedTuple):
+    """Labelled steps by label and verdict at a threshold.
+
+    Args:
+        threshold: a step is flagged if its score is below it.
+        fitted_on: the data that the threshold comes from; empty where it is plainly 0.5.
+        cells: counts of wrong flagged, wrong passed, right flagged and right passed steps.
+        metrics: precision, recall, F1 of the error class and accuracy.
+    """
+
+    threshold: float
+    fitted_on: str
+    cells: Sequence[int]
+    metrics: Mapping[str, float]
+
+
+class SetSection(NamedTuple):
+    """What the page says of one scored set.
+
+    Args:
+        name: of the model.
+        tiles: of the first screen.
+        notes: what has to be known of it, one sentence each.
+        confusions: at the set's threshold and at 0.5; none without labelled steps.
+        charts: of its steps.
+        tables: by step position and by source.
+        measured: every metric; empty without labelled steps.
+    """
+
+    name: str
+    tiles: Sequence[Tile]
+    notes: Sequence[str]
+    confusions: Sequence[Confusion] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Cells] = ()
+    measured: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -70,7 +103,7 @@ class Section:
         tables: of metrics.
         notes: what has to be known of them, one sentence each.
         charts: of a run's curves, or of an evaluation.
-        sets: scored solutions, one a model.
+        sets: scored solutions, one per model.
         data_tables: what was read.
         dropped: source, reason, number of rows, and the first messages.
         settings: names and values.
@@ -82,31 +115,33 @@ class Section:
     name: str
     folder: str
     intro: Sequence[str] = ()
-    tables: Sequence[Table | MarkdownTable] = ()
+    tables: Sequence[Cells] = ()
     notes: Sequence[str] = ()
     charts: Sequence[Chart] = ()
     sets: Sequence[SetSection] = ()
-    data_tables: Sequence[Table] = ()
+    data_tables: Sequence[Cells] = ()
     dropped: Sequence[tuple[str, str, int, Sequence[str]]] = ()
     settings: Sequence[tuple[str, str]] = ()
     config: str = ""
-    all_rows: Table | None = None
+    all_rows: Cells | None = None
 
 
 def describe_run(run: Run) -> Section:
     """The section of a run."""
-    scored = run.scored and describe_set(run.scored)
+    untrained = {"untrained head": run.untrained} if run.untrained else {}
+    scored = describe_set(run.scored, untrained) if run.scored else None
     best = run.best_row()
     logged = [row for row in run.log if any(name.startswith("val/") for name in row)]
+    labelled = scored is not None and bool(scored.measured)
     columns: dict[str, Mapping[str, float]] = {
         "best model": (scored and scored.measured) or _validation(best),
         "last step": _validation(logged[-1]) if logged else {},
         "untrained head": run.untrained,
-        "majority class": majority(run.scored) if run.scored else {},
+        MAJORITY: baseline_metrics(run.scored)[MAJORITY] if run.scored and labelled else {},
     }
-    if columns["best model"] and "loss" not in columns["best model"]:
-        loss = {"loss": best["val/loss"]} if "val/loss" in best else {}
-        columns["best model"] = {**columns["best model"], **loss}
+    if columns["best model"] and "val/loss" in best:
+        columns["best model"] = {"loss": best["val/loss"], **columns["best model"]}
+    columns[MAJORITY] = {k: v for k, v in columns[MAJORITY].items() if k != "threshold"}
     if run.test:
         columns["test data"] = run.test
     return Section(
@@ -115,11 +150,11 @@ def describe_run(run: Run) -> Section:
         folder=str(run.folder),
         intro=_introduce(run),
         tables=[_metrics_table(columns)] if any(columns.values()) else [],
-        charts=mark_up(draw_curves(run.log, run.untrained, best.get("step"))),
+        charts=draw_curves(run.log, run.untrained, best.get("step")),
         sets=[scored] if scored else [],
-        data_tables=_data_tables(run.data),
-        dropped=_dropped(run.data),
-        settings=_settings(run),
+        data_tables=data_tables(run.data),
+        dropped=dropped_rows(run.data),
+        settings=settings_of(run),
         config=run.config_text,
     )
 
@@ -128,35 +163,140 @@ def describe_evaluation(evaluation: Evaluation) -> Section:
     """The section of an evaluation."""
     results = evaluation.results
     rows = [row for row in results.get("rows", ()) if isinstance(row, dict)]
-    data = results.get("data") or {}
-    dropped = (data.get("dropped") or {}).items()
+    dropped = ((results.get("data") or {}).get("dropped") or {}).items()
+    with_solutions = [scored for scored in evaluation.scored if scored.solutions]
+    untrained: dict[str, Mapping[str, float]] = {}
+    for scored in with_solutions:
+        if scored.kind == "untrained":
+            untrained[scored.name] = measure(gather(scored.solutions)[0], (), scored.threshold)
+    is_pool = results.get("benchmark") == "best-of-n"
     return Section(
         kind=f"Evaluation: {results.get('benchmark', 'scores')}",
         name=evaluation.folder.resolve().name,
         folder=str(evaluation.folder),
-        tables=evaluation.tables,
+        tables=_pool_tables(rows)
+        if is_pool
+        else [
+            Cells(table["title"], table["header"], table["rows"])
+            for table in results.get("tables", ())
+        ],
         notes=[str(note) for note in results.get("notes", ())],
-        charts=mark_up(draw_best_of_n(rows)),
-        sets=[describe_set(scored) for scored in evaluation.scored if scored.solutions],
+        charts=draw_best_of_n(rows),
+        sets=[
+            SetSection(scored.name, pool_tiles(rows, scored.name), _left_out(scored))
+            if is_pool
+            else describe_set(scored, untrained)
+            for scored in with_solutions
+            if scored.kind == "model"
+        ],
         dropped=[("data", str(reason), count, ()) for reason, count in dropped],
-        settings=_evaluation_settings(results),
+        settings=evaluation_settings(results),
         all_rows=_all_rows(rows),
     )
+
+
+def _pool_tables(rows: Sequence[Mapping[str, Any]]) -> list[Cells]:
+    """Accuracy against n, one table per source: what needs no model, and the aggregations chosen.
+
+    All the other aggregations are among the figures of `_all_rows`.
+    """
+    tables: dict[str, dict[tuple[str, str], dict[int, Any]]] = {}
+    for row in rows:
+        if type(row.get("n")) is int and (row.get("kind") == "baseline" or row.get("chosen")):
+            method = f"{row.get('method')}, {row['aggregation']}" if row.get("aggregation") else ""
+            lines = tables.setdefault(str(row.get("source", "")), {})
+            accuracy = (row.get("metrics") or {}).get("accuracy") or {}
+            line = lines.setdefault((str(row.get("model", "")), method), {})
+            line[row["n"]] = accuracy.get("value")
+    found = []
+    for source, lines in tables.items():
+        sizes = sorted({n for line in lines.values() for n in line})
+        cells = [[*names, *(line.get(n) for n in sizes)] for names, line in lines.items()]
+        title = f"{source}: accuracy of choosing among n samples".removeprefix(": ")
+        found.append(Cells(title, ["", "", *(f"n = {n}" for n in sizes)], cells))
+    return found
+
+
+def describe_set(scored: ScoredSet, untrained: Mapping[str, Mapping[str, float]]) -> SetSection:
+    """What the scores of a set are worth, if any of its steps is labelled.
+
+    Args:
+        scored: solutions of one model.
+        untrained: metrics of untrained baselines, by name.
+    """
+    notes = _left_out(scored)
+    scores, sources = gather(scored.solutions)
+    steps = scores.supervised
+    if not len(steps.labels):
+        notes.append("No step of these solutions is labelled: they can be read, not judged.")
+        return SetSection(scored.name, (), notes)
+    measured = measure(scores, sources, scored.threshold)
+    by_position, by_source = _parts(measured, "position/"), _parts(measured, "source/")
+    thresholds = {scored.threshold: scored.threshold_from} | (
+        {} if scored.threshold == 0.5 else {0.5: ""}
+    )
+    p, labels = steps.probabilities, steps.labels
+    return SetSection(
+        scored.name,
+        make_tiles(scored, {**untrained, **baseline_metrics(scored)}),
+        notes,
+        [_confusion(p, labels, at, fitted_on) for at, fitted_on in thresholds.items()],
+        draw_steps(p, labels, scored.threshold),
+        [
+            _parts_table("By step position", "step", by_position),
+            _parts_table("By source", "source", by_source),
+        ],
+        measured,
+    )
+
+
+def _left_out(scored: ScoredSet) -> list[str]:
+    return [f"{count:,} × left out: {why}." for why, count in scored.left_out.items()]
+
+
+def _parts(measured: Mapping[str, float], prefix: str) -> dict[str, dict[str, float]]:
+    """Metrics by part, of the parts that have steps; what is undefined is left out."""
+    parts: dict[str, dict[str, float]] = {}
+    for key, value in measured.items():
+        if key.startswith(prefix) and value == value:
+            part, _, metric = key.removeprefix(prefix).rpartition("/")
+            part = part.replace("_and_later", " and later")
+            parts.setdefault(part, {})[metric] = _whole(metric, value)
+    return {name: part for name, part in parts.items() if part.get("steps")}
+
+
+def _whole(metric: str, value: Any) -> Any:
+    """Counts as integers."""
+    return int(value) if metric in COUNT_METRICS and value is not None else value
+
+
+def _parts_table(title: str, heading: str, parts: Mapping[str, Mapping[str, float]]) -> Cells:
+    columns = list(dict.fromkeys(metric for part in parts.values() for metric in part))
+    rows = [[name, *(part.get(c) for c in columns)] for name, part in parts.items()]
+    return Cells(title, [heading, *(c.replace("_", " ") for c in columns)], rows)
+
+
+def _confusion(p: Floats, labels: Floats, threshold: float, fitted_on: str) -> Confusion:
+    flagged, wrong = p < threshold, labels < 0.5
+    cells = [int((f & w).sum()) for w in (wrong, ~wrong) for f in (flagged, ~flagged)]
+    judged = judge_flags(flagged, wrong, Draws.once(len(wrong)))
+    metrics = {name: float(values[0]) for name, values in judged.items()}
+    return Confusion(threshold, fitted_on, cells, metrics)
 
 
 def _validation(row: Mapping[str, float]) -> dict[str, float]:
     return {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/")}
 
 
-def _metrics_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
+def _metrics_table(columns: Mapping[str, Mapping[str, float]]) -> Cells:
     shown = {title: values for title, values in columns.items() if values}
     rows = [
-        [label, *(whole(name, values.get(name)) for values in shown.values())]
+        [label, *(_whole(name, values.get(name)) for values in shown.values())]
         for name, label in HEADLINE.items()
         if any(name in values for values in shown.values())
     ]
     title = "Validation" + (" and test" if "test data" in shown else "")
-    return Table(title, ["", *shown], rows)
+    return Cells(title, ["", *shown], rows)
 
 
 def _introduce(run: Run) -> list[str]:
@@ -180,83 +320,8 @@ def _introduce(run: Run) -> list[str]:
     return sentences
 
 
-def look_up(config: Mapping[str, Any], dotted: str) -> Any:
-    """What a nested configuration says under a dotted name; None where it is silent."""
-    value: Any = config
-    for name in dotted.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _settings(run: Run) -> list[tuple[str, str]]:
-    found = ((label, look_up(run.config, dotted)) for label, dotted in SETTINGS.items())
-    settings = [(label, str(value)) for label, value in found if value is not None]
-    step_end = run.manifest.get("step_end")
-    if step_end is not None:
-        settings.append(("step end", repr(step_end)))
-    if run.manifest.get("aggregation"):
-        settings.append(("aggregation of step scores", str(run.manifest["aggregation"])))
-    return settings
-
-
-def _evaluation_settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """On what, with which threshold and aggregation, and where those come from."""
-    settings = []
-    for key, label in (("data", "data"), ("fit_on", "fitted on")):
-        about = results.get(key) or {}
-        told = [", ".join(map(str, about.get("names") or ()))]
-        told += [f"{v} {k.replace('_', ' ')}" for k, v in about.items() if type(v) is int]
-        if any(told):
-            settings.append((label, "; ".join(filter(None, told))))
-    for model in results.get("models") or ():
-        told = [
-            f"{name} {show(model[name])}, {model.get(f'{name}_from')}"
-            for name in ("threshold", "aggregation")
-            if model.get(name) is not None
-        ]
-        settings.append((str(model.get("name", "")), "; ".join(told) or "threshold 0.5"))
-    return settings
-
-
-def _data_tables(data: Mapping[str, Any]) -> list[Table]:
-    groups = [
-        (f"{name} ({key.removesuffix('_sources')})" if key != "sources" else name, counts)
-        for key in ("sources", "val_sources", "test_sources")
-        for name, counts in (data.get(key) or {}).items()
-    ]
-    sides = [(name, data[name]) for name in ("train", "validation") if name in data]
-    tables = []
-    for title, heading, lines in (("What was read", "source", groups), ("Sides", "side", sides)):
-        if lines:
-            columns = [c for c in COUNTS if any(c in counts for _, counts in lines)]
-            rows = [[name, *(counts.get(c) for c in columns)] for name, counts in lines]
-            header = [heading, *(c.replace("_", " ") for c in columns)]
-            tables.append(Table(title, header, rows))
-    for key, title, heading in (
-        ("encoded", "Tokens", "side"),
-        ("leaks", "Training problems that stand in evaluation data too", "set"),
-    ):
-        found = data.get(key) or {}
-        if found:
-            columns = list(dict.fromkeys(c for v in found.values() for c in v if c != "first"))
-            rows = [[name, *(counts.get(c, 0) for c in columns)] for name, counts in found.items()]
-            header = [heading, *(c.replace("_", " ") for c in columns)]
-            tables.append(Table(title, header, rows))
-    return tables
-
-
-def _dropped(data: Mapping[str, Any]) -> list[tuple[str, str, int, list[str]]]:
-    """Source, reason, number of rows, and the first messages."""
-    return [
-        (name, reason, int(entry.get("count", 0)), [str(m) for m in entry.get("first", ())])
-        for key in ("sources", "val_sources", "test_sources")
-        for name, counts in (data.get(key) or {}).items()
-        for reason, entry in (counts.get("dropped") or {}).items()
-    ]
-
-
-def _all_rows(rows: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Every figure of results.json, one a line."""
+def _all_rows(rows: Sequence[Mapping[str, Any]]) -> Cells | None:
+    """Every figure of results.json, one per line."""
     lines = []
     for row in rows:
         about = {k: v for k, v in row.items() if k not in ("model", "kind", "part", "metrics")}
@@ -268,11 +333,6 @@ def _all_rows(rows: Sequence[Mapping[str, Any]]) -> Table | None:
             lines.append([str(row.get("model", "")), str(row.get("part", "")), told, name, *ends])
     if not lines:
         return None
-    return Table(
+    return Cells(
         "Every figure", ["model", "part", "about", "metric", "value", "low", "high"], lines
     )
-
-
-def show(value: Any) -> str:
-    """A setting in a line of text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,10 +12,37 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from prm_lightning.modeling.metrics import CALIBRATION_BINS, calibration_error, measure_ranking
-from prm_lightning.modeling.scored_steps import Draws, Floats
+from prm_lightning.modeling.scored_steps import Draws, Floats, divide
 
 BLUE, RED, GREY = "#1f6fb2", "#c0392b", "#777777"
 NUMBERED_STEPS = 20  # with more steps than this, cells are too narrow to hold a number
+
+
+def reliability_bins(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of 15 equal bins of P(correct): its mean, the share of correct steps, and their number.
+
+    The first two are NaN in a bin without steps.
+    """
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    totals, rights, counts = (
+        np.bincount(bins, weights=each, minlength=CALIBRATION_BINS).astype(np.float64)
+        for each in (probabilities, labels >= 0.5, np.ones(len(bins)))
+    )
+    return divide(totals, counts), divide(rights, counts), counts
+
+
+def precision_and_recall(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats, Floats]:
+    """Recall and precision of flagging all steps up to each score, and the scores, ascending.
+
+    Args:
+        probabilities: ``(N,)`` in [0, 1], P(correct).
+        labels: ``(N,)``; below 0.5 counts as wrong, which at least one step is.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    scores, wrong = probabilities[order], labels[order] < 0.5
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # equal scores: one point
+    found = np.cumsum(wrong)[last]
+    return found / wrong.sum(), found / (last + 1), scores[last]
 
 
 def reliability_diagram(probabilities: Floats, labels: Floats) -> Figure:
@@ -35,18 +62,15 @@ def reliability_diagram(probabilities: Floats, labels: Floats) -> Figure:
     if not len(probabilities):
         _say(upper, "no supervised steps")
         return figure
-    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    counts, rights, totals = (
-        np.bincount(bins, weights=each, minlength=CALIBRATION_BINS)
-        for each in (np.ones(len(bins)), labels >= 0.5, probabilities)
-    )
+    means, shares, counts = reliability_bins(probabilities, labels)
     filled = counts > 0
-    shares, means = rights[filled] / counts[filled], totals[filled] / counts[filled]
     width = 1 / CALIBRATION_BINS
     left = np.arange(CALIBRATION_BINS) * width
-    upper.bar(left[filled], shares, width, align="edge", color=BLUE, alpha=0.35, ec="white")
+    upper.bar(left[filled], shares[filled], width, align="edge", color=BLUE, alpha=0.35, ec="white")
     upper.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
-    upper.plot(means, shares, "o", color=BLUE, label="bin: mean P(correct), share correct")
+    upper.plot(
+        means[filled], shares[filled], "o", color=BLUE, label="bin: mean P(correct), share correct"
+    )
     upper.legend(loc="upper left", fontsize=9)
     error = calibration_error(probabilities, labels, Draws.once(len(labels)))[0]
     upper.set_title(f"Reliability of {len(labels):,} steps: ECE {error:.3f}")
@@ -67,26 +91,23 @@ def error_precision_recall(probabilities: Floats, labels: Floats) -> Figure:
     figure = _new_figure(6, 4.5)
     axes = figure.subplots()
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall of wrong steps", ylabel="precision")
-    order = np.argsort(probabilities, kind="stable")
-    scores, wrong = probabilities[order], labels[order] < 0.5
+    wrong = labels < 0.5
     if not wrong.any():
         _say(axes, "no wrong steps")
         return figure
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # equal scores: one point
-    found = np.cumsum(wrong)[last]
-    recall, precision = found / wrong.sum(), found / (last + 1)
+    recall, precision, scores = precision_and_recall(probabilities, labels)
     # Going left, to fewer flags, the precision stays until the next point.
     axes.plot(
         np.append(0.0, recall), np.append(precision[0], precision),
         drawstyle="steps-pre", color=BLUE,
     )  # fmt: skip
-    flagged = int((scores[last] < 0.5).sum())
+    flagged = int((scores < 0.5).sum())
     if flagged:
         point = recall[flagged - 1], precision[flagged - 1]
         axes.plot(*point, "o", color=BLUE, label="flagged at P(correct) < 0.5")
     share = wrong.mean()
     axes.axhline(share, ls="--", color=GREY, label=f"share of wrong steps {share:.3f}")
-    average = measure_ranking(scores, wrong, Draws.once(len(wrong)))["error_ap"][0]
+    average = measure_ranking(probabilities, wrong, Draws.once(len(wrong)))["error_ap"][0]
     axes.set_title(f"Finding {int(wrong.sum()):,} wrong of {len(wrong):,} steps: AP {average:.3f}")
     axes.legend(loc="best", fontsize=9)
     return figure
