@@ -289,6 +289,16 @@ def job_lock(output: Path, verb: str) -> Iterator[None]:
             return
 
 
+def is_disk_fault(error: BaseException | None) -> bool:
+    """Whether an error says that a file cannot be written."""
+    in_rust = type(error) is Exception and "os error" in str(error)  # of tokenizers
+    return (
+        in_rust
+        or isinstance(error, SafetensorError)
+        or getattr(error, "errno", None) in DISK_FAULTS
+    )
+
+
 @contextmanager
 def disk_faults_named(path: Path) -> Iterator[None]:
     """Name the file or folder that cannot be written; the system's message does not.
@@ -299,9 +309,7 @@ def disk_faults_named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        in_rust = isinstance(error, SafetensorError)
-        in_rust |= type(error) is Exception and "os error" in str(error)  # of tokenizers
-        if not in_rust and not (isinstance(error, OSError) and error.errno in DISK_FAULTS):
+        if not is_disk_fault(error):
             raise
         reason = str(error).splitlines()[0]
         raise OSError(

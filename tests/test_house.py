@@ -25,12 +25,11 @@ ORDER = (
 
 MOST_FILES = 179
 MOST_LINES = 31_444
-MOST_TEST_LINES = 18_300
+MOST_TEST_LINES = 18_900
 LONGEST_FILE = 430
 LONG_FUNCTIONS = 4  # of more than 60 lines
 INNER_IMPORTS = 60  # of our own modules, inside functions
 WRONG_ARROWS = {
-    "prm_lightning.batching.datamodule -> prm_lightning.training.stopping",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_encoder",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_families",
     "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_model",
@@ -116,7 +115,8 @@ def circles() -> list[set[str]]:
     """Groups of modules that import each other, directly or through others."""
     arrows: dict[str, set[str]] = {name: set() for name in modules()}
     for found in imports():
-        arrows[found.importer].add(found.imported)
+        if found.importer not in DOORS:
+            arrows[found.importer].add(found.imported)
 
     def reached(start: str) -> set[str]:
         seen: set[str] = set()

@@ -13,12 +13,15 @@ from chaos import command, draws, launch, make_model, make_rows, trained_batches
 from compared_runs import differences, files_of, metric_rows
 from test_training import fit, options  # noqa: F401  a fixture
 
-from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
+from prm_lightning.training.checkpoints import (
+    STOPPED,
+    SealedCheckpointIO,
+    StepCheckpoints,
+    newest_whole,
+)
 from prm_lightning.training.cli import main
-from prm_lightning.training.loggers import cut_back, cut_back_lines
 from prm_lightning.training.module import PRMModule
-from prm_lightning.training.saving import StepCheckpoints
-from prm_lightning.training.stopping import STOPPED
+from prm_lightning.training.run_folder import cut_back, cut_back_lines
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_later(run, stop, capsys, name, chan
         run("part", **changes)
     assert stopped.value.code == STOPPED
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("fit: ")]
-    assert f"stopped by {name} behind optimizer step" in line
+    assert f"stopped by {name} after optimizer step" in line
     stop("never:0:0", name)
     assert_same(run("whole", **changes), run("part", **changes))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prm_lightning.training.stopping import STOPPED
+from prm_lightning.training.checkpoints import STOPPED
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "slurm_fit.sh"
 

@@ -12,7 +12,7 @@ from test_training import options, write_rows
 
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.training.cli import main
-from prm_lightning.training.validation import VALIDATION_SCORES
+from prm_lightning.training.run_folder import VALIDATION_SCORES
 
 
 def rows_of(run: Path) -> list[dict]:

@@ -6,29 +6,23 @@ makes the tensors, and `training/module.py`, which trains on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from prm_lightning.batching.cache import cached, entry_key
-from prm_lightning.batching.data import (
-    DataPart,
-    EncodedSolutions,
-    collate,
-    encode_solutions,
-    measure,
-)
+from prm_lightning.batching.data import DataPart, encode_solutions, measure
 from prm_lightning.batching.encode import Encoder, Template
+from prm_lightning.batching.loading import Order, PlannedDataset, PlannedLoader, leave_to_the_run
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
 from prm_lightning.sources.leaks import exclude, report_leaks
 from prm_lightning.sources.mixture import Mixture, describe, fingerprint, read_mixture
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
 from prm_lightning.sources.source_list import Sources, as_specs
 from prm_lightning.sources.splits import Balance, balance, split_by_group
-from prm_lightning.training.stopping import leave_to_the_run
 from prm_lightning.types import Solution, StepBatch
 
 
@@ -150,14 +144,11 @@ class PRMDataModule(LightningDataModule):
         """This rank's batches of the current epoch; sets how many of them make a step."""
         assert self.trainer is not None
         trainer = self.trainer
-        epoch, done = self._position(trainer.current_epoch)
-        if self._accumulate is None:
-            self._accumulate = trainer.accumulate_grad_batches
-        planner = self._planner("train", self._accumulate)
-        steps = planner.train_steps(epoch, trainer.world_size)
-        batches, per_step = shard(steps, trainer.global_rank, trainer.world_size)
+        epoch = self._position(trainer.current_epoch)[0]
+        batches, per_step = self._train_batches(epoch)
         trainer.accumulate_grad_batches = per_step
-        return self._loader("train", batches, done)
+        # a strategy that restores late asks for batches before it knows how many are done
+        return self._loader("train", batches, lambda: self._position(epoch)[1] * per_step)
 
     def val_dataloader(self) -> DataLoader[StepBatch]:
         """Every validation solution once."""
@@ -172,23 +163,28 @@ class PRMDataModule(LightningDataModule):
         return self._evaluation_loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in which epoch of which data training stands."""
+        """The optimizer steps that are done, in which epoch of which plan of which data."""
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return {
             "fingerprint": self.fingerprint,
             "epoch": self.trainer.current_epoch,
-            "batches": done,
+            "steps": done // self.trainer.accumulate_grad_batches,
             "epoch_is_over": done >= loop.max_batches,
             "processes": self.trainer.world_size,
+            "plan": self._plan_settings(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue behind the batches that a checkpoint has seen.
+        """Resume after the optimizer steps that a checkpoint has seen.
+
+        With `solutions_per_step`, steps hold the same solutions whatever `tokens_per_batch` is, so
+        that it may be lowered on resume.
 
         Raises:
-            ValueError: it was written with another number of processes, or from other data.
+            ValueError: it was written with another number of processes, from other data, or with
+                settings that make other steps.
         """
         here = self.trainer.world_size if self.trainer is not None else 1
         there = state_dict.get("processes", here)
@@ -197,10 +193,55 @@ class PRMDataModule(LightningDataModule):
                 f"data: the checkpoint was written by {there} processes, this run has {here}. "
                 "Resume with as many, or start a new run with model.init_from."
             )
+        plan = self._plan_settings()
+        for name, theirs in state_dict.get("plan", plan).items():
+            if plan.get(name) != theirs:
+                raise ValueError(
+                    f"data: the checkpoint was written with {name}={theirs}, this run has "
+                    f"{plan.get(name)}, and its optimizer steps hold other solutions. Resume with "
+                    "the same value, or start a new run with model.init_from."
+                )
         self._resume = dict(state_dict)
         self.setup("fit")
-        if self.trainer is not None:  # a strategy that restores late has asked for batches already
-            self.trainer.fit_loop._combined_loader = None
+        if "steps" not in self._resume:  # earlier releases counted batches
+            per_step = self._train_batches(int(self._resume["epoch"]))[1]
+            self._resume["steps"] = self._resume["batches"] // per_step
+
+    def batches_done(self) -> int | None:
+        """How many of this rank's batches of the resumed epoch were seen; None in a new run."""
+        if not self._resume:
+            return None
+        epoch = int(self._resume["epoch"])
+        batches, per_step = self._train_batches(epoch)
+        if self._resume["epoch_is_over"]:
+            return len(batches)
+        return self._position(epoch)[1] * per_step
+
+    def _train_batches(self, epoch: int) -> tuple[list[PlannedBatch], int]:
+        """This rank's batches of an epoch, and how many of them make an optimizer step."""
+        assert self.trainer is not None
+        trainer = self.trainer
+        if self._accumulate is None:
+            self._accumulate = trainer.accumulate_grad_batches
+            if self._accumulate > 1 and self.solutions_per_step is not None:
+                raise ValueError(
+                    f"data: solutions_per_step={self.solutions_per_step} and trainer."
+                    f"accumulate_grad_batches={self._accumulate} both say what an optimizer step "
+                    "holds. Leave one of them out."
+                )
+        steps = self._planner("train", self._accumulate).train_steps(epoch, trainer.world_size)
+        return shard(steps, trainer.global_rank, trainer.world_size)
+
+    def _plan_settings(self) -> dict[str, Any]:
+        """What decides which solutions an optimizer step holds."""
+        settings = {
+            name: getattr(self, name) for name in ("seed", "max_tokens", "solutions_per_step")
+        }
+        if self.solutions_per_step is None:
+            assert self.trainer is not None
+            accumulate = self._accumulate or self.trainer.accumulate_grad_batches
+            settings |= {"tokens_per_batch": self.tokens_per_batch, "accumulate": accumulate}
+        return settings
 
     def prepare(self) -> None:
         """Read, exclude, split, balance and encode; each epoch is planned by `train_dataloader`."""
@@ -294,7 +335,7 @@ class PRMDataModule(LightningDataModule):
         return self._loader(side, shard(steps, rank, world)[0])
 
     def _loader(
-        self, side: str, batches: list[PlannedBatch], done: int = 0
+        self, side: str, batches: list[PlannedBatch], done: Callable[[], int] = lambda: 0
     ) -> DataLoader[StepBatch]:
         dataset = PlannedDataset(self.sides[side].data, pad_id=self.encoder.step_end_id)
         return PlannedLoader(
@@ -307,7 +348,7 @@ class PRMDataModule(LightningDataModule):
         )
 
     def _position(self, epoch: int) -> tuple[int, int]:
-        """Epoch to plan, and how many of its batches a resumed run has seen already.
+        """Epoch to plan, and how many of its optimizer steps a resumed run has seen already.
 
         Lightning asks for the first batches before it has restored the epoch it is in.
         """
@@ -315,51 +356,5 @@ class PRMDataModule(LightningDataModule):
             return epoch, 0
         is_over = bool(self._resume["epoch_is_over"])
         resumed = int(self._resume["epoch"]) + is_over
-        done = 0 if is_over else int(self._resume["batches"])
+        done = 0 if is_over else int(self._resume["steps"])
         return max(epoch, resumed), done if epoch <= resumed else 0
-
-
-class PlannedDataset(Dataset[StepBatch]):
-    """Batches by their plan; safe to hand to worker processes.
-
-    Args:
-        data: that the plan's indices mean.
-        pad_id: fills rows.
-    """
-
-    def __init__(self, data: EncodedSolutions, pad_id: int) -> None:
-        self.data = data
-        self.pad_id = pad_id
-
-    def __getitem__(self, planned: PlannedBatch) -> StepBatch:
-        return collate(planned, self.data, self.pad_id)
-
-
-class Order(Sampler[PlannedBatch]):
-    """The planned batches of an epoch, from the first one not seen yet.
-
-    Args:
-        batches: of the whole epoch; its length is theirs, resumed or not.
-        done: how many of them were seen before.
-    """
-
-    def __init__(self, batches: list[PlannedBatch], done: int = 0) -> None:
-        self.batches = batches
-        self.done = done
-
-    def __iter__(self) -> Iterator[PlannedBatch]:
-        return iter(self.batches[self.done :])
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-class PlannedLoader(DataLoader[StepBatch]):
-    """A loader whose position the data module keeps, so that no worker's prefetching counts."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: see `PRMDataModule.state_dict`."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: see `PRMDataModule.load_state_dict`."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -144,7 +145,8 @@ class PRM(StepModel):
 
         Args:
             folder: with prm.json, the head, and the adapter or the full weights; or the name of a
-                model that comes with the package, such as ``smollm2-135m-prm``.
+                model that comes with the package, such as ``smollm2-135m-prm``; or a checkpoint of
+                a run, such as ``outputs/x/checkpoints/step-000500.ckpt``.
             device: None takes the first GPU if there is one, else the CPU.
             trust_remote_code: run Python code that comes with the base model. Nothing in the
                 folder can turn it on.
@@ -153,6 +155,8 @@ class PRM(StepModel):
             ValueError: there is no such folder, it is a public model (`load_scorer` loads those),
                 one of its files is broken or says what cannot be, or its base model is missing.
         """
+        if Path(folder).suffix == ".ckpt":
+            return cls._from_checkpoint(Path(folder), device, trust_remote_code)
         place = find_folder(folder)
         manifest = read_manifest(place)
         tensors = read_head(place, manifest.head)
@@ -179,6 +183,37 @@ class PRM(StepModel):
             )
         head.load_state_dict(tensors)
         prm = cls(backbone, head, encoder, manifest, name=str(folder))
+        return prm.to(chosen).eval()
+
+    @classmethod
+    def _from_checkpoint(
+        cls, path: Path, device: str | torch.device | None, trust_remote_code: bool
+    ) -> PRM:
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise ValueError(
+                f"prm: {path} cannot be read ({str(error).splitlines()[0]}). Give another "
+                "checkpoint of the run, or its best_model."
+            ) from error
+        if "manifest" not in checkpoint:
+            raise ValueError(
+                f"prm: {path} does not say what model it is of, as earlier releases wrote them. "
+                "Give the run's best_model or final_model."
+            )
+        manifest = Manifest.from_json(checkpoint["manifest"], path)
+        config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        prm = cls.create(config, manifest.head, manifest.template, manifest.step_end, chosen)
+        trained = {name for name, p in prm.named_parameters() if p.requires_grad}
+        state = _below("prm.", checkpoint["state_dict"])
+        if trained != set(state):
+            raise ValueError(
+                f"prm: {path} does not hold the weights that were trained of {config.name}. Give "
+                "the run's best_model or final_model."
+            )
+        prm.load_state_dict(state, strict=False)
+        prm = cls(prm.backbone, prm.head, prm.encoder, manifest, name=str(path))
         return prm.to(chosen).eval()
 
     def save_pretrained(

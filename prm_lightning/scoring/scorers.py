@@ -61,12 +61,12 @@ def load_scorer(
     """A scorer by its name.
 
     Args:
-        model: a folder with prm.json (ours); the name of a model that comes with the package; a
-            folder or Hub id of a public model that is known or recognised; a manifest file, see
-            `PublicManifest`; or a server's URL and, after ``#``, the folder, id or manifest whose
-            encoding it is given: ``http://localhost:8000#outputs/x/best_model``, with
-            ``?model=NAME`` before the ``#`` for one of several models of that server, such as an
-            adapter.
+        model: a folder with prm.json (ours), or a step checkpoint of a run; the name of a model
+            that comes with the package; a folder or Hub id of a public model that is known or
+            recognised; a manifest file, see `PublicManifest`; or a server's URL and, after ``#``,
+            the folder, id or manifest whose encoding it is given:
+            ``http://localhost:8000#outputs/x/best_model``, with ``?model=NAME`` before the ``#``
+            for one of several models of that server, such as an adapter.
         device: for a local model; None takes the first GPU if there is one, else the CPU.
         trust_remote_code: run Python code that comes with the base model of a model of ours; that
             of public models is never run.
@@ -103,7 +103,8 @@ def fingerprint(model: str) -> str:
     if Path(model).suffix in SUFFIXES and Path(model).is_file():
         digest.update(Path(model).read_bytes())
     place = our_folder(model) or find_public(model)[1]
-    for file in sorted(path for path in place.iterdir() if path.is_file()):
+    files = [place] if place.is_file() else place.iterdir()
+    for file in sorted(path for path in files if path.is_file()):
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} ".encode())
         content = str(stat.st_mtime_ns).encode() if stat.st_size > WHOLE else file.read_bytes()
@@ -112,7 +113,9 @@ def fingerprint(model: str) -> str:
 
 
 def our_folder(model: str) -> Path | None:
-    """The folder of a model of ours; None of a public one."""
+    """The folder or step checkpoint of a model of ours; None of a public one."""
+    if Path(model).suffix == ".ckpt":
+        return Path(model)
     folder = find_folder(model)
     return folder if (folder / MANIFEST).is_file() else None
 

@@ -1,4 +1,4 @@
-"""What a run keeps and shows: models, data report, throughput, images, a closing table."""
+"""What a run keeps and shows: models, data, throughput, images, progress, a closing table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
-from prm_lightning.files import written_file
+from prm_lightning.files import write_json
 from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
 from prm_lightning.modeling.sharding import gather_weights
-from prm_lightning.training.validation import VALIDATION_SCORES, write_validation_scores
+from prm_lightning.terminal import Bar
+from prm_lightning.training.figures import (
+    error_precision_recall,
+    reliability_diagram,
+    step_heat_map,
+)
+from prm_lightning.training.run_folder import VALIDATION_SCORES
+from prm_lightning.training.validation import write_validation_scores
 from prm_lightning.types import StepBatch
 
 FALLBACK = "auroc"
@@ -26,21 +35,40 @@ HEAT_MAP_SOLUTIONS = 8
 class KeepModels(Callback):
     """Writes best_model/ whenever validation improves, and final_model/ at the end.
 
-    Beside best_model/ lies val_scores.jsonl, the validation data as that model scores them.
+    Next to best_model/ are metrics.json, what was measured of it, and val_scores.jsonl, the
+    validation data as that model scores them.
 
     Best is the highest `monitor`, ties by AUROC. Where the validation data do not define
     `monitor` (ProcessBench F1 needs wrong and right solutions), AUROC decides, with a warning.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         monitor: any metric of validation, without the prefix ``val/``; higher is better, unless
             it is ``loss``, ``brier`` or ``ece``.
+        every: optimizer steps between two folders ``checkpoint-500``, models that stay; 0 writes
+            none.
     """
 
-    def __init__(self, folder: Path, monitor: str = "processbench_f1") -> None:
+    def __init__(self, folder: Path, monitor: str = "processbench_f1", every: int = 0) -> None:
         self.folder = folder
         self.monitor = monitor
+        self.every = every
+        self.step = 0
         self.best: list[float] = []
+        self._measured: torch.Tensor | None = None  # the head as validation saw it
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:  # gradients are still added up
+            return
+        self.step = trainer.global_step
+        if self.every and self.step % self.every == 0:
+            self._save(trainer, pl_module, f"checkpoint-{self.step}")
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self._measured = pl_module.model.head.weight.detach().clone()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -48,6 +76,7 @@ class KeepModels(Callback):
         rank = rank_validation(pl_module.last_metrics, self.monitor)
         if not self.best or rank > self.best:
             self.best = rank
+            self._require_measured(pl_module)
             pl_module.best_metrics = dict(pl_module.last_metrics)
             self._save(trainer, pl_module, "best_model")
             self._save_scores(trainer, pl_module)
@@ -83,9 +112,20 @@ class KeepModels(Callback):
         elif not math.isnan(accuracies[AGGREGATIONS[0]]):
             pl_module.model.record_aggregation(max(AGGREGATIONS, key=lambda how: accuracies[how]))
 
+    def _require_measured(self, pl_module: Any) -> None:
+        head = pl_module.model.head.weight.detach()
+        if self._measured is not None and bool((self._measured != head).any()):
+            raise ValueError(
+                "fit: the weights after validation are not those that were validated, so that "
+                "best_model would not hold what was measured. Take the callback that swaps weights "
+                "out of trainer.callbacks."
+            )
+
     def _save_scores(self, trainer: Trainer, pl_module: Any) -> None:
         scores = pl_module.evaluated.compute()  # every rank takes part
         if trainer.is_global_zero:
+            defined = {k: v for k, v in pl_module.best_metrics.items() if math.isfinite(v)}
+            write_json(self.folder / "metrics.json", defined)
             data = pl_module.datamodule.sides["validate"].data
             write_validation_scores(self.folder / VALIDATION_SCORES, scores, data)
 
@@ -119,30 +159,139 @@ def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
 
 
 class DataReport(Callback):
-    """Writes data.json: what was read, kept, dropped and why, split and encoded."""
+    """Writes data.json (what was read, kept, dropped and why, split and encoded), and prints it.
+
+    Args:
+        folder: the run's folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
+        if trainer.is_global_zero:
+            write_json(self.folder / "data.json", pl_module.datamodule.report)
+            print("\n".join(describe_run(trainer, pl_module, self.folder)))
+
+
+def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> list[str]:
+    """About ten lines: what is trained, on what, and where it goes."""
+    report, model = pl_module.datamodule.report, pl_module.model
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines = [
+        f"model        {pl_module.backbone.name}, {pl_module.head} head, "
+        f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} weights trained on "
+        f"{trainer.world_size} x {trainer.strategy.root_device.type}"
+    ]
+    for group in ("sources", "val_sources"):
+        for name, counts in report.get(group, {}).items():
+            lines.append(f"{group:12} {name}: {counts['kept']} of {counts['read']} rows")
+            for reason, entry in counts["dropped"].items():
+                lines.append(f"{'':12} {entry['count']} dropped: {reason}; {entry['first'][0]}")
+    for side, described in (("train", "train"), ("validate", "validation")):
+        if side not in report["encoded"]:
+            continue
+        counts, encoded = report[described], report["encoded"][side]
+        saved = 1 - encoded["tokens_in_trees"] / encoded["tokens"]
+        share = (
+            "none labelled"
+            if counts["wrong_share"] is None
+            else f"{counts['wrong_share']:.0%} wrong"
+        )
+        lines.append(
+            f"{described:12} {counts['problems']} problems, {encoded['solutions']} solutions, "
+            f"{counts['steps']} steps ({share}), {encoded['tokens']:,} tokens, "
+            f"of which trees save {saved:.0%}"
+        )
+        lines += [
+            f"{'':12} {number} {name.replace('_', ' ')}"
+            for name, number in encoded.items()
+            if number and name not in ("solutions", "tokens", "tokens_in_trees")
+        ]
+    steps = int(trainer.estimated_stepping_batches)
+    lines.append(f"{'steps':12} {steps} optimizer steps in {trainer.max_epochs or '?'} epochs")
+    return [*lines, f"{'output':12} {folder}"]
+
+
+class Pictures(Callback):
+    """Draws validation into TensorBoard: reliability, precision-recall, a step heat map."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        scores = pl_module.evaluated.compute()  # every rank takes part
+        writers = [getattr(logger, "experiment", None) for logger in trainer.loggers]
+        boards: list[Any] = [writer for writer in writers if hasattr(writer, "add_figure")]
+        if trainer.sanity_checking or not boards or not trainer.is_global_zero:
             return
-        report = pl_module.datamodule.report
-        text = json.dumps(report, indent=2, ensure_ascii=False)
-        with written_file(self.folder / "data.json") as beside:
-            beside.write_text(text + "\n", encoding="utf-8")
-        print_data_report(report)
+        steps = scores.supervised
+        supervised = steps.probabilities, steps.labels
+        figures = {
+            "val/reliability": reliability_diagram(*supervised),
+            "val/error_precision_recall": error_precision_recall(*supervised),
+            "val/step_heat_map": step_heat_map(self._examples(scores, pl_module)),
+        }
+        step = trainer.global_step - 1  # counted from 0, as Lightning logs the metrics
+        for board in boards:
+            for name, figure in figures.items():
+                board.add_figure(name, figure, global_step=step)
+
+    def _examples(self, scores: Any, pl_module: Any) -> list[Any]:
+        """The first few solutions of the data, the same ones every time."""
+        names = pl_module.datamodule.sides["validate"].data.solution_names
+        examples = []
+        for i in range(min(HEAT_MAP_SOLUTIONS, len(names))):
+            mine = scores.solutions == i
+            labels = np.where(scores.weights[mine] > 0, scores.labels[mine], math.nan)
+            examples.append((names[i], scores.probabilities[mine], labels))
+        return examples
+
+
+class RunProgress(ProgressBar):
+    """The project's progress bar in optimizer steps, with the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: Bar | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self.bar = Bar("training", int(trainer.estimated_stepping_batches))
+            self.bar.show(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        if self.bar and (args[-1] + 1) % trainer.accumulate_grad_batches == 0:
+            epoch = f"epoch {trainer.current_epoch + 1}"
+            loss = f"loss {float(pl_module.step_loss[0]):.3f}"
+            self.bar.show(trainer.global_step, note=f"{epoch}, {loss}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.bar:
+            self.bar.show(trainer.global_step, note="validation")
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._end()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """What a module prints."""
+        print(*args, **kwargs)
+
+    def _end(self) -> None:
+        if self.bar:
+            self.bar.end()
+            self.bar = None
 
 
 class Throughput(Callback):
     """Logs supervised steps and tokens a second, and the share of tokens that trees save.
 
     ``throughput/tokens_saved`` compares what is computed, padding included, with one unpadded
-    row a solution; it is negative where padding outweighs what is shared.
+    row per solution; it is negative where padding outweighs what is shared.
     """
 
     def __init__(self) -> None:
-        self.before = 0.0  # seconds of training before this process went on with it
+        self.before = 0.0  # seconds of training before this process resumed it
         self.steps = self.computed = self.separate = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -190,51 +339,13 @@ class Throughput(Callback):
             self.since += time.perf_counter() - self.paused  # validation is not training
 
 
-class Pictures(Callback):
-    """Draws validation into TensorBoard: reliability, precision-recall, a step heat map."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        scores = pl_module.evaluated.compute()  # every rank takes part
-        writers = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-        boards: list[Any] = [writer for writer in writers if hasattr(writer, "add_figure")]
-        if trainer.sanity_checking or not boards or not trainer.is_global_zero:
-            return
-        from prm_lightning.training.figures import (
-            error_precision_recall,
-            reliability_diagram,
-            step_heat_map,
-        )
-
-        steps = scores.supervised
-        supervised = steps.probabilities, steps.labels
-        figures = {
-            "val/reliability": reliability_diagram(*supervised),
-            "val/error_precision_recall": error_precision_recall(*supervised),
-            "val/step_heat_map": step_heat_map(self._examples(scores, pl_module)),
-        }
-        step = trainer.global_step - 1  # counted from 0, as Lightning logs the metrics beside them
-        for board in boards:
-            for name, figure in figures.items():
-                board.add_figure(name, figure, global_step=step)
-
-    def _examples(self, scores: Any, pl_module: Any) -> list[Any]:
-        """The first few solutions of the data, the same ones every time."""
-        names = pl_module.datamodule.sides["validate"].data.solution_names
-        examples = []
-        for i in range(min(HEAT_MAP_SOLUTIONS, len(names))):
-            mine = scores.solutions == i
-            labels = np.where(scores.weights[mine] > 0, scores.labels[mine], math.nan)
-            examples.append((names[i], scores.probabilities[mine], labels))
-        return examples
-
-
 class ClosingTable(Callback):
-    """Prints metrics beside the baselines, and what was written where.
+    """Prints metrics next to the baselines, and what was written where.
 
     With ``trainer.num_sanity_val_steps: -1`` the untrained head is one of the baselines.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
     """
 
     SHOWN = (
@@ -260,9 +371,8 @@ class ClosingTable(Callback):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
         whole = trainer.num_sanity_val_steps == math.inf
         if whole and trainer.is_global_zero and trainer.ckpt_path is None:
-            record = {k: v for k, v in pl_module.last_metrics.items() if math.isfinite(v)}
-            with written_file(self.untrained) as beside:
-                beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            defined = {k: v for k, v in pl_module.last_metrics.items() if math.isfinite(v)}
+            write_json(self.untrained, defined)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
@@ -284,23 +394,3 @@ class ClosingTable(Callback):
         for name in ("best_model", "final_model", "checkpoints", "metrics.csv", "data.json"):
             if (self.folder / name).exists():
                 console.print(f"{name:12} {self.folder / name}", highlight=False)
-
-
-def print_data_report(report: dict[str, Any]) -> None:
-    """Say in the terminal what was read, kept and dropped."""
-    from rich.console import Console
-
-    console = Console()
-    for group in ("sources", "val_sources"):
-        for name, counts in report.get(group, {}).items():
-            console.print(
-                f"{name}: {counts['kept']} of {counts['read']} rows, "
-                f"{counts['problems']} problems, {counts['supervised_steps']} supervised steps",
-                highlight=False,
-            )
-            for reason, entry in counts["dropped"].items():
-                console.print(f"  dropped {entry['count']}: {reason}; first: {entry['first'][0]}")
-    for side, counts in report["encoded"].items():
-        rest = ", ".join(f"{k} {v}" for k, v in counts.items() if k not in ("tokens_in_trees",))
-        saved = 1 - counts["tokens_in_trees"] / counts["tokens"]
-        console.print(f"{side}: {rest}; trees save {saved:.0%} of the tokens", highlight=False)

@@ -1,34 +1,45 @@
-"""Checkpoints that say themselves whether they are whole, and the newest one that is."""
+"""Checkpoints of a run: files that say whether they are whole, when they are written, stopping.
+
+What this file knows of Lightning's loops beyond its hooks (``trainer.fit_loop``, and the entry
+``loops`` of a checkpoint) is needed because Lightning saves in the middle of a step's hooks: a
+checkpoint written there would skip a validation that is due, or repeat a batch. benchmarks/chaos.py
+and tests/test_resume.py hold that a resumed run ends with the bits of one that was left alone.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import shutil
+import signal
+import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
-from prm_lightning.files import written_file
+from prm_lightning.batching.loading import STOP_SIGNALS
+from prm_lightning.files import file_digest, written_file
 
 SEAL = b"sha256:"
 SEAL_BYTES = len(SEAL) + 64  # with the digest in hex
-SUMS = "sha256.json"  # of the files of a checkpoint that is a folder
-CHUNK = 1 << 24  # bytes read at a time
+LAST = "last.ckpt"
+STEPS = "step-*.ckpt"
+STOPPED = 75  # exit status EX_TEMPFAIL of sysexits.h: ask again later
 
 log = logging.getLogger(__name__)
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
-    """Checkpoints with a checksum, written beside and renamed, and read without pickled code.
+    """Checkpoint files with a checksum, written whole or not at all, read without pickled code.
 
-    The SHA-256 of a file stands in its own end, as the comment that a ZIP archive may have, so
-    that file and checksum cannot be parted, and `torch.load` reads the file as any other.
+    The SHA-256 of a file is in its own end, as the comment that a ZIP archive may have, so that
+    file and checksum cannot be parted, and `torch.load` reads the file as any other.
     """
 
     def save_checkpoint(
@@ -37,14 +48,14 @@ class SealedCheckpointIO(TorchCheckpointIO):
         """Write a whole checkpoint under its name, or leave what has that name as it is."""
         target = Path(path)
         try:
-            with written_file(target) as beside:
-                torch.save(checkpoint, beside)
-                seal(beside)
+            with written_file(target) as partial:
+                torch.save(checkpoint, partial)
+                seal(partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(
                 f"checkpoint: {target} cannot be written ({_first_line(error)}; "
-                f"{_free_megabytes(target):.1f} MB are free). Earlier checkpoints are as they "
-                "were; free some space or lower --keep."
+                f"{shutil.disk_usage(target.parent).free / 1e6:.1f} MB are free). Earlier "
+                "checkpoints are as they were; free some space or lower --keep."
             ) from error
 
     def load_checkpoint(
@@ -56,39 +67,23 @@ class SealedCheckpointIO(TorchCheckpointIO):
             ValueError: it was cut off or changed after it was written.
             FileNotFoundError: there is none.
         """
-        require_whole(Path(path))
+        fault = find_fault(Path(path))
+        if fault:
+            raise ValueError(
+                f"checkpoint: {path} {fault}. Resume from an earlier one with --ckpt_path FILE, or "
+                "from the newest whole one with --ckpt_path last."
+            )
         loaded: dict[str, Any] = torch.load(
             path, map_location=map_location or "cpu", weights_only=True
         )
         return loaded
 
 
-def _free_megabytes(target: Path) -> float:
-    """Of the disk that a file would lie on."""
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
-    return shutil.disk_usage(folder).free / 1e6
-
-
-def require_whole(path: Path) -> None:
-    """Refuse a damaged checkpoint.
-
-    Raises:
-        ValueError: it was cut off or changed after it was written.
-        FileNotFoundError: there is none.
-    """
-    fault = find_fault(path)
-    if fault:
-        raise ValueError(
-            f"checkpoint: {path} {fault}. Resume from an earlier one with --ckpt_path FILE, or "
-            "from the newest whole one with --ckpt_path last."
-        )
-
-
 def seal(path: Path) -> None:
     """Write the checksum of a ZIP archive into its end, and the file to the disk."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = SEAL + b"0" * 64  # its length is part of what is hashed
-    digest = _hash_all_but_seal(path)
+    digest = file_digest(path, without_last=64).encode()
     with path.open("r+b") as file:
         file.seek(-64, os.SEEK_END)
         file.write(digest)
@@ -96,23 +91,19 @@ def seal(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def seal_folder(folder: Path) -> None:
-    """Write the checksums of a folder's files beside them, and all of it to the disk."""
-    sums = {file.name: _hash_file(file) for file in _sync_files(folder)}
-    with (folder / SUMS).open("w", encoding="utf-8") as file:
-        json.dump(sums, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, a file or a folder, for a message; None if it is whole.
+    """What is wrong with a checkpoint, for a message; None if it is whole.
+
+    A file is compared with its checksum. A folder, which FSDP2 writes, is whole if it has the file
+    that Lightning writes last.
 
     Raises:
         FileNotFoundError: there is none.
     """
     if path.is_dir():
-        return _find_fault_of_folder(path)
+        if (path / "sha256.json").exists():
+            return "is a sharded checkpoint of an earlier release, which this one does not read"
+        return None if (path / "meta.pt").is_file() else "is cut off"
     if path.stat().st_size <= SEAL_BYTES:
         return "is cut off"
     with path.open("rb") as file:
@@ -120,7 +111,7 @@ def find_fault(path: Path) -> str | None:
         found = file.read()
     if not found.startswith(SEAL):
         return "has no checksum at its end: it is cut off, or was not written by this release"
-    if found[len(SEAL) :] != _hash_all_but_seal(path):
+    if found[len(SEAL) :] != file_digest(path, without_last=64).encode():
         return "differs from its checksum: it was changed or damaged"
     return None
 
@@ -133,7 +124,7 @@ def newest_whole(folder: Path) -> Path | None:
     Raises:
         ValueError: there are checkpoints, but none is whole.
     """
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    found = sorted(folder.glob("*.ckpt"), key=_age)
     for path in reversed(found):
         fault = find_fault(path)
         if fault is None:
@@ -147,41 +138,192 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
-def _find_fault_of_folder(folder: Path) -> str | None:
-    try:
-        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"has no {SUMS}: it is cut off, or was not written by this release"
-    except ValueError:
-        return f"has a {SUMS} that cannot be read: it was changed or damaged"
-    for name, digest in sums.items():
-        file = folder / name
-        if not file.is_file() or _hash_file(file) != digest:
-            return f"differs from its checksums in {name}: it was cut off, changed or damaged"
-    return None
+class StepCheckpoints(Checkpoint):
+    """Writes step-000500.ckpt and so on, and last.ckpt, which is the newest of them.
+
+    A checkpoint is written *between* two steps: when the step's metrics, and those of a validation
+    that is due after it, are on disk. Lightning's `ModelCheckpoint` writes earlier, so that a run
+    resumed from it may skip that validation, and miss what it logs.
+
+    A run that is asked to stop does so after the next such checkpoint, on all ranks at once. One
+    more is written when training ends. A run that ends by ``max_steps`` validates first.
+
+    Args:
+        folder: where the checkpoints are written.
+        every: optimizer steps between two checkpoints.
+        keep: how many step checkpoints stay; 0 leaves last.ckpt alone, -1 keeps all.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int) -> None:
+        if every < 1 or keep < -1:
+            raise ValueError(
+                f"fit: checkpoint_every={every} and keep={keep}, expected at least 1 and at least "
+                "-1 (which keeps all)."
+            )
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+        self.signals = StopSignals()
+        self.step = 0  # the last one that was finished
+        self.saved = 0  # of the newest checkpoint
+        self.is_due = self.is_stopping = False
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.signals.listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.signals.listen()
+        self.step = self.saved = trainer.global_step
+        loop = trainer.fit_loop
+        if loop.epoch_progress.current.completed == loop.epoch_progress.current.ready:
+            # between two epochs; with max_steps Lightning would resume the one that is over
+            loop.epoch_loop.restarting = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:  # gradients are still added up
+            return
+        self.step = trainer.global_step
+        self.is_stopping = trainer.strategy.reduce_boolean_decision(
+            bool(self.signals.received), all=False
+        )
+        self.is_due = self.is_stopping or self.step % self.every == 0
+        if self.step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning then validates before it stops
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save_if_due(trainer)  # else EarlyStopping has not looked at it yet
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._save_if_due(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.step != self.saved:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        launcher = trainer.strategy.launcher
+        if isinstance(exception, OSError) and launcher is not None:
+            launcher.kill(signal.SIGKILL)  # the other ranks would wait for this one
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make a state of the loops that is between two batches, or between two epochs."""
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (batches["total"], batches["current"]):
+            if count["ready"] > count["started"]:  # the next batch is fetched but not trained on
+                count["ready"] = count["started"]
+                batches["is_last_batch"] = False
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+        for count in (epochs["total"], epochs["current"]):
+            count["completed"] = count["processed"]
+        # EarlyStopping forgets that it said so; of max_steps a resumed run knows itself
+        checkpoint["should_stop"] = trainer.should_stop and self.step != trainer.max_steps
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the wish to stop, and count batches as this run's plan has them."""
+        trainer.should_stop = checkpoint.get("should_stop", False)
+        done = trainer.datamodule.batches_done()  # type: ignore[attr-defined]
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        if done is not None and batches["processed"]:
+            batches.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        if not self.is_due:
+            return
+        self.is_due = False
+        path = self._save(trainer)
+        if self.is_stopping:
+            raise Stopped(
+                f"fit: stopped by {self.signals.received or 'a signal'} after optimizer step "
+                f"{self.step}; {path} is written. The same command with --ckpt_path last resumes.",
+                is_first=trainer.is_global_zero,
+            )
+
+    def _save(self, trainer: Trainer) -> Path:
+        path = self.folder / f"step-{self.step:06d}.ckpt"
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:  # what was logged must outlive this process
+                logger.save()
+                if hasattr(logger, "experiment") and hasattr(logger.experiment, "flush"):
+                    logger.experiment.flush()
+        trainer.save_checkpoint(path, weights_only=False)  # by all ranks; optimizer and all
+        if trainer.is_global_zero:
+            name_last(path)
+            kept = sorted(self.folder.glob(STEPS), key=_age)
+            for old in kept[: len(kept) - self.keep] if self.keep >= 0 else ():
+                trainer.strategy.remove_checkpoint(old)
+        self.saved = self.step
+        return path if self.keep else self.folder / LAST
 
 
-def _sync_files(folder: Path) -> list[Path]:
-    files = sorted(folder.iterdir())
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    return files
+def name_last(path: Path) -> None:
+    """Let last.ckpt be this checkpoint: the same file, or a link to the folder."""
+    last = path.with_name(LAST)
+    partial = path.with_name(f".{LAST}.partial")
+    partial.unlink(missing_ok=True)
+    if path.is_dir():  # FSDP2
+        partial.symlink_to(path.name, target_is_directory=True)
+    else:
+        try:
+            os.link(path, partial)
+        except OSError:  # a disk without links
+            shutil.copyfile(path, partial)
+    partial.replace(last)
 
 
-def _hash_all_but_seal(path: Path) -> bytes:
-    return _hash_file(path, but_last=64).encode()
+class StopSignals:
+    """Remembers that this process was asked to stop, by SIGTERM or SIGUSR1.
+
+    Lightning has handlers of its own for these signals, which raise without a checkpoint, write
+    one in the middle of a step, or start a collective that the other ranks do not expect. They are
+    replaced while training runs; Lightning puts back what was there before.
+    """
+
+    def __init__(self) -> None:
+        self.received = ""
+
+    def listen(self) -> None:
+        """Take the signals from now on; only the main thread of a process can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.received = signal.Signals(number).name
 
 
-def _hash_file(path: Path, but_last: int = 0) -> str:
-    digest = hashlib.sha256()
-    left = path.stat().st_size - but_last
-    with path.open("rb") as file:
-        while left > 0:
-            part = file.read(min(CHUNK, left))
-            digest.update(part)
-            left -= len(part)
-    return digest.hexdigest()
+class Stopped(SystemExit):
+    """Ends a run that was asked to stop, after it wrote its checkpoint.
+
+    The first process says so in one line and exits with `STOPPED`. The others exit with 0: a
+    launcher that sees one of them fail kills the first before it has finished.
+
+    Args:
+        message: the line.
+        is_first: whether this is the process that speaks.
+    """
+
+    def __init__(self, message: str, *, is_first: bool) -> None:
+        super().__init__(STOPPED if is_first else 0)
+        if is_first:
+            print(message, file=sys.stderr)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    return path.stat().st_mtime_ns, path.name
 
 
 def _first_line(error: Exception) -> str:

@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
 from prm_lightning.command import OneLineParser
-from prm_lightning.files import written_file
+from prm_lightning.files import job_lock, write_json, write_rows
 from prm_lightning.terminal import quieten_libraries
 from prm_lightning.training.callbacks import (
     ClosingTable,
     DataReport,
     KeepModels,
     Pictures,
+    RunProgress,
     Throughput,
 )
-from prm_lightning.training.checkpoints import SealedCheckpointIO, newest_whole
-from prm_lightning.training.finite import RECORD, FiniteSteps
-from prm_lightning.training.loggers import CutBackLogs, run_loggers
+from prm_lightning.training.checkpoints import (
+    SealedCheckpointIO,
+    StepCheckpoints,
+    newest_whole,
+)
+from prm_lightning.training.guards import FiniteSteps, Guards
 from prm_lightning.training.module import PRMModule
 from prm_lightning.training.run_folder import (
+    CutBackLogs,
+    LightningLog,
     check_folder,
     one_line_for_disk_faults,
     prepare_folder,
     remove,
+    run_loggers,
     run_record,
 )
-from prm_lightning.training.saving import StepCheckpoints
-from prm_lightning.training.sharded import ShardedStrategy
 
+for _name in ("fsdp2", "modelparallelstrategy"):  # Lightning looks names up in small letters
+    StrategyRegistry.register(_name, ModelParallelStrategy, override=True)
+
+SEED = 17
 SHOWN = {  # what `--help` lists, in our words where the docstring is Lightning's
     "config": "YAML file of options; several may be given, and later ones win",
     "output": "",
@@ -54,6 +63,7 @@ SHOWN = {  # what `--help` lists, in our words where the docstring is Lightning'
     "checkpoint_every": "",
     "keep": "",
     "monitor": "",
+    "save_models_every": "",
     "data.sources": "",
     "data.val_sources": "",
     "data.test_sources": "",
@@ -123,10 +133,22 @@ class HelpAll(argparse.Action):
 
 
 class PRMCLI(LightningCLI):
-    """Links model and data, and keeps everything of a run in one folder."""
+    """Links model and data, and keeps everything of a run in one folder.
+
+    Args:
+        held: what the run holds until it ends, such as the lock of its folder.
+        kwargs: see `LightningCLI`.
+    """
+
+    def __init__(self, held: ExitStack, **kwargs: Any) -> None:
+        self.held = held
+        self.log = held.enter_context(LightningLog())
+        self.verb_parsers: list[LightningArgumentParser] = []  # fit, validate, test, predict
+        super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Top-level options and what one part needs to know of the other."""
+        self.verb_parsers.append(parser)
         parser.add_argument(
             "--output", "--out", "--output_dir", type=str, default=None,
             help="folder of the run (default: outputs/ and the name of the config file)",
@@ -147,30 +169,38 @@ class PRMCLI(LightningCLI):
             "--monitor", type=str, default="processbench_f1",
             help="validation metric, without val/, that chooses best_model",
         )  # fmt: skip
+        parser.add_argument(
+            "--save_models_every", type=int, default=0,
+            help="optimizer steps between models that stay, in folders such as checkpoint-500; "
+            "0 writes none",
+        )  # fmt: skip
         parser.add_argument("--help_all", action=HelpAll)
         parser.link_arguments("data.template", "model.template")
         parser.link_arguments("data.step_end", "model.step_end")
         parser.link_arguments("model.reward_as", "data.reward_as")
-        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("seed_everything", "data.seed", data_seed)
         parser.link_arguments("model", "data.encoder", lambda m: m.encoder, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: a checkpoint holds no settings, the configuration does."""
+        """Nothing: a checkpoint holds no settings; Lightning would read all of it to find out."""
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
-        return Path(self._get(self.config, "output"))
+        """The folder of the run."""
+        return Path(self.config[self.subcommand].output)
 
     def before_instantiate_classes(self) -> None:
         """Name the run's folder, and refuse to mix two runs in it."""
         config = self.config[self.subcommand]
+        config.data.seed = data_seed(config.seed_everything)  # `true` is a number by now
         if config.output is None:
             files = config.get("config") or []
             name = Path(str(files[-1])).stem if files else "run"
             config.output = str(Path("outputs") / name)
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self.record = run_record(self._parser("fit").dump(config, skip_unset=False))
+            fit_parser = self.verb_parsers[0]
+            self.record = run_record(fit_parser.dump(config, skip_unset=False))
+            self.held.enter_context(job_lock(self.folder, "fit"))
             self.replaced = check_folder(
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
             )
@@ -190,9 +220,7 @@ class PRMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks."""
-        config = self._get(self.config_init, "trainer")
-        if type(config.strategy) is ModelParallelStrategy:
-            kwargs["strategy"] = ShardedStrategy(config.strategy._save_distributed_checkpoint)
+        config = self.config_init[self.subcommand].trainer
         kwargs.setdefault("reload_dataloaders_every_n_epochs", 1)  # every epoch has its own plan
         if self.subcommand != "fit":
             return super().instantiate_trainer(**{"logger": False, **kwargs})
@@ -206,18 +234,21 @@ class PRMCLI(LightningCLI):
     def before_fit(self) -> None:
         """Write config.yaml, and the hyper-parameters to the loggers."""
         if self.trainer.is_global_zero:
-            self.datamodule.setup("fit")  # a run is not given up for one whose data cannot be read
+            self.datamodule.setup("fit")  # a run is not removed for one whose data cannot be read
             remove(self.replaced)
-        self.resumed = self._get(self.config_init, "ckpt_path")
+        self.resumed = self.config_init[self.subcommand].ckpt_path
         if self.resumed == "last":
             self.resumed = newest_whole(self.folder / "checkpoints")
         if self.trainer.is_global_zero:
             prepare_folder(self.folder, self.record, resumed=bool(self.resumed))
+            self.log.write_to(self.folder)
         for logger in self.trainer.loggers:
             if not (
                 self.resumed and isinstance(logger, TensorBoardLogger)
             ):  # would show them twice
-                logger.log_hyperparams(flatten(self._get(self.config, "model").clone().as_dict()))
+                logger.log_hyperparams(
+                    flatten(self.config[self.subcommand].model.clone().as_dict())
+                )
 
     def fit(self, **kwargs: Any) -> None:
         """Train; ``--ckpt_path last`` takes the newest whole checkpoint, or starts without any."""
@@ -228,10 +259,8 @@ class PRMCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Write test.json, every metric that the test data define."""
-        record = {k: v for k, v in self.model.last_metrics.items() if math.isfinite(v)}
         path = self.folder / "test.json"
-        with written_file(path) as beside:
-            beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(path, {k: v for k, v in self.model.last_metrics.items() if math.isfinite(v)})
         print(f"metrics  {path}")
 
     def predict(self, **kwargs: Any) -> None:
@@ -240,35 +269,35 @@ class PRMCLI(LightningCLI):
         if devices > 1:
             raise ValueError(f"predict: runs on one device, got {devices}: --trainer.devices 1.")
         found = self.trainer.predict(**kwargs) or []
-        side = self.datamodule.sides["predict"]
-        rows = {i: scores for batch in found for i, scores in batch}
+        names = self.datamodule.sides["predict"].data.solution_names
+        rows = sorted({i: scores for batch in found for i, scores in batch}.items())
         path = self.folder / "predictions.jsonl"
-        with written_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-            for i, scores in sorted(rows.items()):
-                row = {"id": side.data.solution_names[i], "scores": scores}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        write_rows(path, ({"id": names[i], "scores": scores} for i, scores in rows))
         print(f"predictions  {path}")
 
     def _run_callbacks(self) -> list[Any]:
         config = self.config["fit"]
-        checkpoints = StepCheckpoints(
-            self.folder / "checkpoints", config.checkpoint_every, config.keep
-        )
         callbacks: list[Any] = [
+            Guards(),
             DataReport(self.folder),
-            CutBackLogs(self.folder, records=[RECORD]),
+            CutBackLogs(self.folder),
             FiniteSteps(self.folder),
             Throughput(),
-            KeepModels(self.folder, config.monitor),
+            KeepModels(self.folder, config.monitor, config.save_models_every),
             Pictures(),
             ClosingTable(self.folder),
         ]
         if config.trainer.enable_progress_bar is not False:
-            in_terminal = sys.stdout.isatty()
-            callbacks.append(RichProgressBar() if in_terminal else TQDMProgressBar(20))
+            callbacks.append(RunProgress())
         if config.trainer.enable_checkpointing is not False:
-            callbacks.append(checkpoints)
+            folder = self.folder / "checkpoints"
+            callbacks.append(StepCheckpoints(folder, config.checkpoint_every, config.keep))
         return callbacks
+
+
+def data_seed(seed_everything: bool | int) -> int:
+    """The seed of the split and of the order of batches, which always have one."""
+    return SEED if isinstance(seed_everything, bool) else seed_everything
 
 
 def as_list(value: Any) -> list[Any]:
@@ -312,20 +341,25 @@ def main(args: list[str] | None = None) -> Path | None:
     quieten_libraries()
     if args is None:
         sys.argv[1:] = name_sources(sys.argv[1:])
-    cli = PRMCLI(
-        PRMModule,
-        PRMDataModule,
-        save_config_callback=None,
-        seed_everything_default=17,
-        trainer_defaults={
-            "use_distributed_sampler": False,  # plans are sharded already
-            "gradient_clip_val": 1.0,
-            "log_every_n_steps": 10,
-        },
-        load_from_checkpoint_support=False,
-        auto_configure_optimizers=False,  # `PRMModule.configure_optimizers` makes them
-        parser_class=Parser,
-        parser_kwargs={"prog": "python -m prm_lightning"},
-        args=args if args is None else name_sources(args),
-    )
+    with ExitStack() as held:
+        try:
+            cli = PRMCLI(
+                held,
+                model_class=PRMModule,
+                datamodule_class=PRMDataModule,
+                save_config_callback=None,
+                seed_everything_default=SEED,
+                trainer_defaults={
+                    "use_distributed_sampler": False,  # plans are sharded already
+                    "gradient_clip_val": 1.0,
+                    "log_every_n_steps": 10,
+                },
+                load_from_checkpoint_support=False,
+                auto_configure_optimizers=False,  # `PRMModule.configure_optimizers` makes them
+                parser_class=Parser,
+                parser_kwargs={"prog": "python -m prm_lightning"},
+                args=args if args is None else name_sources(args),
+            )
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
     return cli.folder if cli.subcommand == "fit" and cli.trainer.is_global_zero else None

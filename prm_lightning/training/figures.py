@@ -116,7 +116,7 @@ def error_precision_recall(probabilities: Floats, labels: Floats) -> Figure:
 def step_heat_map(solutions: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Figure:
     """P(correct) of each step of a few solutions, one row each, with the true labels.
 
-    Red cells are scored wrong, blue ones correct; below the score stands the label, a tick
+    Red cells are scored wrong, blue ones correct; below the score is the label, a tick
     (>= 0.5), a cross, or nothing where it is unknown. A frame marks the first wrong step.
 
     Args:

@@ -11,6 +11,8 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from prm_lightning.batching.encode import Encoder, Template
@@ -125,7 +127,8 @@ class PRMModule(LightningModule):
                 trust_remote_code=self.backbone.trust_remote_code,
             )
         if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
-            shard(self.prm, self.device_mesh["data_parallel"])
+            world = self.trainer.world_size  # Lightning's mesh has two dimensions
+            shard(self.prm, init_device_mesh(self.device_mesh.device_type, (world,)))
         if self.lm_loss:
             _ = self.prm.backbone.lm_head  # refused now rather than at the first step
         if self.compile_layers:
@@ -237,9 +240,11 @@ class PRMModule(LightningModule):
         """Keep what is trained: frozen weights come from the base model again."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        if not any(isinstance(value, DTensor) for value in state.values()):  # of FSDP2's folders
+            checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["metrics"] = {"last": self.last_metrics, "best": self.best_metrics}
         checkpoint["prm"] = self._identity
+        checkpoint["manifest"] = self.model.manifest.to_json()  # so that it loads as a model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -257,7 +262,7 @@ class PRMModule(LightningModule):
                     "with model.init_from."
                 )
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        found = set(checkpoint["state_dict"])
+        found = set(checkpoint.get("state_dict", trained))  # FSDP2 has read the weights already
         if trained != found:
             raise ValueError(
                 "checkpoint: it does not belong to this model: "

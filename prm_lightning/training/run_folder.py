@@ -1,52 +1,53 @@
-"""The folder of a run: what may be written there, and by which run."""
+"""The folder of a run: which run may write there, and its logs, which survive a resume."""
 
 from __future__ import annotations
 
-import errno
+import csv
+import json
+import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from safetensors import SafetensorError
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
-from prm_lightning.files import written_file
-from prm_lightning.training.finite import RECORD
-from prm_lightning.training.loggers import METRICS
-from prm_lightning.training.validation import VALIDATION_SCORES
+from prm_lightning.files import disk_faults_named, is_disk_fault, written_file
 
 CONFIG = "config.yaml"
-LOGS = (METRICS, "events.*", "hparams.yaml", RECORD)
+METRICS = "metrics.csv"
+NONFINITE = "nonfinite.jsonl"
+VALIDATION_SCORES = "val_scores.jsonl"
+LIGHTNING_LOG = "lightning.log"
+LOGS = (METRICS, "events.*", "hparams.yaml", NONFINITE, LIGHTNING_LOG)
+MODELS = ("checkpoints", "best_model", "final_model", "checkpoint-*")
 WRITTEN = (
-    "checkpoints", *LOGS, "data.json", "untrained.json", "best_model", "final_model",
-    "report.html", "test.json", VALIDATION_SCORES, CONFIG,
-)  # fmt: skip  # removed in this order: a folder without its config.yaml is nobody's
+    *MODELS, *LOGS, "data.json", "untrained.json", "report.html", "test.json", "metrics.json",
+    "predictions.jsonl", VALIDATION_SCORES, CONFIG,
+)  # fmt: skip  # removed in this order: config.yaml, which says whose folder it is, is the last
 UNFINISHED = (".*.partial", ".*.old", "checkpoints/.*.partial")  # a killed process leaves these
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-PER_CALL = (
-    "config",
-    "ckpt_path",
-    "overwrite",
-    "weights_only",
-    "verbose",
-)  # no part of what a run is
+PER_CALL = ("config", "ckpt_path", "overwrite", "weights_only", "verbose")  # no part of a run
 
 
 def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> list[Path]:
     """Make sure that a run may write into its folder.
 
     Returns:
-        What another run left there and this one is asked to replace.
+        What another run left there and this one is to replace.
 
     Raises:
         FileExistsError: something is there that would be mixed with this run or lost.
     """
     require_writable(folder)
-    unfinished = set(find(folder, UNFINISHED))
+    unfinished = set(find(folder, (*UNFINISHED, LIGHTNING_LOG)))
     if not folder.exists() or unfinished.issuperset(folder.iterdir()):
         return []
     config = folder / CONFIG
@@ -58,6 +59,8 @@ def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) ->
     is_same = settled(config.read_text(encoding="utf-8")) == settled(record)
     if overwrite and not (resume and is_same):
         return find(folder, WRITTEN)
+    if not find(folder, MODELS):  # a run that failed before it had trained
+        return [] if is_same else find(folder, WRITTEN)
     if not resume:
         raise FileExistsError(
             f"fit: {folder} holds a run already. Continue it with --ckpt_path last, replace it "
@@ -75,9 +78,9 @@ def prepare_folder(folder: Path, record: str, *, resumed: bool) -> None:
     """Write config.yaml, and remove what a killed process of this run left unfinished.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         record: see `run_record`.
-        resumed: training goes on from a checkpoint; if not, there may be logs of a run that was
+        resumed: training resumes from a checkpoint; if not, there may be logs of a run that was
             killed before its first one.
     """
     for old in folder.glob(".*.old"):
@@ -85,8 +88,8 @@ def prepare_folder(folder: Path, record: str, *, resumed: bool) -> None:
         if not name.exists():  # killed between two renames, see `written_folder`
             old.rename(name)
     remove(find(folder, UNFINISHED if resumed else (*UNFINISHED, *LOGS)))
-    with written_file(folder / CONFIG) as beside:
-        beside.write_text(record, encoding="utf-8")
+    with written_file(folder / CONFIG) as partial:
+        partial.write_text(record, encoding="utf-8")
 
 
 def require_writable(folder: Path) -> None:
@@ -117,41 +120,8 @@ def remove(paths: Iterable[Path]) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@contextmanager
-def one_line_for_disk_faults(folder: Path) -> Iterator[None]:
-    """Say which folder cannot be written, whatever part of a run finds it out.
-
-    Raises:
-        OSError: the disk is full, over a quota, broken or not to be written any more.
-    """
-    print_traceback = threading.excepthook
-
-    def print_others(args: threading.ExceptHookArgs) -> None:
-        if not _is_of_the_disk(args.exc_value):
-            print_traceback(args)
-
-    threading.excepthook = print_others  # TensorBoard's thread hands its error to the main one too
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if not _is_of_the_disk(error):
-            raise
-        raise OSError(
-            f"fit: {folder} cannot be written ({str(error).splitlines()[0]}). Checkpoints that are "
-            "complete are as they were: free some space, then go on with --ckpt_path last."
-        ) from error
-    finally:
-        threading.excepthook = print_traceback
-
-
-def _is_of_the_disk(error: BaseException | None) -> bool:
-    return getattr(error, "errno", None) in DISK_FAULTS or isinstance(error, SafetensorError)
-
-
 def run_record(dump: str) -> str:
     """The configuration of a run as config.yaml, without what only this call is about."""
-    import yaml
-
     config = yaml.safe_load(dump)
     kept = {name: value for name, value in config.items() if name not in PER_CALL}
     return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
@@ -159,8 +129,193 @@ def run_record(dump: str) -> str:
 
 def settled(record: str) -> dict[str, Any]:
     """What a run must keep from its first process to its last: all but how batches are built."""
-    import yaml
-
     config: dict[str, Any] = yaml.safe_load(record)
     data = config.get("data", {})
     return {**config, "data": {k: v for k, v in data.items() if k != "num_workers"}}
+
+
+@contextmanager
+def one_line_for_disk_faults(folder: Path) -> Iterator[None]:
+    """Say which folder cannot be written, whatever part of a run finds it out.
+
+    Raises:
+        OSError: the disk is full, over a quota, broken or read-only.
+    """
+    print_traceback = threading.excepthook
+
+    def print_others(args: threading.ExceptHookArgs) -> None:
+        if not is_disk_fault(args.exc_value):
+            print_traceback(args)
+
+    threading.excepthook = print_others  # TensorBoard's thread hands its error to the main one too
+    try:
+        with disk_faults_named(folder):
+            yield
+    finally:
+        threading.excepthook = print_traceback
+
+
+class LightningLog(MemoryHandler):
+    """Keeps what Lightning says about every run off the terminal; a context manager.
+
+    `write_to` lets it go to lightning.log of a run's folder.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(capacity=1000, flushLevel=logging.CRITICAL + 1)
+        self.loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+        self.before = [(logger.handlers, logger.propagate) for logger in self.loggers]
+
+    def __enter__(self) -> LightningLog:
+        for logger in self.loggers:
+            logger.handlers, logger.propagate = [self], False
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for logger, (handlers, propagate) in zip(self.loggers, self.before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+        file = self.target
+        self.close()
+        if file is not None:
+            file.close()
+
+    def write_to(self, folder: Path) -> None:
+        """Write to the log of this folder from now on, and what was said before."""
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / LIGHTNING_LOG, encoding="utf-8", delay=True)
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.setTarget(file)
+        self.capacity = 1  # what a killed process has said is in the file
+
+
+def run_loggers(folder: Path) -> list[Logger]:
+    """The loggers of a run, both writing into its folder."""
+    return [
+        TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
+        RunCSVLogger(folder),
+    ]
+
+
+class RunCSVLogger(Logger):
+    """metrics.csv in the run's folder; an existing file is continued.
+
+    Rows are appended; where a new column comes in, the file is replaced as a whole. Only the first
+    process writes.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / METRICS
+        self.names: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def name(self) -> str:
+        """No subfolder."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """No subfolder."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Keep a row; Lightning calls `save` next."""
+        self.rows.append({**metrics, "step": step})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows logged since the last time."""
+        if not self.rows:
+            return
+        exists = self.path.is_file()
+        if exists and not self.names:
+            self.names = read_csv(self.path)[0]
+        names = sorted({name for row in self.rows for name in row}.union(self.names))
+        if not exists or names != self.names:
+            write_csv(self.path, names, [*(read_csv(self.path)[1] if exists else ()), *self.rows])
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, names).writerows(self.rows)
+        self.names, self.rows = names, []
+
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+
+class CutBackLogs(Callback):
+    """Drops what a resumed run is going to log again, from all logs of its folder.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        if (self.folder / METRICS).is_file():
+            cut_back(self.folder / METRICS, step)
+        if (self.folder / NONFINITE).is_file():
+            cut_back_lines(self.folder / NONFINITE, step)
+        for logger in trainer.loggers if step else ():
+            if hasattr(logger, "experiment"):
+                purge_events(logger.experiment, step)
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the rows of a CSV file whose ``step`` is below `step`; the file changes as a whole."""
+    names, rows = read_csv(path)
+    write_csv(path, names, [row for row in rows if int(row["step"]) < step])
+
+
+def cut_back_lines(path: Path, step: int) -> None:
+    """Keep the lines of a JSONL file whose ``step`` is below `step`."""
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
+    with written_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def purge_events(experiment: Any, step: int) -> None:
+    """Tell readers of TensorBoard's files that everything from `step` on is logged again.
+
+    Args:
+        experiment: a logger's; nothing happens unless it is TensorBoard's.
+        step: the first one that comes again.
+    """
+    writer = getattr(experiment, "file_writer", None)
+    if writer is None:
+        return
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of a CSV file, without a last line that a killed process cut off."""
+    reader = csv.DictReader(_whole_lines(path))
+    return list(reader.fieldnames or []), list(reader)
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Write a CSV file as a whole."""
+    with written_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [line for line in file if line.endswith("\n")]

@@ -10,8 +10,6 @@ from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.files import write_rows
 from prm_lightning.modeling.scored_steps import StepScores
 
-VALIDATION_SCORES = "val_scores.jsonl"
-
 
 def write_validation_scores(path: Path, scores: StepScores, data: EncodedSolutions) -> None:
     """Write one line per solution, as ``scores.jsonl`` of the verb `evaluate` has them.

@@ -1,4 +1,4 @@
-"""What happens at an optimizer step whose loss or gradient is not a finite number."""
+"""What stops a run: callbacks that do not suit it, losses that are not finite numbers."""
 
 from __future__ import annotations
 
@@ -9,27 +9,60 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.utilities import rank_zero_warn
 
+from prm_lightning.training.run_folder import NONFINITE
 from prm_lightning.types import StepBatch
 
 MOST_SKIPS = 20  # of a whole run: more is no accident but a learning rate or data gone wrong
-RECORD = "nonfinite.jsonl"
+SWAPS = "it swaps weights around validation, so that best_model would not hold what was measured"
+UNSUITED: dict[type[Callback], str] = {
+    WeightAveraging: SWAPS,
+    StochasticWeightAveraging: SWAPS,
+    GradientAccumulationScheduler: "the plan decides what an optimizer step holds: give "
+    "data.solutions_per_step or trainer.accumulate_grad_batches",
+    LearningRateFinder: "it looks for one rate, and there are two, model.lr and model.head_lr",
+}
+
+
+class Guards(Callback):
+    """Refuses what would train or save something else than it says."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            for kind, reason in UNSUITED.items():
+                if isinstance(callback, kind):
+                    raise ValueError(
+                        f"fit: trainer.callbacks has {type(callback).__name__}, but {reason}. "
+                        "Take it out."
+                    )
+        if trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"fit: trainer.overfit_batches is {trainer.overfit_batches}, but batches are "  # type: ignore[attr-defined]
+                "planned. To overfit a few rows, give the source a limit and the same source as "
+                "data.val_sources."
+            )
 
 
 class FiniteSteps(Callback):
     """Stops at, or skips, an optimizer step whose loss or gradient is NaN or infinite.
 
-    The step's solutions and learning rates go to ``nonfinite.jsonl`` of the run, a line a rank.
-    A skipped step changes no weight and no state of the optimizer; the schedule goes on. What
+    The step's solutions and learning rates go to ``nonfinite.jsonl`` of the run, one line per rank.
+    A skipped step changes no weight and no state of the optimizer; the schedule continues. What
     to do is `PRMModule.on_nan`; a run that skips more than `MOST_SKIPS` steps stops.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / RECORD
+        self.path = folder / NONFINITE
         self.skipped = 0
         self.solutions: list[int] = []
 
@@ -58,7 +91,7 @@ class FiniteSteps(Callback):
         if pl_module.on_nan == "stop" or self.skipped > MOST_SKIPS:
             raise ValueError(
                 f"fit: the gradient of {where} is {norm} (skipped before: {self.skipped - 1}, at "
-                f"most {MOST_SKIPS}); its solutions and learning rates stand in {self.path}. "
+                f"most {MOST_SKIPS}); its solutions and learning rates are in {self.path}. "
                 "Lower model.lr, look at these solutions, or set model.on_nan to skip."
             )
         rank_zero_warn(f"{where} is skipped: its gradient is {norm} (see {self.path}).")

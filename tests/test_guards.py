@@ -1,0 +1,195 @@
+"""Mistakes of settings that are one line, resuming with other batches, and that training trains."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from lightning import Callback
+from test_files import HOLD
+from test_training import adapter, assert_same_weights, fit, metrics, sources, write_rows  # noqa: F401
+
+from prm_lightning.batching.datamodule import PRMDataModule
+from prm_lightning.batching.encode import Encoder
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.scorers import fingerprint, load_scorer
+from prm_lightning.sources import Stepwise
+from prm_lightning.sources.mixture import SourceSpec
+from prm_lightning.training.callbacks import rank_validation
+
+SHORT = {"trainer.max_steps": 4, "checkpoint_every": 2}
+
+
+class Swaps(Callback):
+    """Changes the weights after validation, as weight averaging does."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.model.head.weight.data += 1.0
+
+
+def callback(class_path, **arguments):
+    return json.dumps([{"class_path": class_path, "init_args": arguments}])
+
+
+CALLBACKS = "lightning.pytorch.callbacks."
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": callback(CALLBACKS + "EMAWeightAveraging")}, "swaps weights"),
+        (
+            {"callbacks": callback(CALLBACKS + "StochasticWeightAveraging", swa_lrs=0.1)},
+            "swaps weights",
+        ),
+        ({"callbacks": callback("test_guards.Swaps")}, "are not those that were validated"),
+        (
+            {"callbacks": callback(CALLBACKS + "GradientAccumulationScheduler", scheduling={0: 2})},
+            "solutions_per_step",
+        ),
+        ({"callbacks": callback(CALLBACKS + "LearningRateFinder")}, "model.head_lr"),
+        ({"overfit_batches": 2}, "trainer.overfit_batches is 2"),
+        ({"accumulate_grad_batches": 4}, "solutions_per_step=6 .*accumulate_grad_batches=4"),
+        ({"accelerator": "gpu"}, "trainer: .*CUDAAccelerator"),
+    ],
+)
+def test_what_does_not_suit_a_run_is_one_line(fit, changes, message):  # noqa: F811
+    if changes.get("accelerator") == "gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    changes = {f"trainer.{name}": value for name, value in changes.items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(**SHORT, **changes)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, UnicodeError)
+
+
+@pytest.mark.parametrize("seed", ["true", "false"])
+def test_seeds_may_be_left_to_chance(fit, seed):  # noqa: F811
+    assert (fit(seed_everything=seed, **{"trainer.max_steps": 1}) / "final_model").is_dir()
+
+
+def test_a_failed_run_is_not_in_the_way_of_the_corrected_one(fit, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match="overfit_batches"):
+        fit(**SHORT, **{"trainer.overfit_batches": 2})
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert (fit(**{"trainer.max_steps": 1}) / "final_model").is_dir()
+
+
+def test_a_folder_that_another_process_trains_into_is_left_alone(fit, tmp_path):  # noqa: F811
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(BlockingIOError, match=f"fit: .*process {holder.pid} on"):
+            fit(**SHORT)
+        holder.kill()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_few_steps_validates_keeps_models_and_says_what_it_does(
+    fit,  # noqa: F811
+    capsys,
+):
+    output = fit(**SHORT, **{"data.solutions_per_step": 3, "save_models_every": 3})
+    rows = metrics(output)
+    assert [row["step"] for row in rows if "val/auroc" in row] == ["3"]
+    best = json.loads((output / "metrics.json").read_text())
+    assert best["auroc"] == pytest.approx(float(rows[-1]["val/auroc"]))
+    assert (output / "val_scores.jsonl").is_file()
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-3"]
+    assert PRM.from_pretrained(output / "checkpoint-3")
+    path = output / "checkpoints" / "step-000004.ckpt"
+    problem, steps = "1 + 1?", ["1 + 1 = 2.", "So 2."]
+    (whole,) = PRM.from_pretrained(output / "final_model").score(problem, [steps])
+    (found,) = load_scorer(str(path)).score(problem, [steps])
+    assert found == pytest.approx(whole, abs=1e-6)
+    assert fingerprint(str(path)) != fingerprint(str(path.with_name("step-000002.ckpt")))
+    printed = capsys.readouterr()
+    heads = [line.partition(" ")[0] for line in printed.out.splitlines() if line[:1].isalpha()]
+    for head in ("model", "sources", "train", "validation", "steps", "output"):
+        assert head in heads
+    assert "GPU available" not in printed.out + printed.err
+    assert "GPU available" in (output / "lightning.log").read_text()
+    assert b"hp_metric" not in b"".join(f.read_bytes() for f in output.glob("events.*"))
+
+
+def test_a_checkpoint_resumes_with_smaller_batches(fit, monkeypatch, tmp_path):  # noqa: F811
+    epoch = {"model.lr": 1e-3, "trainer.max_epochs": 1, "checkpoint_every": 2, "keep": -1}
+    epoch |= {"data.solutions_per_step": 5}
+    whole = fit("whole", **epoch)
+    path = str(whole / "checkpoints" / "step-000002.ckpt")
+    smaller = fit("smaller", "--ckpt_path", path, **epoch, **{"data.tokens_per_batch": 64})
+    steps = [int(row["step"]) for row in metrics(smaller) if "train/loss" in row]
+    expected = [int(row["step"]) for row in metrics(whole) if "train/loss" in row]
+    assert steps == [step for step in expected if step >= 2]
+    assert_same_weights(whole, smaller)
+    with pytest.raises(ValueError, match=r"solutions_per_step=5, this run has 6.*model\.init_from"):
+        fit("other", "--ckpt_path", path, **epoch | {"data.solutions_per_step": 6})
+
+
+def test_training_changes_adapters_at_rates_that_rise_and_fall(fit):  # noqa: F811
+    rates = {"model.lr": 1e-2, "model.head_lr": 3e-2, "model.warmup": 0.4}
+    first = fit("first", **rates, **{"data.solutions_per_step": 5, "trainer.max_epochs": 2})
+    lora_b = [value for name, value in adapter(first / "final_model").items() if "lora_B" in name]
+    assert lora_b
+    assert all(value.abs().max() > 1e-4 for value in lora_b)  # they begin at zero
+    with (first / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    backbone = [float(row["lr/backbone"]) for row in rows]
+    head = [float(row["lr/head"]) for row in rows]
+    assert head == pytest.approx([3 * rate for rate in backbone])
+    top = backbone.index(max(backbone))
+    assert 0 < top < len(backbone) - 2
+    assert max(backbone) == pytest.approx(1e-2)
+    assert backbone[: top + 1] == sorted(backbone[: top + 1])
+    assert backbone[0] < 6e-3
+    assert backbone[-1] < 3e-3
+
+    from_first = {"model.init_from": first / "final_model", **SHORT, **rates}
+    second = adapter(fit("second", **from_first) / "final_model")
+    for name, value in adapter(first / "final_model").items():
+        assert not torch.equal(second[name], value), name
+
+
+@pytest.mark.parametrize("name", ["loss", "brier", "ece", "auroc", "processbench_f1", "accuracy"])
+def test_the_better_validation_ranks_higher(name):
+    low, high = ({name: value, "auroc": 0.5} | {name: value} for value in (0.2, 0.3))
+    assert (rank_validation(low, name) > rank_validation(high, name)) == (
+        name in ("loss", "brier", "ece")
+    )
+
+
+def test_the_best_model_is_the_best_validation(fit):  # noqa: F811
+    output = fit(monitor="loss", **{"model.lr": 0.3, "trainer.max_epochs": 4})
+    losses = [float(row["val/loss"]) for row in metrics(output) if "val/loss" in row]
+    assert len(set(losses)) > 1
+    assert json.loads((output / "metrics.json").read_text())["loss"] == pytest.approx(min(losses))
+
+
+def test_validation_is_measured_without_dropout_and_alike_in_any_batches(fit):  # noqa: F811
+    dropout = {"model.backbone.lora": '{"r": 4, "alpha": 64, "dropout": 0.5}', **SHORT}
+    runs = [fit(f"of{n}", **dropout, **{"data.tokens_per_batch": n}) for n in (4096, 64)]
+    losses = [[float(r["val/loss"]) for r in metrics(run) if "val/loss" in r] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    prm = PRM.from_pretrained(runs[0] / "best_model")
+    prm.train()  # scoring turns dropout off, and back on
+    rows = [json.loads(x) for x in (runs[0] / "val_scores.jsonl").read_text().splitlines()]
+    for row in rows:
+        (scores,) = prm.score(row["problem"], [row["steps"]])
+        assert scores == pytest.approx(row["scores"], abs=1e-5)
+    assert prm.training
+
+
+@pytest.mark.parametrize("balance", ["weights", "subsample"])
+def test_balance_leaves_validation_alone(tokenizer, tmp_path, balance):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    sides = {}
+    for how in ("none", balance):
+        spec = SourceSpec(Stepwise(str(rows)))
+        data = PRMDataModule([spec], Encoder(tokenizer), balance=how, val_ratio=0.25)
+        data.setup("fit")
+        sides[how] = data.sides
+    plain, balanced = sides["none"], sides[balance]
+    assert (plain["validate"].data.weights == balanced["validate"].data.weights).all()
+    assert plain["train"].data.weights.sum() != balanced["train"].data.weights.sum()
