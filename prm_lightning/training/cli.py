@@ -46,6 +46,7 @@ from prm_lightning.training.run_folder import (
     one_line_for_disk_faults,
     prepare_folder,
     remove,
+    require_writable,
     run_loggers,
     run_record,
 )
@@ -200,6 +201,7 @@ class PRMCLI(LightningCLI):
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             fit_parser = self.verb_parsers[0]
             self.record = run_record(fit_parser.dump(config, skip_unset=False))
+            require_writable(self.folder)
             self.held.enter_context(job_lock(self.folder, "fit"))
             self.replaced = check_folder(
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)

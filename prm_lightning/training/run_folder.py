@@ -46,7 +46,6 @@ def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) ->
     Raises:
         FileExistsError: something is there that would be mixed with this run or lost.
     """
-    require_writable(folder)
     unfinished = set(find(folder, (*UNFINISHED, LIGHTNING_LOG)))
     if not folder.exists() or unfinished.issuperset(folder.iterdir()):
         return []
