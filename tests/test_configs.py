@@ -8,7 +8,6 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 from memory import MODELS, largest_batch, model_config
-from prm_lightning.modeling.memory import MODELS, largest_batch, model_config
 
 from prm_lightning.command import UsageError
 from prm_lightning.modeling.prm import PRM
