@@ -1,4 +1,7 @@
-"""Solutions as flat arrays of tokens, and batches cut from them."""
+"""Solutions as flat arrays of tokens, and batches cut from them.
+
+In: `Solution` and a plan. Out: `StepBatch`. Next: `modeling/step_model.py`, which scores it.
+"""
 
 from __future__ import annotations
 
@@ -175,11 +178,8 @@ def encode_solutions(
                 step_count = len(cut.step_positions)
                 cut = keep_steps(cut, max(1, _supervised(solutions[i], step_count)))
                 counts["unsupervised steps at the end"] += step_count - len(cut.step_positions)
-            ids, positions = (
-                np.array(cut.input_ids, np.int32),
-                np.array(cut.step_positions, np.int64),
-            )
-            kept.append((i, ids, positions, cut.prompt_tokens))
+            ids = np.array(cut.input_ids, np.int32)
+            kept.append((i, ids, np.array(cut.step_positions, np.int64), cut.prompt_tokens))
     if not kept:
         raise ValueError(first_message or "encode: there are no solutions, expected some.")
     return _flatten(solutions, kept, encoder, repeats, dict(+counts))
@@ -341,6 +341,11 @@ def _flatten(
         for (_, _, positions, _), s in zip(kept, chosen, strict=True)
         for step in s.steps[: len(positions)]
     ]
+    right = [
+        flag
+        for (_, _, positions, _), s in zip(kept, chosen, strict=True)
+        for flag in right_steps(s)[: len(positions)]
+    ]
     names = {name: number for number, name in enumerate(dict.fromkeys(s.source for s in chosen))}
     problems: dict[str, int] = {}
     numbers = np.array(
@@ -355,14 +360,7 @@ def _flatten(
         weights=np.array(
             [0.0 if step.label is None else step.weight for step in steps], np.float32
         ),
-        right=np.array(
-            [
-                flag
-                for (_, _, positions, _), s in zip(kept, chosen, strict=True)
-                for flag in right_steps(s)[: len(positions)]
-            ],
-            bool,
-        ),
+        right=np.array(right, bool),
         prompts=np.array([prompt for _, _, _, prompt in kept], np.int64),
         first_errors=np.array([first_error(s) for s in chosen], np.int64),
         sources=np.array([names[s.source] for s in chosen], np.int64),

@@ -1,4 +1,8 @@
-"""The only place where a problem and its steps become token ids."""
+"""The only place where a problem and its steps become token ids.
+
+In: texts. Out: `Encoded`, ids and the places where scores are read. Next: `tree.py`, in which the
+solutions of a problem share what they have in common.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ class Encoder:
         tokenizer: of transformers.
         template: `chat` renders the tokenizer's chat template with the assistant's turn left open;
             `plain` is the problem and a newline, after a BOS if the tokenizer adds one; `guide` is
-            a question, a partial solution and, behind every step, a branch that asks for the
+            a question, a partial solution and, after every step, a branch that asks for the
             verdict, in which the score is read.
         step_end: a string that encodes to one id. None takes ``\\n\\n`` where that is one id,
             else ``\\n``; `guide` always takes ``\\n``.
@@ -106,7 +110,7 @@ class Encoder:
         ]
 
     def prompt_tokens(self, problem: str) -> int:
-        """How many ids stand before the first step."""
+        """How many ids come before the first step."""
         (ids,) = self._tokenize([fold_newlines(problem)])
         return len(self._before) + len(ids) + len(self._after)
 
@@ -157,7 +161,7 @@ class Encoder:
         return list(self.tokenizer.encode(template_text, add_special_tokens=False))
 
     def _prompt_parts(self) -> tuple[list[int], list[int]]:
-        """Ids before and behind the problem."""
+        """Ids before and after the problem."""
         if self.template == "chat":
             before, after = _render_chat(self.tokenizer)
             return self._ids_of(before), self._ids_of(after)
@@ -166,7 +170,7 @@ class Encoder:
 
 
 def cut_between_steps(encoded: Encoded, max_tokens: int, branch: int = 0) -> Encoded:
-    """As many whole steps as fit, each with `branch` more tokens behind its step end.
+    """As many whole steps as fit, each with `branch` more tokens after its step end.
 
     Returns:
         `encoded` itself if it fits; a result without steps if not even the first one does.

@@ -1,4 +1,8 @@
-"""Which trees share a batch and which batches share an optimizer step: seeded and sharded."""
+"""Which trees share a batch and which batches share an optimizer step: seeded and sharded.
+
+In: `TreeSizes`, the lengths of all solutions. Out: `PlannedBatch`, indices of solutions. Next:
+`data.collate`, which makes the tensors of one planned batch.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +129,7 @@ class Planner:
         return [self._weigh(step) for step in steps]
 
     def _draw(self, random: np.random.Generator) -> list[list[int]]:
-        """Places of each drawn problem, shuffled; a problem that is drawn twice stands twice."""
+        """Places of each drawn problem, shuffled; a problem that is drawn twice is there twice."""
         repeats = self.sizes.repeats
         draws = repeats.astype(np.int64)
         for value in np.unique(repeats % 1):  # the same share of every source that repeats alike

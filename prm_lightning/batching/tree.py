@@ -1,4 +1,8 @@
-"""Solutions of one problem to one token tree, in which each shared prefix stands once."""
+"""Solutions of one problem to one token tree, in which each shared prefix occurs once.
+
+In: token ids of solutions. Out: `Tree`, and the rule of who attends to whom. Next: `plan.py`, which
+puts trees into batches.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +41,10 @@ def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] =
 
     Args:
         solutions: token ids ``(N,)`` and step positions ``(S,)`` of each, see `Encoded`.
-        branch: ids hung behind every step end; the score is then read at the last of them.
+        branch: ids hung after every step end; the score is then read at the last of them.
 
     Returns:
-        Nodes whose path from the root is the same stand once, whoever they belong to. Solutions
+        Nodes whose path from the root is the same occur once, whoever they belong to. Solutions
         that share nothing make several roots, which attention keeps apart like everything else.
     """
     paths, owners, reads = _paths(solutions, np.asarray(branch, np.int32))
@@ -131,7 +135,7 @@ def _depths_and_ends(
     A node at depth d ends where the first later chunk begins that leaves the tree at d or above.
     """
     depths, ends = np.empty(size, np.int64), np.empty(size, np.int64)
-    end_at = np.full(max_depth, size, np.int64)  # end of a node at each depth, seen from behind
+    end_at = np.full(max_depth, size, np.int64)  # of a node at each depth, from the last one on
     stop = size
     for start, depth in zip(reversed(starts), reversed(shared), strict=True):
         length = stop - start

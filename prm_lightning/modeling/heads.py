@@ -1,4 +1,7 @@
-"""Hidden states where scores are read to one log-odds-of-correct logit a step."""
+"""Hidden states where scores are read to one log-odds-of-correct logit a step.
+
+In: hidden states of `backbone.py`. Out: logits. Next: `losses.py`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class StepHead(nn.Module):
     """A linear layer, or two, in float32 whatever the backbone computes in.
 
     A fresh one has no bias, since heads of whole sequences, which others serve, have none. One that
-    others trained may have: a hidden state behind a norm has no constant part that could carry it.
+    others trained may have: a hidden state after a norm has no constant part that could carry it.
 
     Args:
         kind: `scalar` has one row, the logit itself; `classes` has a row for each of `LABELS`,

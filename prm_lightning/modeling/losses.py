@@ -1,4 +1,8 @@
-"""Losses: of step verdicts, on log-odds-of-correct logits, and of the language model."""
+"""Losses: of step verdicts, on log-odds-of-correct logits, and of the language model.
+
+In: logits, labels and weights of a batch. Out: its share of the loss of its optimizer step. Next:
+`training/module.py`, which adds the shares up.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +69,7 @@ def ranking_loss(
 ) -> Tensor:
     """This batch's share of the mean ranking loss of solutions (PQM).
 
-    Right steps shall rise along a solution, from the problem itself, which stands at logit 0,
+    Right steps should rise along a solution, from the problem itself, which is at logit 0,
     and its wrong steps lie a margin below all of them. Let C be the problem and the trusted right
     steps in order, W the trusted wrong ones and ``m = 4`` the margin. A solution costs the mean
     over ``c`` in C (without the problem, where W is empty and it costs nothing) of

@@ -18,8 +18,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoder, Template
-from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer, refuse_mistyped_path
+from prm_lightning.modeling.backbone import Backbone, Lora
 from prm_lightning.modeling.heads import LABELS, ROWS, HeadKind
+from prm_lightning.modeling.locate import load_tokenizer, refuse_mistyped_path
 from prm_lightning.types import Aggregation
 
 FORMAT_VERSION = 1

@@ -1,4 +1,7 @@
-"""PRM: a backbone, a head and an encoding that belong together, on disk and in memory."""
+"""PRM: a backbone, a head and an encoding that belong together, on disk and in memory.
+
+In: a folder, or the parts. Out: a model that scores, trains and is saved. Next: `losses.py`.
+"""
 
 from __future__ import annotations
 

