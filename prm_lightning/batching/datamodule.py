@@ -206,6 +206,9 @@ class PRMDataModule(LightningDataModule):
         if "steps" not in self._resume:  # earlier releases counted batches
             per_step = self._train_batches(int(self._resume["epoch"]))[1]
             self._resume["steps"] = self._resume["batches"] // per_step
+        if self.trainer is not None:
+            # FSDP2 restores late: Lightning has asked for batches, and would train on the first ones
+            self.trainer.fit_loop._combined_loader = None
 
     def batches_done(self) -> int | None:
         """How many of this rank's batches of the resumed epoch were seen; None in a new run."""
