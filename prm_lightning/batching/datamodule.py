@@ -207,7 +207,7 @@ class PRMDataModule(LightningDataModule):
             per_step = self._train_batches(int(self._resume["epoch"]))[1]
             self._resume["steps"] = self._resume["batches"] // per_step
         if self.trainer is not None:
-            # FSDP2 restores late: Lightning has asked for batches, and would train on the first ones
+            # FSDP2 restores late: Lightning has asked for batches already, and has the first ones
             self.trainer.fit_loop._combined_loader = None
 
     def batches_done(self) -> int | None:
