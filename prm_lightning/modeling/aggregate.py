@@ -6,7 +6,7 @@ In: P(correct) of each step. Out: one number per solution. Next: metrics.py meas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -36,17 +36,35 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
     """
     if not scores:
         raise ValueError("aggregate: a solution without steps has no score; leave it out.")
-    if how == "min":
-        return min(scores)
-    if how == "prod":
-        return math.prod(scores)
-    if how == "last":
-        return scores[-1]
-    if how == "mean":
-        return math.fsum(scores) / len(scores)
-    if how == "geomean":
-        return math.exp(math.fsum(map(_log, scores)) / len(scores))
-    raise ValueError(f"aggregate: {how!r} is none of {', '.join(AGGREGATIONS)}.")
+    if how not in AGGREGATORS:
+        raise ValueError(f"aggregate: {how!r} is none of {', '.join(AGGREGATORS)}.")
+    return AGGREGATORS[how](scores)
+
+
+def _last(scores: Sequence[float]) -> float:
+    return scores[-1]
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return math.fsum(scores) / len(scores)
+
+
+def _geomean(scores: Sequence[float]) -> float:
+    return math.exp(math.fsum(map(_log, scores)) / len(scores))
+
+
+def _log(score: float) -> float:
+    return math.log(score) if score > 0 else -math.inf
+
+
+# At least one probability to one number in [0, 1]; a new name goes into `types.Aggregation`, too.
+AGGREGATORS: dict[Aggregation, Callable[[Sequence[float]], float]] = {
+    "min": min,
+    "prod": math.prod,
+    "last": _last,
+    "mean": _mean,
+    "geomean": _geomean,
+}
 
 
 def choose_aggregation(
@@ -119,7 +137,3 @@ def order_pairs(
         found.append((problems[good[0]], (wins * comparable).sum(), comparable.sum()))
     columns = np.array(found, np.float64).reshape(-1, 3).T
     return OrderedPairs(columns[0].astype(np.int64), columns[1], columns[2])
-
-
-def _log(score: float) -> float:
-    return math.log(score) if score > 0 else -math.inf

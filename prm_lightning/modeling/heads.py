@@ -5,6 +5,7 @@ In: hidden states of `backbone.py`. Out: logits. Next: `losses.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,25 @@ from torch.nn import functional as F
 HeadKind = Literal["scalar", "classes", "token", "two_layers"]
 
 LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a head that has two
-ROWS: dict[HeadKind, int] = {"scalar": 1, "classes": 2, "token": 1, "two_layers": 2}
 INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
+
+
+def _only(rows: Tensor) -> Tensor:
+    return rows[:, 0]
+
+
+def _difference(rows: Tensor) -> Tensor:
+    return rows[:, 1] - rows[:, 0]
+
+
+# How many rows the last layer of a head has, and how their values ``(N, rows)`` become ``(N,)``
+# log-odds of correct. A new head is added here and to `HeadKind`.
+HEADS: dict[HeadKind, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "scalar": (1, _only),
+    "classes": (2, _difference),
+    "token": (1, _only),
+    "two_layers": (2, _difference),
+}
 
 
 class StepHead(nn.Module):
@@ -37,10 +55,11 @@ class StepHead(nn.Module):
     def __init__(self, kind: HeadKind, hidden_size: int, *, biased: bool = False) -> None:
         super().__init__()
         self.kind: HeadKind = kind
+        rows, self.logit = HEADS[kind]
         self.inner = nn.Linear(hidden_size, hidden_size) if kind == "two_layers" else None
-        self.weight = nn.Parameter(torch.empty(ROWS[kind], hidden_size))
+        self.weight = nn.Parameter(torch.empty(rows, hidden_size))
         nn.init.normal_(self.weight, std=INIT_STD)
-        self.bias = nn.Parameter(torch.zeros(ROWS[kind])) if biased else None
+        self.bias = nn.Parameter(torch.zeros(rows)) if biased else None
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are."""
@@ -48,8 +67,7 @@ class StepHead(nn.Module):
             values = at_least_float32(hidden)
             if self.inner is not None:
                 values = F.relu(_affine(values, self.inner.weight, self.inner.bias))
-            rows = _affine(values, self.weight, self.bias)  # (N, rows)
-        return rows[:, 1] - rows[:, 0] if rows.shape[1] == 2 else rows[:, 0]
+            return self.logit(_affine(values, self.weight, self.bias))  # (N, rows) to (N,)
 
 
 def _affine(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from prm_lightning.modeling.heads import at_least_float32
 
-LossKind = Literal["bce", "focal", "mse", "pqm"]
+StepCost = Literal["bce", "focal", "mse"]  # a new one is added here and to `COSTS`
+LossKind = Literal[StepCost, "pqm"]
 
 FOCAL_GAMMA = 2.0
 PQM_MARGIN = 4.0
@@ -27,7 +28,7 @@ def reward_weighted_loss(
     labels: Tensor,
     weights: Tensor,
     total_weight: Tensor,
-    kind: Literal["bce", "focal", "mse"] = "bce",
+    kind: StepCost = "bce",
 ) -> Tensor:
     """This batch's share of the weighted mean loss of step verdicts.
 
@@ -46,7 +47,7 @@ def reward_weighted_loss(
         labels: ``(B, S)`` float in [0, 1]; read only where ``weights > 0``.
         weights: ``(B, S)`` float >= 0, trust in each label; 0 for padding and unlabelled steps.
         total_weight: scalar > 0, sum of weights over the whole optimizer step, all ranks.
-        kind: which cost.
+        kind: which of `COSTS`.
 
     Returns:
         Scalar float32, or float64 if the logits are. Zero, with a graph, if no step is trusted.
@@ -61,7 +62,7 @@ def reward_weighted_loss(
     logits = torch.where(trusted, at_least_float32(logits), 0.0)  # bf16 loses the small losses
     labels = torch.where(trusted, labels.to(logits.dtype), 0.0)  # padding may hold NaN
     weights = torch.where(trusted, weights.to(logits.dtype), 0.0)
-    return (weights * _COSTS[kind](logits, labels)).sum() / total_weight
+    return (weights * COSTS[kind](logits, labels)).sum() / total_weight
 
 
 def ranking_loss(
@@ -195,7 +196,12 @@ def _mse(logits: Tensor, labels: Tensor) -> Tensor:
     return (torch.tanh(logits / 2) - (2 * labels - 1)) ** 2
 
 
-_COSTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": _bce, "focal": _focal, "mse": _mse}
+# Logits and labels, ``(B, S)`` each and finite, to what each step costs before its weight.
+COSTS: dict[StepCost, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": _bce,
+    "focal": _focal,
+    "mse": _mse,
+}
 
 
 def _require_one_shape(logits: Tensor, labels: Tensor, weights: Tensor) -> None:

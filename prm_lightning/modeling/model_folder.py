@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.modeling.backbone import Backbone, Lora
-from prm_lightning.modeling.heads import LABELS, ROWS, HeadKind
+from prm_lightning.modeling.heads import HEADS, LABELS, HeadKind
 from prm_lightning.modeling.locate import load_tokenizer, refuse_mistyped_path
 from prm_lightning.types import Aggregation
 
@@ -207,14 +207,15 @@ def read_head(folder: Path, kind: HeadKind) -> dict[str, Tensor]:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     weight = shapes.get("weight", ())
     size = weight[1] if len(weight) == 2 else 0
-    expected: dict[str, tuple[int, ...]] = {"weight": (ROWS[kind], size)}
+    rows, _ = HEADS[kind]
+    expected: dict[str, tuple[int, ...]] = {"weight": (rows, size)}
     if "bias" in shapes:
-        expected["bias"] = (ROWS[kind],)
+        expected["bias"] = (rows,)
     if kind == "two_layers":
         expected |= {"inner.weight": (size, size), "inner.bias": (size,)}
     if shapes != expected:
         raise ValueError(
-            f"prm: {path} holds {shapes}, which is no {kind} head of {ROWS[kind]} rows, as "
+            f"prm: {path} holds {shapes}, which is no {kind} head of {rows} rows, as "
             f"{MANIFEST} says it is. Save the model again with save_pretrained."
         )
     finite = all(tensor.isfinite().all() for tensor in tensors.values())
