@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
 from memory import MODELS, largest_batch, model_config
 
 from prm_lightning.command import UsageError
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.sources.mixture import SourceSpec
+from prm_lightning.sources.source_list import as_specs
 from prm_lightning.training.cli import main
 from prm_lightning.types import Source
 
@@ -54,7 +53,7 @@ def attempts(tmp_path_factory):
 @pytest.mark.slow
 @every(FIT_CONFIGS)
 def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, capsys):
-    kind = "qwen3" if "qwen3" in config.stem else "llama"
+    kind = "qwen3" if "Qwen3" in config.read_text() else "llama"
     main([
         "fit", "--config", str(config), "--output", str(tmp_path / "run"),
         "--model.backbone.name", str(tiny_model_folder(kind)),
@@ -74,14 +73,14 @@ def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, cap
 
 
 @every(FIT_CONFIGS)
-def test_its_own_sources_are_built(config, capsys):
-    parser = ArgumentParser()
-    parser.add_argument("--sources", type=list[SourceSpec])
+def test_its_own_sources_are_built(config, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"prompt": "1 + 1?", "completions": ["1 + 1 = 3"], "labels": [False]}
+    Path("rows.jsonl").write_text(json.dumps(row), encoding="utf-8")  # of my_data.yaml
     data = parse(config, capsys)["data"]
     for key in ("sources", "val_sources", "test_sources", "predict_sources"):
-        if data[key]:
-            built = parser.instantiate_classes(parser.parse_object({"sources": data[key]}))
-            assert all(isinstance(spec.source, Source) for spec in built.sources)
+        assert all(isinstance(spec.source, Source) for spec in as_specs(data[key]))
+    assert as_specs(data["sources"])
 
 
 @every(FIT_CONFIGS)
