@@ -83,9 +83,12 @@ def explain(message: str, options: Iterable[str]) -> str:
         options: of the command, each with its dashes.
     """
     message = " ".join(message.split()).rstrip(".")
-    unknown = re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", message)
+    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", message)
+    unknown = unknown or re.search(
+        r"[Oo]ption '([\w.]+)'(?: is not accepted)?$", message
+    )  # in YAML
     if unknown:
-        name = unknown[1]
+        name = f"--{unknown[1]}"
         ours = FOREIGN.get(name.rpartition(".")[2].lstrip("-"))
         if ours and (ours.startswith("none") or ours.split()[0] in options):
             return f"there is no option {name}, here it is {ours}."

@@ -98,9 +98,8 @@ def visible(text: str) -> str:
     Control characters but newline and tab, and marks that turn the direction of writing, are
     written as escapes.
 
-    >>> print(visible("\x1b[31mred\n\ttab"))
+    >>> print(visible("\x1b[31mred"))
     \x1b[31mred
-        tab
     """
     return "".join(map(_visible, text)) if not text.isprintable() else text
 

@@ -114,9 +114,15 @@ def test_it_fits_the_card_that_it_names(config, capsys):
 
 
 @pytest.mark.parametrize(
-    "key", ["data.tokens_per_bacht", "model.backbone.quantise", "trainer.epochs", "outptu"]
+    ("key", "meant"),
+    [
+        ("data.tokens_per_bacht", "--data.tokens_per_batch"),
+        ("model.backbone.quantise", "--model.backbone.quantize"),
+        ("trainer.epochs", "--trainer.max_epochs"),
+        ("outptu", "--output"),
+    ],
 )
-def test_a_misspelt_key_is_refused(key, tmp_path):
+def test_a_misspelt_key_is_refused_and_the_key_meant_is_named(key, meant, tmp_path):
     settings = yaml.safe_load((FOLDER / "qwen3_4b.yaml").read_text())
     part = settings
     *path, name = key.split(".")
@@ -125,5 +131,5 @@ def test_a_misspelt_key_is_refused(key, tmp_path):
     part[name] = "1"
     file = tmp_path / "misspelt.yaml"
     file.write_text(yaml.safe_dump(settings))
-    with pytest.raises(UsageError, match=name):
-        main(["fit", "--config", str(file), "--print_config"])
+    with pytest.raises(UsageError, match=f"no option --{key}.*{meant}"):
+        main(["fit", "--config", str(file)])

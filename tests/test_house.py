@@ -25,7 +25,7 @@ ORDER = (
 
 MOST_FILES = 179
 MOST_LINES = 31_444
-MOST_TEST_LINES = 18_900
+MOST_TEST_LINES = 19_300  # with a test for every fault of two audits; from here it only goes down
 LONGEST_FILE = 430
 LONG_FUNCTIONS = 4  # of more than 60 lines
 INNER_IMPORTS = 60  # of our own modules, inside functions

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import prm_lightning
 from prm_lightning.batching.data import DataPart, EncodedSolutions, Texts
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.plan import TreeSizes
@@ -96,7 +95,7 @@ def cached(key: str | None, make: Callable[[], DataPart]) -> DataPart:
 @cache
 def code_version() -> str:
     """Hash of this package's code and of the releases of what it tokenizes with."""
-    root = Path(prm_lightning.__file__).parent
+    root = Path(__file__).parents[1]
     code = [f"{p.relative_to(root)} {file_digest(p)}" for p in sorted(root.rglob("*.py"))]
     return digest([*code, *map(version, LIBRARIES)])
 
