@@ -150,6 +150,25 @@ def test_every_page_is_in_the_navigation():
     assert named == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
+def test_the_map_has_each_file_of_the_spine_and_each_wing():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    spine, wings = text.split("\n## The wings\n")
+    mapped = set()
+    for part in spine.split("\n### ")[1:]:
+        folder = match[1] if (match := re.match(r"`(\w+/)`", part)) else ""
+        mapped |= {folder + name for name in re.findall(r"^\| `(\w+\.py)` \|", part, re.MULTILINE)}
+    folders_of_wings = set(re.findall(r"^\| `(\w+)/` \|", wings, re.MULTILINE))
+    package, on_disk = ROOT / "prm_lightning", set()
+    for file in package.rglob("*.py"):
+        name = file.relative_to(package)
+        if name.parts[0] not in folders_of_wings and (
+            file.stem != "__init__" or len(name.parts) == 1
+        ):
+            on_disk.add(name.as_posix())
+    assert mapped == on_disk
+    assert folders_of_wings == {name for name in folders_of_wings if (package / name).is_dir()}
+
+
 WITH_EXAMPLES = [
     module.name
     for module in pkgutil.walk_packages(prm_lightning.__path__, "prm_lightning.")
