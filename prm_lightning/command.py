@@ -79,7 +79,7 @@ def explain(message: str, options: Iterable[str]) -> str:
     """An error of jsonargparse in one line, with the option or value that may have been meant.
 
     Args:
-        message: jsonargparse's.
+        message: as jsonargparse writes it.
         options: of the command, each with its dashes.
     """
     message = " ".join(message.split()).rstrip(".")

@@ -47,7 +47,7 @@ _MOST_TOKENS, _MOST_DIGITS = 60, 400
 _MOST_BITS = 20_000  # of a power
 
 
-class Side(NamedTuple):
+class Half(NamedTuple):
     """One side of an equation: where it is in the text, and its text with plain signs."""
 
     start: int
@@ -58,8 +58,8 @@ class Side(NamedTuple):
 class Equation(NamedTuple):
     """Two sides that are said to be equal, at least one of them with an operation."""
 
-    left: Side
-    right: Side
+    left: Half
+    right: Half
 
 
 def failed_equations(text: str) -> list[str]:
@@ -138,18 +138,18 @@ def _equations_in(text: str, offset: int) -> Iterator[Equation]:
         before = text[max(0, run.start() - 20) : run.start()]
         is_number = NUMBER.fullmatch(sides[0].text) is not None  # the 2 of "week 2 = 5 + 7"
         if _UNCLEAR_BEFORE.search(before) or (is_number and before.rstrip()[-1:].isalpha()):
-            sides[0] = Side(0, 0, "")
+            sides[0] = Half(0, 0, "")
         if _UNCLEAR_AFTER.match(text, sides[-1].end):
-            sides[-1] = Side(0, 0, "")
+            sides[-1] = Half(0, 0, "")
         for left, right in pairwise(sides):
             computes = any(re.search(r"[\d)%][ \t]*[-+*/(]", side.text) for side in (left, right))
             if computes and evaluate(left.text) is not None and evaluate(right.text) is not None:
                 yield Equation(
-                    *(Side(s.start + offset, s.end + offset, s.text) for s in (left, right))
+                    *(Half(s.start + offset, s.end + offset, s.text) for s in (left, right))
                 )
 
 
-def _strip(text: str, start: int, end: int) -> Side:
+def _strip(text: str, start: int, end: int) -> Half:
     """A side without white space, brackets that surround the whole equation, and a list's dash."""
     while start < end:
         side = text[start:end]
@@ -162,7 +162,7 @@ def _strip(text: str, start: int, end: int) -> Side:
             end -= 1
         else:
             break
-    return Side(start, end, text[start:end])
+    return Half(start, end, text[start:end])
 
 
 def _rounding(side: str, percent: Fraction) -> Fraction:

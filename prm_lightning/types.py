@@ -45,7 +45,7 @@ class Solution:
         steps: at least one step.
         source: the name that metrics of this solution are reported under.
         id: names the row it came from, unique within its source.
-        group: solutions of one group never stand on both sides of a split; empty means
+        group: solutions of one group are never on both sides of a split; empty means
             the normalised problem.
         answer: the reference answer, where the source gives one.
     """
@@ -63,7 +63,7 @@ class Dropped:
     """A row that could not become a `Solution`.
 
     Args:
-        place: where it stands, such as ``train.jsonl:12``.
+        place: where it is, such as ``train.jsonl:12``.
         reason: a short fixed phrase to count by, such as ``steps and labels differ in number``.
         message: one line for a person: place, value, what was expected, what to change.
     """
@@ -95,7 +95,7 @@ class Prompt(NamedTuple):
 
     Args:
         problem: the question.
-        begun: the solution so far, whose text the generator goes on with; empty starts one.
+        begun: the solution so far, whose text the generator continues; empty starts one.
     """
 
     problem: str

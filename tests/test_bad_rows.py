@@ -138,7 +138,7 @@ def read_labelled(path):
 
 
 class Layout(NamedTuple):
-    """A source, rows of one solution for it, and where a label stands in a row, if anywhere."""
+    """A source, rows of one solution for it, and where a label is in a row, if anywhere."""
 
     source: Callable[[str], Any]
     rows: Callable[[list[str]], list[dict]]
@@ -204,7 +204,7 @@ def read(source) -> tuple[list[Solution], list[Dropped]]:
         assert solution.steps
         "".join((solution.problem, solution.id, solution.source, str(solution.answer))).encode()
         for step in solution.steps:
-            step.text.encode()  # no lone surrogates, which nothing behind here could write
+            step.text.encode()  # no lone surrogates, which nothing after this could write
             label = step.label if step.reward is None else float(step.reward > 0)
             said = RIGHT.get(step.text[:1])
             assert label is None or said is None or label == float(said), (step, solution)

@@ -32,7 +32,7 @@ DOTS = {
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words behind `python -m prm_lightning` of every command of a page, each once."""
+    """The words after `python -m prm_lightning` of every command of a page, each once."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.findall(r"^(?: {4}|)python -m prm_lightning +(.*)$", text, re.MULTILINE)
     ends = re.compile(r"\s+(# |> ).*")  # a comment, or a file that takes the output

@@ -23,7 +23,7 @@ NOT_RUN = {
     "WandbLogger": "needs wandb, which is no dependency",
     "--push-to-hub": "needs a Hub; test_hub.py has one on loopback",
 }
-# What a page names that is not here, and what stands in for it.
+# What a page names that is not here, and what is used in its place.
 STAND_INS = {
     "M": "outputs/x/best_model",
     "A": "outputs/x/best_model",
@@ -32,7 +32,7 @@ STAND_INS = {
     "gsm8k-gen-stepwise": "rows.jsonl",
     "Qwen/Qwen3-0.6B": "tiny",
 }
-# Added behind a command, so that it is done in seconds: tiny weights, few rows, one step.
+# Added to a command, so that it is done in seconds: tiny weights, few rows, one step.
 SMALL = {
     "fit": {
         "--model.backbone.name": "tiny", "--model.backbone.quantize": "none",

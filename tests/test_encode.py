@@ -72,7 +72,7 @@ def test_chat_leaves_the_assistants_turn_open(tokenizer):
     )
 
 
-def test_guide_asks_behind_every_step(tokenizer):
+def test_guide_asks_after_every_step(tokenizer):
     encoder = Encoder(tokenizer, "guide")
     path = encoder.last_path(encoder.encode("How many?", ["a = 1", "b = 2"]))
     assert tokenizer.decode(path.input_ids) == (

@@ -144,7 +144,7 @@ def test_several_models_make_one_table_with_baselines_beside(tmp_path, tiny_prms
     }  # fmt: skip
     out = capsys.readouterr().out
     assert out.startswith((tmp_path / "out" / "table.md").read_text()[:200])
-    assert not list(tmp_path.glob(".out*"))  # no journal is left behind
+    assert not list(tmp_path.glob(".out*"))  # no journal is left
 
 
 def test_the_saved_threshold_is_named_and_no_other_is_made_up(tmp_path, tiny_prms):
@@ -268,7 +268,7 @@ def test_prmbench(tmp_path, tiny_prms):
         tmp_path / "out", "--benchmark", "prmbench", "--data", data, "--model", tiny_prms[0]
     )
     assert {row["part"] for row in results["rows"]} == {"all", "circular"}
-    assert scores[0]["labels"] == [0.0, 1.0]  # what stands behind an error is judged too
+    assert scores[0]["labels"] == [0.0, 1.0]  # steps after an error are judged too
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_data_without_ids_of_subsets_are_named_by_their_file(tmp_path):
     assert {s.source for s in data.solutions} == {"mine"}
 
 
-def test_steps_behind_the_first_error_are_context(tmp_path):
+def test_steps_after_the_first_error_are_context(tmp_path):
     row = {"prompt": "1?", "completions": ["a", "b", "c"], "labels": [True, False, True]}
     (read,) = read_data([str(write(tmp_path / "a.jsonl", [row]))]).solutions
     assert [step.weight > 0 for step in read.steps] == [True, True, False]

@@ -380,7 +380,7 @@ def test_a_full_disk_leaves_nothing(tiny_model_folder, tmp_path, words, limit):
 def test_the_verb_checks_in_a_fresh_process(
     tiny_model_folder, tmp_path, capsys, format, options, backbone
 ):
-    """The lines of the card run as they stand, and our own scorer reads the folder too."""
+    """The lines of the card run as they are, and our own scorer reads the folder too."""
     base = tiny_model_folder("qwen3", **WIDE)
     place = trained(base, tmp_path / "run" / "best_model", "token", **backbone)
     ours = probe(PRM.from_pretrained(place))

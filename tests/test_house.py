@@ -23,31 +23,26 @@ ORDER = (
     "generation", "scoring", "searching", "evaluation", "labelling", "interop",
 )  # fmt: skip
 
-MOST_FILES = 179
-MOST_LINES = 31_444
-MOST_TEST_LINES = 19_300  # with a test for every fault of two audits; from here it only goes down
-LONGEST_FILE = 430
-LONG_FUNCTIONS = 4  # of more than 60 lines
-INNER_IMPORTS = 60  # of our own modules, inside functions
-WRONG_ARROWS = {
-    "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_encoder",
-    "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_families",
-    "prm_lightning.scoring.scorers -> prm_lightning.scoring.public_model",
-}
-CIRCLES: list[set[str]] = []
+# The aim: 95 files, 16,500 lines and 13,500 of tests, no file over 400 lines.
+MOST_FILES = 128
+MOST_LINES = 26_900
+MOST_TEST_LINES = 19_400  # with a test for every fault of two audits
+LONGEST_FILE = 405
+LONG_FUNCTIONS = 2  # of more than 60 lines
+INNER_IMPORTS = 17  # of our own modules, inside functions
 UNUSUAL = {  # pattern: how often it is found
-    r"\bbehind\b": 154,  # after, below
-    r"\bstands?\b": 136,  # is
-    r"\b(lies|lie) beside\b": 2,  # is next to
-    r"\b(goes|go|gone|going) on\b": 79,  # resumes, continues
-    r"\bin vain\b": 1,  # without effect
-    r"\bnobody's\b|\bby nobody\b": 2,
-    r"\blikewise\b": 7,  # the whole phrase again
-    r"\ball the same\b": 3,  # anyway
-    r"\bbut for\b": 7,  # except
-    r"\bshall\b": 2,  # should
-    r"^\s+\w+: \S+\.$": 26,  # an argument explained by one word
-    r"^class (Wish|Book|Ledger|Held|Entrant|Told|Firsts|Side|Decided|Names)\b": 7,
+    r"\bbehind\b": 34,  # after, below
+    r"\bstands?\b": 18,  # is
+    r"\b(lies|lie) beside\b": 0,  # is next to
+    r"\b(goes|go|gone|going) on\b": 13,  # resumes, continues
+    r"\bin vain\b": 0,  # without effect
+    r"\bnobody's\b|\bby nobody\b": 1,
+    r"\blikewise\b": 0,  # the whole phrase again
+    r"\ball the same\b": 0,  # anyway
+    r"\bbut for\b": 4,  # except
+    r"\bshall\b": 0,  # should
+    r"^\s+\w+: \S+\.$": 11,  # an argument explained by one word
+    r"^class (Wish|Book|Ledger|Held|Entrant|Told|Firsts|Side|Decided|Names)\b": 0,
 }
 
 
@@ -142,11 +137,11 @@ def test_imports_point_one_way():
         for found in imports()
         if found.importer not in DOORS and rank(found.imported) > rank(found.importer)
     }
-    assert not wrong - WRONG_ARROWS
+    assert not wrong
 
 
 def test_no_modules_import_each_other():
-    assert not [group for group in circles() if not any(group <= known for known in CIRCLES)]
+    assert not circles()
 
 
 def test_our_own_modules_are_imported_at_the_top():

@@ -97,7 +97,7 @@ K = 4
 
 
 class Script:
-    """Succeeds a set number of times of K behind each prefix, given by its number of steps."""
+    """Succeeds a set number of times of K after each prefix, given by its number of steps."""
 
     name = "script"
 

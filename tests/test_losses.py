@@ -38,7 +38,7 @@ def naive_loss(kind, logits, labels, weights):
 
 
 def naive_ranking(logits, labels, weights):
-    """Mean over solutions with a trusted step, written as the formula stands."""
+    """Mean over solutions with a trusted step, written as the formula is."""
     costs = []
     for row in zip(logits.tolist(), labels.tolist(), weights.tolist(), strict=True):
         steps = [(z, y) for z, y, w in zip(*row, strict=True) if w > 0]

@@ -84,7 +84,7 @@ def scored(scores, error, labels=None, problem="p") -> ScoredSolution:
 
 
 def collate(solutions: list[dict], pad: int = 0, filler: float = 0.0) -> tuple:
-    """Logits and batch; `filler` stands in every padded place that may hold anything."""
+    """Logits and batch; `filler` is in every padded place that may hold anything."""
     width = max((len(row["logits"]) for row in solutions), default=0) + pad
 
     def padded(key: str, fill: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or fail on a disk, and what they go on from."""
+"""Runs that are killed, stopped or fail on a disk, and what they resume from."""
 
 import json
 import multiprocessing

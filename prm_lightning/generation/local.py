@@ -73,7 +73,7 @@ class LocalGenerator:
         device: None takes the first GPU if there is one, else the CPU.
         tokens_per_batch: bound on the tokens whose keys and values are held at a time; one
             completion at least is always made.
-        instruction: what the user's message says behind the problem; empty for a model that was
+        instruction: what the user's message says after the problem; empty for a model that was
             trained on bare problems.
         template_options: for the chat template, such as ``{"enable_thinking": false}``.
         trust_remote_code: run Python code that comes with the model.
@@ -234,7 +234,7 @@ class LocalGenerator:
         return self._tensor(tokens), self._tensor(mask)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        """Logits behind the last token of each row, ``(R, V)`` float32."""
+        """Logits after the last token of each row, ``(R, V)`` float32."""
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -273,7 +273,7 @@ class LocalGenerator:
         return Completion(text, len(row.ids), row.ended)
 
     def _text(self, prompt: tuple[int, ...], ids: list[int], start: int = 0) -> str:
-        """What ids from `start` on say. Decoded behind what stands before them, since some
+        """What ids from `start` on say. Decoded after what is before them, since some
         tokenizers drop the space that opens a text."""
         before = [*prompt, *ids[:start]][-_TAIL:]
         known, all_of_it = (

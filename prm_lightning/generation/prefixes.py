@@ -84,5 +84,5 @@ class Prefixes:
                 keys, values = (torch.cat(parts, dim=1)[None] for parts in zip(*layer, strict=True))
                 self._tree.cache.update(keys, values, number)
         except BaseException:
-            self._tree.cut(size)  # no token may stand there without its keys and values
+            self._tree.cut(size)  # no token may be there without its keys and values
             raise

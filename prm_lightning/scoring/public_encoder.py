@@ -122,7 +122,7 @@ class PublicEncoder:
         )
 
     def _render_chat(self, turns: int) -> list[list[int]]:
-        """Ids of the chat template's own text: before, between and behind what is filled in."""
+        """Ids of the chat template's own text: before, between and after what is filled in."""
         system = self.manifest.system
         messages = [{"role": "system", "content": system}] if system else []
         for _ in range(turns):

@@ -125,7 +125,7 @@ def _load_server(model: str) -> ServerScorer:
     if not folder:
         raise ValueError(
             f"scorer: {model!r} does not say how the model behind it reads solutions. Add its "
-            f"folder, Hub id or manifest behind a #: {whole}#outputs/x/best_model."
+            f"folder, Hub id or manifest after a #: {whole}#outputs/x/best_model."
         )
     url, _, query = whole.partition("?")
     served = next(iter(parse_qs(query).get("model", [])), None)

@@ -110,6 +110,6 @@ def _first_of(row: dict[str, Any], columns: Sequence[str]) -> Any:
 
 
 def _stated(answer: str) -> str | None:
-    """An answer as it stands, or the one that a solution states."""
+    """An answer as it is, or the one that a solution states."""
     is_solution = "####" in answer or "\\boxed" in answer or "\n" in answer.strip()
     return extract_answer(answer) if is_solution else answer.strip() or None

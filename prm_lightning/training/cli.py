@@ -1,4 +1,4 @@
-"""LightningCLI behind `fit`, `validate`, `test` and `predict`."""
+"""LightningCLI of `fit`, `validate`, `test` and `predict`."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ class PRMModule(LightningModule):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with the run that goes on from it."""
+        """What a checkpoint must share with the run that resumes from it."""
         return {
             "format_version": CHECKPOINT_VERSION,
             "backbone": self.backbone.name,
