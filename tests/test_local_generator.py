@@ -180,7 +180,7 @@ def test_an_adapter_folder_is_loaded_on_its_base(tiny_model_folder, tmp_path):
 
 
 def test_models_that_cannot_write_are_refused_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="cannot load") as missing:
+    with pytest.raises(ValueError, match="there is no folder or file") as missing:
         LocalGenerator(str(tmp_path / "nothing"))
     assert "\n" not in str(missing.value)
     (tmp_path / "prm.json").write_text("{}")
