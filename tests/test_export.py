@@ -289,7 +289,7 @@ def test_what_cannot_be_exported_is_one_line(tiny_model_folder, tmp_path):
             cut(place, "--overwrite", out=tmp_path / "taken")
         (tmp_path / "taken" / name).unlink()
     shutil.rmtree(base)
-    with pytest.raises(ValueError, match=r"backbone: cannot load .*base"):
+    with pytest.raises(ValueError, match=r"there is no folder or file .*base"):
         cut(place, out=out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))

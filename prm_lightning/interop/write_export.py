@@ -139,17 +139,18 @@ def find_model(model: str) -> Path:
     Raises:
         ValueError: it is none; a run and a run that ended early are named as such.
     """
+    path = Path(model)
+    if (path / "best_model" / MANIFEST).is_file():
+        raise ValueError(f"export: {model} is a run. Give its model: --model {model}/best_model.")
+    run = path.parent if path.name in ("best_model", "final_model") else path
+    if (run / "config.yaml").is_file() and not (path / MANIFEST).is_file():
+        raise ValueError(
+            f"export: the run {run} has no {path.name if run != path else 'best_model'}: it "
+            "ended before its first validation. Resume it with fit --ckpt_path last."
+        )
     folder = find_folder(model)
     if (folder / MANIFEST).is_file():
         return folder
-    if (folder / "best_model" / MANIFEST).is_file():
-        raise ValueError(f"export: {model} is a run. Give its model: --model {model}/best_model.")
-    run = folder.parent if folder.name in ("best_model", "final_model") else folder
-    if (run / "config.yaml").is_file():
-        raise ValueError(
-            f"export: the run {run} has no {folder.name if run != folder else 'best_model'}: it "
-            "ended before its first validation. Resume it with fit --ckpt_path last."
-        )
     raise ValueError(
         f"export: {model} holds no {MANIFEST}, so it is no model of prm_lightning. Give a folder "
         "such as outputs/quickstart/best_model."
