@@ -308,7 +308,7 @@ def test_help_needs_no_torch():
 
 def documented_commands():
     text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
-    return [shlex.split(line)[3:] for line in re.findall(r"^    (python -m .*)$", text, re.M)]
+    return [shlex.split(line)[3:] for line in re.findall(r"^(python -m .*)$", text, re.M)]
 
 
 @pytest.fixture

@@ -235,7 +235,7 @@ def test_a_missing_base_model_is_named(tiny_model_folder, tmp_path):
     shutil.copytree(tiny_model_folder(), base)
     tiny_prm(base).save_pretrained(tmp_path / "model")
     shutil.rmtree(base)
-    with pytest.raises(ValueError, match=r"backbone: cannot load .*base"):
+    with pytest.raises(ValueError, match=r"there is no folder or file .*base"):
         PRM.from_pretrained(tmp_path / "model")
 
 
