@@ -18,11 +18,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from safetensors.torch import load_file, save_file
 
 from prm_lightning import PRM, Solution
 from prm_lightning.files import digest, write_json
+from prm_lightning.modeling.aggregate import choose_aggregation
+from prm_lightning.modeling.scored_steps import StepScores
+from prm_lightning.modeling.threshold import fit_threshold
 from prm_lightning.sources import Gsm8k, Stepwise, Synthetic
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Dropped
@@ -40,7 +44,9 @@ def main() -> None:
     arguments = parser.parse_args()
     copy_model(arguments.run / "best_model")
     write_training_problems(arguments.run / "config.yaml")
-    metrics = measure(arguments.data, arguments.output) | {"pairs": find_pairs()}
+    metrics = {"pairs": find_pairs()}
+    write_json(TARGET / "metrics.json", metrics)  # in case what follows is cut off
+    metrics |= measure(arguments.data, arguments.output)
     write_json(TARGET / "metrics.json", metrics)
     print(json.dumps(metrics, indent=2))
 
@@ -55,7 +61,34 @@ def copy_model(best: Path) -> None:
     save_file(halved, TARGET / "adapter_model.safetensors", metadata={"format": "pt"})
     manifest = json.loads((best / "prm.json").read_text())
     manifest["backbone"]["dtype"] = "auto"
-    write_json(TARGET / "prm.json", manifest)
+    write_json(TARGET / "prm.json", manifest | choose(best.parent / "val_scores.jsonl"))
+
+
+def choose(val_scores: Path) -> dict[str, Any]:
+    """Threshold and aggregation, on the parts of the validation data that are most like use.
+
+    The threshold is fitted on the solutions that people labelled, the aggregation on GSM8K, where
+    wrong solutions go on after their error.
+    """
+    rows = [json.loads(line) for line in val_scores.read_text(encoding="utf-8").splitlines()]
+    clean = [
+        [score, label or 0.0, label is not None, k, row["first_error"], 0, number, 0]
+        for number, row in enumerate(row for row in rows if row["source"] == "clean")
+        for k, (score, label) in enumerate(zip(row["scores"], row["labels"], strict=True))
+    ]
+    threshold = fit_threshold(StepScores.from_table(np.array(clean, np.float64)))
+    attempts = [r for r in rows if r["source"] == "gsm8k" and r["first_error"] >= ALL_CORRECT]
+    numbers = {problem: k for k, problem in enumerate({row["problem"] for row in attempts})}
+    aggregation, _ = choose_aggregation(
+        [row["scores"] for row in attempts],
+        np.array([row["first_error"] == ALL_CORRECT for row in attempts]),
+        np.array([numbers[row["problem"]] for row in attempts]),
+    )
+    return {
+        "aggregation": aggregation,
+        "threshold": round(threshold, 4),
+        "threshold_fitted_on": "the human-labelled part of the validation data",
+    }
 
 
 def write_training_problems(config: Path) -> None:
@@ -90,10 +123,10 @@ def measure(data: Path, output: Path) -> dict[str, Any]:
     for name, benchmark, path in (
         ("generated", "steps", generated),
         ("processbench", "processbench", data / "processbench.jsonl"),
-        ("processbench_steps", "steps", data / "processbench.jsonl"),
         ("trl_stepwise_test", "steps", data / "trl_stepwise_test.jsonl"),
         ("best_of_n_mixed", "best-of-n", data / "best_of_n_mixed.jsonl"),
         ("best_of_n_qwen8", "best-of-n", data / "best_of_n_qwen8.jsonl"),
+        ("processbench_steps", "steps", data / "processbench.jsonl"),
     ):
         folder = output / name
         if not (folder / "results.json").is_file():

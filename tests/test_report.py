@@ -193,12 +193,12 @@ def test_curves_name_what_they_show_and_mark_the_best_validation(run_page):
     (loss,) = [label for label in labels if label.startswith("training")]
     assert loss == (
         "training: 0.9 at 1 to 0.6 at 3; validation: 0.8 at 2 to 0.7 at 4; "
-        "validation, untrained head: 0.75 at 1 to 0.75 at 4"
+        "validation, before training: 0.75 at 1 to 0.75 at 4"
     )
-    assert any("AUROC, untrained head: 0.438 at 2 to 0.438 at 4" in label for label in labels)
+    assert any("AUROC, before training: 0.438 at 2 to 0.438 at 4" in label for label in labels)
     assert "best_model was chosen by val/processbench_f1 at step 2." in run_page.text
     assert all(attrs.get("role") == "img" for tag, attrs in run_page.tags if tag == "svg")
-    assert "head: " not in " ".join(label.replace("untrained head: ", "") for label in labels)
+    assert "head: " not in " ".join(label.replace("before training: ", "") for label in labels)
 
 
 def test_one_validation_is_a_point_next_to_the_level_of_the_untrained_head():

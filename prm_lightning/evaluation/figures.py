@@ -128,7 +128,7 @@ def draw_curves(
         span = [min(steps), max(steps)] if min(steps) < max(steps) else [*_around(steps)]
         levels = [
             Series(
-                f"{label}, untrained head", span,
+                f"{label}, before training", span,
                 [untrained[name.removeprefix("val/")]] * 2, look.split()[0] + " dotted",
             )
             for name, (label, look) in panel.names.items()

@@ -128,7 +128,7 @@ class Section:
 
 def describe_run(run: Run) -> Section:
     """The section of a run."""
-    untrained = {"untrained head": run.untrained} if run.untrained else {}
+    untrained = {"before training": run.untrained} if run.untrained else {}
     scored = describe_set(run.scored, untrained) if run.scored else None
     best = run.best_row()
     logged = [row for row in run.log if any(name.startswith("val/") for name in row)]
@@ -136,7 +136,7 @@ def describe_run(run: Run) -> Section:
     columns: dict[str, Mapping[str, float]] = {
         "best model": (scored and scored.measured) or _validation(best),
         "last step": _validation(logged[-1]) if logged else {},
-        "untrained head": run.untrained,
+        "before training": run.untrained,
         MAJORITY: baseline_metrics(run.scored)[MAJORITY] if run.scored and labelled else {},
     }
     if columns["best model"] and "val/loss" in best:

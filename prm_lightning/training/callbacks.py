@@ -342,7 +342,7 @@ class Throughput(Callback):
 class ClosingTable(Callback):
     """Prints metrics next to the baselines, and what was written where.
 
-    With ``trainer.num_sanity_val_steps: -1`` the untrained head is one of the baselines.
+    With ``trainer.num_sanity_val_steps: -1`` the model before training is one of the columns.
 
     Args:
         folder: the run's folder.
@@ -382,7 +382,7 @@ class ClosingTable(Callback):
 
         untrained = json.loads(self.untrained.read_text()) if self.untrained.is_file() else {}
         table = Table(title="Validation", title_justify="left")
-        for column in ("metric", "best", "last", "untrained head"):
+        for column in ("metric", "best", "last", "before training"):
             table.add_column(column, justify="left" if column == "metric" else "right")
         for name in self.SHOWN:
             if name in pl_module.last_metrics:

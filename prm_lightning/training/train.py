@@ -62,7 +62,7 @@ def train(
                 f"train: {name!r} is no part of a configuration, expected one of "
                 f"{', '.join(SETTINGS)}. Give model={{'lr': 1e-4}} for model.lr, and so on."
             )
-    settings["data"] = {**settings.get("data", {}), "sources": _specs(rows)}
+    settings["data"] = {**settings.get("data", {}), "sources": _paths(rows)}
     if backbone is not None:
         named = {"name": str(backbone)} if isinstance(backbone, (str, Path)) else dict(backbone)
         settings["model"] = {**settings.get("model", {}), "backbone": named}
@@ -76,22 +76,18 @@ def train(
     return PRM.from_pretrained(Path(output) / "best_model")
 
 
-def _specs(rows: Any) -> list[dict[str, Any]]:
+def _paths(rows: Any) -> list[str]:
     """Rows as the entries of ``data.sources``."""
     if isinstance(rows, (str, Path)):
-        return [_spec(str(rows))]
+        return [str(rows)]
     if isinstance(rows, Source):
         rows = [rows]
     rows = list(rows)
     if not rows:
         raise ValueError("train: there are no rows, expected at least one.")
     if not isinstance(rows[0], Source):
-        return [_spec(_stored(rows))]
-    return [_spec(_stored_solutions(source)) for source in rows]
-
-
-def _spec(path: str) -> dict[str, Any]:
-    return {"source": {"class_path": "prm_lightning.sources.Stepwise", "init_args": {"path": path}}}
+        return [_stored(rows)]
+    return [_stored_solutions(source) for source in rows]
 
 
 def _stored(rows: list[Mapping[str, Any]]) -> str:
