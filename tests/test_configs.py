@@ -56,7 +56,7 @@ def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, cap
     kind = "qwen3" if "Qwen3" in config.read_text() else "llama"
     main([
         "fit", "--config", str(config), "--output", str(tmp_path / "run"),
-        "--model.backbone.name", str(tiny_model_folder(kind)),
+        "--model.backbone.name", str(tiny_model_folder(kind)), "--model.init_from", "null",
         "--data.sources", attempts, "--data.val_sources", "null", "--data.val_ratio", "0.3",
         "--data.solutions_per_step", "4", "--trainer.accelerator", "cpu",
         "--trainer.max_steps", "12", "--trainer.max_epochs", "-1", "--checkpoint_every", "3",

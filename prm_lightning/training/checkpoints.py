@@ -263,7 +263,7 @@ class StepCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             name_last(path)
             kept = sorted(self.folder.glob(STEPS), key=_age)
-            for old in kept[: len(kept) - self.keep] if self.keep >= 0 else ():
+            for old in kept[: max(0, len(kept) - self.keep)] if self.keep >= 0 else ():
                 trainer.strategy.remove_checkpoint(old)
         self.saved = self.step
         return path if self.keep else self.folder / LAST

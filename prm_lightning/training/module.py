@@ -272,6 +272,10 @@ class PRMModule(LightningModule):
                 "model.init_from."
             )
         self.last_metrics, self.best_metrics = (checkpoint["metrics"][k] for k in ("last", "best"))
+        if saved := checkpoint.get("manifest"):  # earlier releases wrote none
+            if saved["threshold_fitted_on"] is not None:
+                self.model.record_threshold(saved["threshold"], saved["threshold_fitted_on"])
+            self.model.record_aggregation(saved["aggregation"])
 
     @property
     def _identity(self) -> dict[str, Any]:
