@@ -29,9 +29,14 @@ bash scripts/install.sh
 export HF_HUB_OFFLINE=1 # the backbone is in an installed wheel
 
 SECONDS=0
-printf '\nThe shipped model on a right solution, and on the same with a mistake in step 2\n'
+printf '\nThe shipped model on a right solution, and on the same with a wrong operation, which it finds\n'
+"$python" -m prm_lightning score --model smollm2-135m-prm \
+    --problem "A workshop has 3 machines. Each makes 10 toys an hour. How many do they make in 4 hours?" \
+    --steps "In one hour, 3 * 10 = 30 toys are made." "In 4 hours that is 30 * 4 = 120." \
+    --steps "In one hour, 3 * 10 = 30 toys are made." "In 4 hours that is 30 + 4 = 34."
+printf '\nThe same with an arithmetic slip in step 2 (10%% of 360 is no 63), which it misses\n'
 score_pair smollm2-135m-prm
-printf 'score    two solutions with smollm2-135m-prm: %d s\n\n' "$SECONDS"
+printf 'score    four solutions with smollm2-135m-prm: %d s\n\n' "$SECONDS"
 
 SECONDS=0
 if [ -f "$run/best_model/prm.json" ] && [ -f "$run/final_model/prm.json" ]; then
