@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_config
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -85,10 +85,17 @@ def gradients(prm, loss):
     return {n: p.grad.clone() for n, p in prm.backbone.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("chunk", [1, 2**25])
+@pytest.fixture(params=[1, 2**25])
+def chunk(request):
+    """So many logits at a time: one token's, or all."""
+    before, losses.LM_CHUNK = losses.LM_CHUNK, request.param
+    yield
+    losses.LM_CHUNK = before
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(solutions=attempts(), batch=st.sampled_from([160, 4096]))
 def test_trees_give_the_loss_and_gradients_of_one_row_per_solution(prm, solutions, batch, chunk):
-    losses.LM_CHUNK = chunk
     data = encode_solutions(solutions, prm.encoder, 4096)
     (step,) = Planner(measure(data), batch, solutions_per_step=100).train_steps(0)
     shares = [prm(collate(planned, data, 0), lm=True)[1] for planned in step]

@@ -1,6 +1,6 @@
 """Sources as people write them down: a path, rows, or entries of a YAML list.
 
-In: what stands for ``data.sources`` in a configuration. Out: `SourceSpec`s.
+In: the value of ``data.sources`` in a configuration. Out: `SourceSpec`s.
 Read next: `mixture.py`, which reads them.
 """
 
