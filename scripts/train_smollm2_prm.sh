@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the model that ships with the package; the same command resumes a run that was cut off.
+# Trains the model that ships with the package, in two parts; the same command resumes a run that
+# was cut off.
 #   DEV_DATA=FOLDER bash scripts/train_smollm2_prm.sh [options of fit]
 #
 # FOLDER holds, as JSON Lines:
@@ -18,6 +19,7 @@ folder=data/smollm2_prm
 if ! [ -e "$folder/complete" ]; then
     mkdir -p "$folder/exclude"
     head -n 2360 "$DEV_DATA/gsm8k_train.jsonl" | tail -n 2300 >"$folder/gsm8k_train.jsonl"
+    head -n 4460 "$DEV_DATA/gsm8k_train.jsonl" | tail -n 2100 >"$folder/gsm8k_more.jsonl"
     head -n 60 "$DEV_DATA/gsm8k_train.jsonl" >"$folder/gsm8k_val.jsonl"
     for file in trl_stepwise_test processbench best_of_n_mixed best_of_n_qwen8; do
         cp "$DEV_DATA/$file.jsonl" "$folder/exclude/"
@@ -26,5 +28,9 @@ if ! [ -e "$folder/complete" ]; then
         --layout solutions --val_ratio 0.15 --balance none --output "$folder/clean" --overwrite
     touch "$folder/complete"
 fi
-exec "$python" -m prm_lightning fit --config configs/smollm2_prm.yaml \
-    --output outputs/smollm2_prm --ckpt_path last "$@"
+for part in smollm2_prm smollm2_prm_more; do
+    if ! [ -e "outputs/$part/report.html" ]; then
+        "$python" -m prm_lightning fit --config "configs/$part.yaml" \
+            --output "outputs/$part" --ckpt_path last "$@"
+    fi
+done

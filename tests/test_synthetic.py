@@ -26,7 +26,7 @@ from prm_lightning.sources.word_problems import Template, read_templates
 from prm_lightning.types import Solution, Source
 
 TEMPLATES = read_templates()
-SPLITS = ("train", "validation", "quickstart")
+SPLITS = ("train", "validation", "quickstart", "drill")
 EQUATION = re.compile(
     r"(?<![\w$])([\d$(][\d\s$,.%()+\-*/x×÷of]*) = (\$?[\d,]+(?:\.\d+)?%?(?:/\d+)?)"
 )
@@ -64,7 +64,7 @@ def mistake_at(solution: Solution) -> int | None:
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, list[Solution]]:
-    sizes = {"train": 600, "validation": 240, "quickstart": 80}
+    sizes = {"train": 600, "drill": 80, "validation": 240, "quickstart": 80}
     return {name: list(Synthetic(n, attempts=4, split=name).read()) for name, n in sizes.items()}
 
 
@@ -123,7 +123,7 @@ def test_right_steps_use_numbers_of_the_problem_and_of_earlier_steps(everything)
 
 
 def test_a_mistaken_step_claims_what_no_right_step_with_its_sentence_claims():
-    for split in SPLITS:
+    for split in SPLITS[:-1]:  # the steps of a drill share their sentences
         claims, wrong = defaultdict(set), []
         for row in Synthetic(problems=30, attempts=24, split=split).read():
             for step in row.steps:
@@ -176,9 +176,9 @@ def test_every_kind_of_mistake_occurs_and_slips_and_operations_most(everything):
 
 def test_themes_are_kept_apart_and_each_split_has_enough_mistakes(splits):
     themes = {name: {theme(t) for t in TEMPLATES if t.split == name} for name in SPLITS}
-    assert [len(themes[name]) for name in SPLITS] == [5, 2, 1]
-    assert len(set.union(*themes.values())) == 8
-    assert len({t.name for t in TEMPLATES}) == len(TEMPLATES) == 40
+    assert [len(themes[name]) for name in SPLITS] == [5, 2, 1, 1]
+    assert len(set.union(*themes.values())) == 9
+    assert len({t.name for t in TEMPLATES}) == len(TEMPLATES) == 44
     for name, rows in splits.items():
         assert {row.group for row in rows} == {t.name for t in TEMPLATES if t.split == name}
         labels = [step.label for row in rows for step in row.steps if step.label is not None]
@@ -197,7 +197,7 @@ def is_small(equation: re.Match[str]) -> bool:
     return largest <= 12
 
 
-@pytest.mark.parametrize("name", sorted({theme(t) for t in TEMPLATES}))
+@pytest.mark.parametrize("name", sorted({theme(t) for t in TEMPLATES if t.split != "drill"}))
 def test_a_third_of_each_theme_is_easy(everything, name):
     steps = defaultdict(list)
     for row in everything:

@@ -31,7 +31,7 @@ from prm_lightning.sources.formulas import (
     write_expression,
 )
 
-Split = Literal["train", "validation", "quickstart"]
+Split = Literal["train", "validation", "quickstart", "drill"]
 
 FILE = Path(__file__).with_name("word_problems.yaml")
 SHE = (
