@@ -131,7 +131,7 @@ def estimate_memory(
     - attention: queries, repeated keys and values, outputs, ``4 A e``, and ``4 h``;
     - inputs of its norms in float32, ``8 H``, and ``4 (A + K)`` for norms of queries and keys;
     - inputs of its linear layers, one for all that share it, ``(2 H + M) e``;
-    - the adapters' inner values, ``7 r e``, and with NF4, where `modeling.lora` does not run, in
+    - the adapters' inner values, ``7 r e``, and with NF4, where they are not fused, in
       bf16 a copy of the input for each adapter, ``(3 H + A) e`` more.
 
     Full fine-tuning keeps normalised hidden states too, and in bf16 such copies. bf16 adds bf16

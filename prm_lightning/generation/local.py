@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,9 @@ from prm_lightning.modeling.backbone import (
     Backbone,
     Dtype,
     Quantize,
-    bnb_config,
-    explained,
-    hub_token,
+    load_language_model,
     load_tokenizer,
-    locate,
     pick_device,
-    use_plain_nf4_layout,
 )
 from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
 
@@ -353,40 +349,20 @@ def _written(row: _Row, cache: Any, place: int, count: int) -> Written:
 
 def _load(settings: Backbone, device: str) -> tuple[Any, Any]:
     """Tokenizer and model, adapters merged where the weights are not quantized."""
-    from transformers import AutoModelForCausalLM
-
     folder = Path(settings.name)
     if (folder / PRM_FILE).is_file():
         raise ValueError(
             f"generator: {settings.name!r} is a process reward model, expected a language model. "
             "Give the model that is to write solutions."
         )
-    base, revision, adapter = settings.name, settings.revision, None
+    base, adapters, spelled = settings, None, settings
     if (folder / ADAPTER_FILE).is_file():
-        adapter = folder
+        adapters = folder
         config = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
-        base, revision = config["base_model_name_or_path"], config.get("revision")
-    own_tokenizer = adapter is None or (folder / "tokenizer_config.json").is_file()
-    tokenizer = load_tokenizer(
-        settings.name if own_tokenizer else base,
-        settings.revision if own_tokenizer else revision,
-        settings.trust_remote_code,
-    )
-    with explained(settings.name):
-        dtype = getattr(torch, settings.dtype)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            locate(base, dtype),
-            revision=revision,
-            dtype=dtype,
-            trust_remote_code=settings.trust_remote_code,
-            token=hub_token(),
-            quantization_config=bnb_config(settings),
-        )
-        use_plain_nf4_layout(model)
-        if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, adapter)
-            if settings.quantize == "none":
-                model = model.merge_and_unload()
+        name, revision = config["base_model_name_or_path"], config.get("revision")
+        base = replace(settings, name=name, revision=revision)
+        if not (folder / "tokenizer_config.json").is_file():
+            spelled = base
+    tokenizer = load_tokenizer(spelled.name, spelled.revision, spelled.trust_remote_code)
+    model = load_language_model(base, adapters=adapters)
     return tokenizer, model.to(device).eval()

@@ -46,13 +46,13 @@ def context_of(config: Any) -> int:
     context = int(config.max_position_embeddings)
     if CHUNKED in windows(config):
         context = min(context, int(config.attention_chunk_size))
-    return context
+    return min(context, rope_switch(config) or context)
 
 
 def rope_switch(config: Any) -> int | None:
     """Length beyond which all positions of a forward pass are encoded in another way (LongRoPE).
 
-    None for models whose encoding of a token does not depend on how long its company is.
+    A token's encoding then depends on how long its company is, so no path may be longer.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     for one in (rope, *rope.values()):  # one for all layers, or one for each kind of layer
@@ -72,12 +72,9 @@ def tree_masks(config: Any, subtree_end: Tensor, position_ids: Tensor) -> Any:
     Returns:
         A mask as the model's attention reads it, or several by the kind of layer.
     """
-    make: dict[str, Callable[..., Any]] = {"flex_attention": block_mask, "eager": additive_mask}
-    chosen = make.get(config._attn_implementation, attention_mask)
-    longest = subtree_end.shape[1]  # in a shorter row no window leaves anything out
-    return _by_kind(
-        config, lambda window: chosen(subtree_end, position_ids, window), longest=longest
-    )
+    make = block_mask if config._attn_implementation == "flex_attention" else attention_mask
+    longest = subtree_end.shape[1]
+    return _by_kind(config, longest, lambda window: make(subtree_end, position_ids, window))
 
 
 def extended_masks(config: Any, sees: Tensor, depths: Tensor) -> Any:
@@ -91,17 +88,9 @@ def extended_masks(config: Any, sees: Tensor, depths: Tensor) -> Any:
     apart = depths[-len(sees) :, None] - depths[None]  # (Q, N + Q)
 
     def make(window: int | None) -> Tensor:
-        seen = sees if window is None else sees & (apart < window)
-        return (
-            _added(seen[None, None]) if config._attn_implementation == "eager" else seen[None, None]
-        )
+        return (sees if window is None else sees & (apart < window))[None, None]
 
-    return _by_kind(config, make, longest=len(depths))
-
-
-def additive_mask(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Tensor:
-    """`attention_mask` as numbers that are added, which is how transformers' `eager` reads it."""
-    return _added(attention_mask(subtree_end, position_ids, window))
+    return _by_kind(config, len(depths), make)
 
 
 def block_mask(subtree_end: Tensor, position_ids: Tensor, window: int | None) -> Any:
@@ -118,18 +107,18 @@ def block_mask(subtree_end: Tensor, position_ids: Tensor, window: int | None) ->
     return create_block_mask(sees, rows, None, length, length, device=str(subtree_end.device))
 
 
-def _by_kind(config: Any, make: Callable[[int | None], Any], *, longest: int) -> Any:
+def _by_kind(config: Any, longest: int, make: Callable[[int | None], Any]) -> Any:
     """One mask, or a dict of masks where layers differ; equal windows share one mask."""
     by_window: dict[int | None, Any] = {}
     masks = {}
     for kind, window in windows(config).items():
+        # In rows that are no longer than a window it leaves nothing out.
         needed = None if window is None or window >= longest else window
         if needed not in by_window:
-            by_window[needed] = make(needed)
+            mask = make(needed)
+            if config._attn_implementation == "eager":  # which adds a mask to its products
+                lowest = torch.finfo(torch.float32).min
+                mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, lowest)
+            by_window[needed] = mask
         masks[kind] = by_window[needed]
     return masks if len(by_window) > 1 else next(iter(by_window.values()))
-
-
-def _added(sees: Tensor) -> Tensor:
-    lowest = torch.finfo(torch.float32).min
-    return torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, lowest)

@@ -6,8 +6,7 @@ the masks, `locate.py` for where a model is, and `step_model.py`, which puts the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,24 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from prm_lightning.modeling.attention import (
-    context_of,
-    extended_masks,
-    rope_switch,
-    tree_masks,
-    windows,
-)
-from prm_lightning.modeling.cpu import (
-    attend_by_trees,
-    computed_at,
-    in_full_blocks,
-    pointwise_of_last_layer,
-)
+from prm_lightning.modeling import attention
+from prm_lightning.modeling.cpu import speed_up
 from prm_lightning.modeling.locate import explained as explained  # others import them from here
 from prm_lightning.modeling.locate import hub_token as hub_token
 from prm_lightning.modeling.locate import load_tokenizer as load_tokenizer
 from prm_lightning.modeling.locate import locate as locate
-from prm_lightning.types import Unscorable
 
 Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
@@ -110,8 +97,8 @@ class TreeModel(nn.Module):
         self.model = model
         self.config = config
         self.compiled = False
-        windows(self._text_config)  # refuses a model that cannot read trees
-        attend_by_trees(self.causal_lm)
+        attention.windows(self._text_config)  # refuses a model that cannot read trees
+        self.reading = speed_up(self.causal_lm)
 
     @property
     def hidden_size(self) -> int:
@@ -120,12 +107,7 @@ class TreeModel(nn.Module):
     @property
     def context(self) -> int:
         """Most tokens that a path may have."""
-        return context_of(self._text_config)
-
-    @property
-    def rope_switch(self) -> int | None:
-        """Length beyond which a path needs forward passes of its own; None for most models."""
-        return rope_switch(self._text_config)
+        return attention.context_of(self._text_config)
 
     @property
     def _text_config(self) -> Any:
@@ -140,13 +122,10 @@ class TreeModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    @contextmanager
-    def precision(self) -> Iterator[None]:
+    def precision(self) -> AbstractContextManager[None]:
         """Computes in the backbone's dtype; trained float32 weights are cast on the way."""
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16"
-        ):
-            yield
+        low = self.config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     def forward(
         self,
@@ -166,9 +145,20 @@ class TreeModel(nn.Module):
 
         Returns:
             ``(R, T, H)`` in the backbone's dtype; values at nodes that are not read mean nothing.
+
+        Raises:
+            ValueError: a path is too long for a LongRoPE model.
         """
-        mask = tree_masks(self._text_config, subtree_end, position_ids)
-        with self.precision(), self._read_at(read, input_ids.numel()):
+        if attention.rope_switch(self._text_config) and (position_ids >= self.context).any():
+            raise ValueError(
+                f"backbone: a batch holds a path of more than {self.context} tokens, beyond which "
+                f"{self.config.name!r} encodes all positions in another way (LongRoPE). Set "
+                f"data.max_tokens to {self.context} or less."
+            )
+        mask = attention.tree_masks(self._text_config, subtree_end, position_ids)
+        if self.compiled or self.config.gradient_checkpointing:  # which computes once more later
+            read = None
+        with self.precision(), self.reading(read, input_ids.shape):
             # A cache would make transformers ignore how trees lie side by side in a row.
             out = self.causal_lm.base_model(
                 input_ids=input_ids,
@@ -177,14 +167,6 @@ class TreeModel(nn.Module):
                 use_cache=False,
             )
         return out.last_hidden_state  # type: ignore[no-any-return]
-
-    def _read_at(self, read: Tensor | None, total: int) -> AbstractContextManager[None]:
-        """See `forward`. On a GPU, finding the nodes would make the processor wait for it."""
-        again = self.config.gradient_checkpointing  # computes once more, when this has ended
-        if read is None or not len(read) or read.device.type != "cpu" or self.compiled or again:
-            return nullcontext()
-        modules = pointwise_of_last_layer(self.causal_lm)
-        return computed_at(modules, in_full_blocks(read, total))
 
     def extend(self, input_ids: Tensor, depths: Tensor, sees: Tensor, cache: Any) -> Tensor:
         """Hidden states of nodes that come after those of a cache, which takes them up.
@@ -201,24 +183,17 @@ class TreeModel(nn.Module):
 
         Raises:
             ValueError: the backbone runs FlexAttention, which reads no dense mask.
-            Unscorable: a path is longer than `rope_switch`.
         """
         if self.config.attention != "sdpa":
             raise ValueError(
                 f"backbone: attention={self.config.attention!r} cannot extend a cache, which needs "
                 "a dense mask. Load the model with attention 'sdpa'."
             )
-        if self.rope_switch is not None and len(depths) and int(depths.max()) >= self.rope_switch:
-            raise Unscorable(
-                f"backbone: a solution gets longer than {self.rope_switch} tokens, beyond which "
-                f"{self.config.name!r} encodes all positions in another way (LongRoPE), so that "
-                "its steps cannot be scored one by one. Leave it out, or score it as a whole."
-            )
         with self.precision():
             out = self.causal_lm.base_model(
                 input_ids=input_ids[None],
                 position_ids=depths[None, -len(input_ids) :],
-                attention_mask=extended_masks(self._text_config, sees, depths),
+                attention_mask=attention.extended_masks(self._text_config, sees, depths),
                 past_key_values=cache,
                 use_cache=True,
             )
@@ -283,22 +258,9 @@ def load_backbone(
     """
     config = config.settled()
     full = saved is not None and config.lora is None
-    with explained(config.name):
-        path = str(saved) if full else locate(config.name, _weight_dtype(config))
-        from transformers import AutoModelForCausalLM
-
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            revision=config.revision,
-            dtype=_weight_dtype(config),
-            # None is sdpa, or eager for the few models that have no sdpa.
-            attn_implementation="flex_attention" if config.attention == "flex" else None,
-            trust_remote_code=config.trust_remote_code,
-            token=hub_token(),
-            quantization_config=bnb_config(config),
-            device_map=None if device is None else {"": str(device)},
-        )
-    use_plain_nf4_layout(model)
+    # Full fine-tuning needs float32 weights: bf16 loses small updates.
+    dtype = torch.float32 if config.lora is None else None
+    model = load_language_model(config, weights=saved if full else None, dtype=dtype, device=device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.lora is not None and saved is not None:
@@ -307,11 +269,55 @@ def load_backbone(
         model = PeftModel.from_pretrained(model, saved, is_trainable=True)
     else:
         model = _add_lora(model, config.lora, trained_tokens)
-    if config.lora is not None:
-        from prm_lightning.modeling.lora import fuse_adapters
-
-        fuse_adapters(model)
     return TreeModel(model, config)
+
+
+def load_language_model(
+    config: Backbone,
+    *,
+    weights: Path | None = None,
+    adapters: Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    kind: str = "AutoModelForCausalLM",
+) -> Any:
+    """A model of `transformers` as `config` says, without fresh adapters.
+
+    Args:
+        config: which one; `lora` is not read.
+        weights: a folder whose full weights take the place of those of ``config.name``.
+        adapters: a folder of PEFT, merged into the weights, or added to quantized ones.
+        dtype: of the weights; None takes that of the computation.
+        device: see `load_backbone`.
+        kind: the class of `transformers` that reads the weights.
+
+    Raises:
+        ValueError: the model cannot be found or read.
+    """
+    config = config.settled()
+    dtype = dtype or getattr(torch, config.dtype)
+    with explained(config.name):
+        import transformers
+
+        model: Any = getattr(transformers, kind).from_pretrained(
+            str(weights or locate(config.name, dtype)),
+            revision=config.revision,
+            dtype=dtype,
+            # None is sdpa, or eager for the few models that have no sdpa.
+            attn_implementation="flex_attention" if config.attention == "flex" else None,
+            trust_remote_code=config.trust_remote_code,
+            token=hub_token(),
+            quantization_config=None if config.quantize == "none" else _quantization(config),
+            device_map=None if device is None else {"": str(device)},
+        )
+        _use_plain_nf4_layout(model)
+        if adapters is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapters)
+            if config.quantize == "none":
+                model = model.merge_and_unload()
+    return model
 
 
 @lru_cache
@@ -328,18 +334,6 @@ def native_dtype() -> Dtype:
     return "bfloat16" if native else "float32"
 
 
-def use_plain_nf4_layout(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in eval mode.
-
-    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a layer's weight at its first forward in
-    eval mode and reads the repacked bytes as if they were plain ones in every later backward pass
-    and dequantization: gradients and merges are garbage, without an error.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
-
-
 def pick_device(device: str | torch.device | None) -> str:
     """The device to compute on; None takes the first GPU if there is one, else the CPU.
 
@@ -352,7 +346,7 @@ def pick_device(device: str | torch.device | None) -> str:
         wanted = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device: got {device!r}, expected cpu, cuda or cuda:1.") from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count()
     if wanted.type == "cuda" and (wanted.index or 0) >= count:
         raise ValueError(
             f"device: {str(device)!r} is not there: CUDA finds {count} GPUs on this machine. Give "
@@ -361,10 +355,7 @@ def pick_device(device: str | torch.device | None) -> str:
     return str(device)
 
 
-def bnb_config(config: Backbone) -> Any:
-    """The quantization settings that `from_pretrained` takes; None without quantization."""
-    if config.quantize == "none":
-        return None
+def _quantization(config: Backbone) -> Any:
     from transformers import BitsAndBytesConfig
 
     four_bits = {
@@ -377,10 +368,16 @@ def bnb_config(config: Backbone) -> Any:
     return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
 
 
-def _weight_dtype(config: Backbone) -> torch.dtype:
-    """Full fine-tuning needs float32 weights: bf16 loses small updates."""
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    return torch.float32 if config.lora is None else dtype
+def _use_plain_nf4_layout(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in eval mode.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks a layer's weight at its first forward in
+    eval mode and reads the repacked bytes as if they were plain ones in every later backward pass
+    and dequantization: gradients and merges are garbage, without an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _add_lora(model: Any, lora: Lora | None, trained_tokens: list[int] | None) -> Any:

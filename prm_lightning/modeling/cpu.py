@@ -1,16 +1,17 @@
-"""Faster forward and backward passes on CPUs: trees in blocks, the last layer where it is read.
+"""Faster passes, most of all on CPUs. `speed_up` changes speed and nothing else.
 
-A token of a tree sees its ancestors, a small share of a row that holds many solutions, and a dense
-mask makes a CPU compute all the rest for nothing: `attend_by_trees` divides rows into blocks of
-queries, each with the keys that it sees. Nothing reads the last layer except at a few nodes:
-`computed_at` computes it for these alone. Both change speed and nothing else, and `TreeModel` is
-the only user of this file.
+- A token of a tree sees its ancestors, a small share of a row that holds many solutions, and a
+  dense mask makes a CPU compute all the rest for nothing. `attend` divides rows into blocks of
+  queries, each with the keys that it sees.
+- Nothing reads the last layer except at a few nodes, so it is computed for these alone.
+- LoRA's additions happen inside the matrix products, not as passes of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,15 +26,36 @@ SPREAD = 5 / 4  # most keys in a group of blocks over fewest: more make fewer ca
 READ_BLOCK = 64  # nodes of the last layer are computed in multiples of this
 DENSE = ("gate_proj", "up_proj", "down_proj")  # what an MLP without experts has
 
+# Takes the nodes to read and the shape of a batch's rows.
+Reading = Callable[[Tensor | None, torch.Size], AbstractContextManager[None]]
+
+
+def speed_up(causal_lm: Any) -> Reading:
+    """Let a model of transformers attend by `attend`, and fuse its adapters with their layers.
+
+    Attention of another kind than `sdpa`, and adapters of another kind than plain ones on
+    unquantized weights, stay as they are. Nothing of it is in the model's saved configuration.
+
+    Returns:
+        A context in which the last layer is computed at given nodes alone.
+    """
+    from transformers import AttentionInterface
+
+    config = causal_lm.config.get_text_config()
+    if config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attend)
+        config._attn_implementation = NAME
+    fuse_adapters(causal_lm)
+    return partial(_reading, causal_lm)
+
 
 class Blocks(NamedTuple):
     """``B`` blocks of ``Q`` queries, each block with at most ``K`` keys.
 
     Args:
-        queries: ``(B, Q)`` int64, places among the queries of all rows; None if every block is a
-            whole row.
-        keys: ``(B, K)`` int64, places among the keys of all rows: every key that a query of the
-            block sees, and others where it sees fewer than K; None as before.
+        queries: ``(B, Q)`` int64, places among those of all rows; None if blocks are rows.
+        keys: ``(B, K)`` int64, places of every key that a query of the block sees, and of others
+            where it sees fewer than K; None as before.
         bias: ``(B, 1, Q, K)`` in the dtype of the queries: 0 where one sees a key, else -inf.
     """
 
@@ -104,16 +126,13 @@ def attend(
 ) -> tuple[Tensor, None]:
     """What transformers asks of an attention function; equal to its `sdpa` up to rounding.
 
+    What `sdpa` refuses or treats in ways of its own is left to it, like dropout, other devices and
+    compiled code.
+
     Args:
-        module: the layer.
-        query: ``(R, H, Q, D)``.
-        key: ``(R, G, K, D)``, where G divides H.
-        value: like `key`.
+        query: ``(R, H, Q, D)``; key and value are ``(R, G, K, D)``, where G divides H.
         attention_mask: ``(R, 1, Q, K)`` bool, such as `batching.tree.attention_mask` makes.
-        dropout: in [0, 1), on the attention weights.
         scaling: of the products; None takes ``D ** -0.5``.
-        more: what `sdpa` refuses or treats in ways of its own is left to it, like dropout, other
-            devices and compiled code.
 
     Returns:
         ``(R, Q, H, D)``, and no weights.
@@ -147,7 +166,7 @@ def attend(
 def _attend_by_kernel(
     query: Tensor, key: Tensor, value: Tensor, blocks: list[Blocks], scale: float
 ) -> Tensor:
-    """What `_Attend` gives, by PyTorch's kernel, which rounds less and has a slow backward pass."""
+    """By PyTorch's kernel, which rounds less than `_Attend` and has a slow backward pass."""
     whole = blocks[0].queries is None
     queries, keys, values = (x if whole else _lay_flat(x) for x in (query, key, value))
     out = torch.empty_like(queries)
@@ -183,10 +202,10 @@ class _Attend(torch.autograd.Function):
         out = torch.empty_like(queries)
         kept = []
         for block in blocks:
-            q = _stack(_take(queries, block.queries), key.shape[1])
+            q = _regroup(_take(queries, block.queries), key.shape[1])
             k, v = _take(keys, block.keys), _take(values, block.keys)
             weights = torch.softmax(_add(q @ k.transpose(2, 3), block.bias), dim=-1)
-            out = _put(out, block.queries, _unstack(weights @ v, query.shape[1]))
+            out = _put(out, block.queries, _regroup(weights @ v, query.shape[1]))
             kept.append(weights)
         ctx.save_for_backward(queries, keys, values, *kept)
         return _as_rows(out, len(query)).transpose(1, 2).contiguous()
@@ -199,14 +218,14 @@ class _Attend(torch.autograd.Function):
         grads = grad.transpose(1, 2) if whole else grad.flatten(0, 1)
         for_q, for_k, for_v = (torch.zeros_like(x) for x in (queries, keys, values))
         for block, weights in zip(ctx.blocks, kept, strict=True):
-            q, g = (_stack(_take(x, block.queries), groups) for x in (queries, grads))
+            q, g = (_regroup(_take(x, block.queries), groups) for x in (queries, grads))
             k, v = _take(keys, block.keys), _take(values, block.keys)
             for_v = _add_to(for_v, block.keys, weights.transpose(2, 3) @ g)
             products = torch._softmax_backward_data(
                 g @ v.transpose(2, 3), weights, -1, weights.dtype
             )
             for_k = _add_to(for_k, block.keys, products.transpose(2, 3) @ q)
-            for_q = _put(for_q, block.queries, _unstack(products @ k, heads))
+            for_q = _put(for_q, block.queries, _regroup(products @ k, heads))
         return *(_as_rows(x, rows) for x in (for_q * ctx.scale, for_k, for_v)), None, None
 
 
@@ -238,14 +257,9 @@ def _add_to(x: Tensor, places: Tensor | None, blocks: Tensor) -> Tensor:
     return blocks if places is None else x.index_add_(0, places.flatten(), _lay_flat(blocks))
 
 
-def _stack(x: Tensor, groups: int) -> Tensor:
-    """``(B, H, Q, D)`` to ``(B, G, H / G * Q, D)``: the heads that share keys lie together."""
+def _regroup(x: Tensor, groups: int) -> Tensor:
+    """``(B, H, Q, D)`` to ``(B, G, H / G * Q, D)``, heads that share keys together, or back."""
     return x.reshape(len(x), groups, -1, x.shape[3])
-
-
-def _unstack(x: Tensor, heads: int) -> Tensor:
-    """The reverse of `_stack`."""
-    return x.view(len(x), heads, -1, x.shape[3])
 
 
 def _add(products: Tensor, bias: Tensor) -> Tensor:
@@ -255,71 +269,25 @@ def _add(products: Tensor, bias: Tensor) -> Tensor:
     return products
 
 
-def attend_by_trees(model: Any) -> None:
-    """Let a transformers model that attends by `sdpa` do so by `attend`.
-
-    It is not written into the model's saved configuration.
-    """
-    from transformers import AttentionInterface
-
-    config = model.config.get_text_config()
-    if config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, attend)
-        config._attn_implementation = NAME
-
-
-def pointwise_of_last_layer(causal_lm: Any) -> list[nn.Module]:
-    """The modules of the last decoder layer that treat each node by itself.
-
-    They are attention's output projection and the MLP; empty where a model is built otherwise.
-    """
-    layers = getattr(causal_lm.base_model, "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not len(layers):
-        return []
-    projection = getattr(getattr(layers[-1], "self_attn", None), "o_proj", None)
-    mlp = getattr(layers[-1], "mlp", None)
-    if not isinstance(projection, nn.Module) or not isinstance(mlp, nn.Module):
-        return []
-    return [projection, mlp] if all(hasattr(mlp, name) for name in DENSE) else []
-
-
-def in_full_blocks(nodes: Tensor, total: int) -> Tensor:
-    """``(M',)`` all different nodes of ``(M,)``, and others up to a multiple of `READ_BLOCK`.
-
-    M' then takes few values: a CPU builds code anew for each shape. It is `total` at most, which
-    is how many nodes there are.
-    """
-    wanted = torch.zeros(total, dtype=torch.bool).index_fill_(0, nodes, value=True)
-    count = int(wanted.sum())
-    others = torch.nonzero(~wanted)[: -count % READ_BLOCK, 0]
-    return torch.nonzero(wanted.index_fill_(0, others, value=True))[:, 0]
-
-
 @contextmanager
-def computed_at(modules: list[nn.Module], nodes: Tensor) -> Iterator[None]:
-    """Let modules compute ``(R, T, K)`` to ``(R, T, N)`` at some nodes; elsewhere they give 0.
+def _reading(causal_lm: Any, read: Tensor | None, shape: torch.Size) -> Iterator[None]:
+    """On a CPU, compute what treats each node by itself in the last layer where it is read.
 
-    Args:
-        modules: each treats every node by itself.
-        nodes: ``(M,)`` int64, flat indices into R*T, each once.
+    Elsewhere it gives 0. On a GPU, finding the nodes would make the processor wait for it.
     """
-    shapes: list[torch.Size | None] = []  # of the calls that have begun
+    if read is None or not read.numel() or read.device.type != "cpu":
+        yield
+        return
+    nodes = _in_full_blocks(read, shape.numel())
 
-    def narrow(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
-        if len(args) != 1 or args[0].dim() != 3:  # a model that calls it in another way
-            shapes.append(None)
-            return None
-        (x,) = args
-        shapes.append(x.shape)
-        return x.flatten(0, 1).index_select(0, nodes)
+    def narrow(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+        return args[0].flatten(0, 1).index_select(0, nodes)
 
-    def widen(module: nn.Module, args: Any, out: Tensor) -> Tensor | None:
-        shape = shapes.pop()
-        if shape is None:
-            return None
-        whole = out.new_zeros(shape[0] * shape[1], out.shape[-1])
-        return whole.index_copy(0, nodes, out).view(*shape[:2], out.shape[-1])
+    def widen(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+        whole = out.new_zeros(shape.numel(), out.shape[-1])
+        return whole.index_copy(0, nodes, out).view(*shape, -1)
 
+    modules = pointwise_of_last_layer(causal_lm)
     hooks = [module.register_forward_pre_hook(narrow) for module in modules]
     hooks += [module.register_forward_hook(widen) for module in modules]
     try:
@@ -327,3 +295,109 @@ def computed_at(modules: list[nn.Module], nodes: Tensor) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def pointwise_of_last_layer(causal_lm: Any) -> list[nn.Module]:
+    """Attention's output projection and the MLP; none where a model is built otherwise."""
+    try:
+        last = causal_lm.base_model.layers[-1]
+        modules = [last.self_attn.o_proj, last.mlp]
+    except (AttributeError, TypeError, IndexError):
+        return []
+    return modules if all(hasattr(last.mlp, name) for name in DENSE) else []
+
+
+def _in_full_blocks(nodes: Tensor, total: int) -> Tensor:
+    """All different nodes of ``(M,)``, and others of the total up to a multiple of `READ_BLOCK`.
+
+    Their number then takes few values: a CPU builds code anew for each shape.
+    """
+    wanted = torch.zeros(total, dtype=torch.bool).index_fill_(0, nodes, value=True)
+    others = torch.nonzero(~wanted)[: -int(wanted.sum()) % READ_BLOCK, 0]
+    return torch.nonzero(wanted.index_fill_(0, others, value=True))[:, 0]
+
+
+def fuse_adapters(model: nn.Module) -> int:
+    """Let layers with one plain adapter on unquantized weights run by `_AddAdapter`.
+
+    Those with dropout, a bias in the adapter or a variant such as DoRA stay as they are. Returns
+    how many run fused now.
+    """
+    layers = [m for m in model.modules() if hasattr(m, "lora_A") and _is_plain(m)]
+    for layer in layers:
+        layer.__class__ = _fused_class()
+    return len(layers)
+
+
+def _is_plain(layer: Any) -> bool:
+    if type(layer) is not _fused_class().__base__ or type(layer.base_layer) is not nn.Linear:
+        return False
+    (name, *others) = layer.active_adapters
+    return (
+        not others
+        and len(layer.lora_A) == 1
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and not layer.lora_bias[name]
+        and name not in layer.lora_variant
+        and not layer.fan_in_fan_out
+        and layer.base_layer.weight.is_floating_point()
+    )
+
+
+@cache
+def _fused_class() -> type:
+    from peft.tuners.lora.layer import Linear  # takes seconds, and only adapters need it
+
+    class FusedLinear(Linear):  # type: ignore[misc]
+        """PEFT's layer with its parameters, names and methods, and another forward pass."""
+
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if self.disable_adapters or self.merged or args or kwargs:
+                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            (name,) = self.active_adapters
+            base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+            with torch.autocast(x.device.type, enabled=False):
+                rows = x.reshape(-1, x.shape[-1]).to(base.weight.dtype)
+                settings = (base.weight, base.bias, down, up, self.scaling[name])
+                out: Tensor = _AddAdapter.apply(rows, *settings)  # type: ignore[no-untyped-call]
+            return out.view(*x.shape[:-1], -1)
+
+    return FusedLinear
+
+
+class _AddAdapter(torch.autograd.Function):
+    """``x W^T + bias + scale * (x A^T) B^T``, differentiable in x, A and B.
+
+    What PEFT computes with a product, a scaling and an addition over all outputs more, forward and
+    backward; here the low-rank products are added where the large ones lie. Nothing large is kept
+    for the backward pass but ``x`` ``(T, K)``. ``W`` is ``(N, K)``, ``A`` ``(r, K)``, ``B``
+    ``(N, r)``; the sum is in the dtype of W.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+    ) -> Tensor:
+        a, b = down.to(x.dtype), up.to(x.dtype)
+        inner = x @ a.T  # (T, r)
+        ctx.save_for_backward(x, weight, a, b, inner)
+        ctx.scale, ctx.dtypes = scale, (down.dtype, up.dtype)
+        # Not `addmm_`: torch 2.11 compiles an operation in place here to wrong gradients.
+        return torch.addmm(F.linear(x, weight, bias), inner, b.T, alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight, a, b, inner = ctx.saved_tensors
+        grad_inner = grad @ b  # (T, r)
+        for_x = None
+        if ctx.needs_input_grad[0]:
+            for_x = torch.addmm(grad @ weight, grad_inner, a, alpha=ctx.scale)
+        for_down = (ctx.scale * (grad_inner.T @ x)).to(ctx.dtypes[0])
+        for_up = (ctx.scale * (grad.T @ inner)).to(ctx.dtypes[1])
+        return for_x, None, None, for_down, for_up, None

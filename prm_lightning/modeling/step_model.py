@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
 from typing import Protocol, TypeVar, cast, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -106,7 +104,6 @@ class StepModel(nn.Module):
 
     def _hidden(self, batch: StepBatch, read: Tensor) -> Tensor:
         """``(R*T, H)`` hidden states; only those at the nodes `read` mean something."""
-        self._require_one_rope(batch)
         hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=read)
         return hidden.flatten(0, 1)  # type: ignore[no-any-return]
 
@@ -202,13 +199,6 @@ class StepModel(nn.Module):
         # `encode_solutions` asks an encoder for what `StepEncoder` promises and nothing else.
         data = encode_solutions(numbered, cast(Encoder, self.encoder), max_tokens=NO_LIMIT)
         self._require_fit(data, pairs)
-        is_long = self._needs_own_pass(data)
-        if len(set(is_long)) > 1:
-            scored = {
-                kind: iter(self._score_solutions(list(compress(pairs, chosen)), tokens_per_batch))
-                for kind, chosen in ((True, is_long), (False, [not x for x in is_long]))
-            }
-            return [next(scored[kind]) for kind in is_long]
         scores: list[list[float]] = [[] for _ in pairs]
         with evaluating(self):
             for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
@@ -230,30 +220,6 @@ class StepModel(nn.Module):
             pairs: the same as text.
         """
         return self(batch)  # type: ignore[no-any-return]
-
-    def _needs_own_pass(self, data: EncodedSolutions) -> list[bool]:
-        """Which solutions a LongRoPE model reads with its other factors: no pass mixes both."""
-        switch = self.backbone.rope_switch
-        if switch is None:
-            return [False] * len(data)
-        lengths = np.diff(data.offsets) + len(data.branch)
-        return (lengths > switch).tolist()  # type: ignore[no-any-return]
-
-    def _require_one_rope(self, batch: StepBatch) -> None:
-        """Refuse a batch that a LongRoPE model would read with one set of factors for all."""
-        switch = self.backbone.rope_switch
-        if switch is None or not len(batch.step_counts):
-            return
-        nodes = batch.step_nodes  # (B, S)
-        if not self.encoder.branch:  # a solution is one path, which ends at its last step
-            nodes = nodes.gather(1, batch.step_counts[:, None] - 1)
-        is_long = batch.position_ids.flatten()[nodes[nodes >= 0]] >= switch
-        if is_long.any() and not is_long.all():
-            raise ValueError(
-                f"score: {self.name!r} encodes positions in another way beyond {switch} tokens "
-                "(LongRoPE), and a batch holds texts of both kinds. Set data.max_tokens to "
-                f"{switch} or less."
-            )
 
     def _require_fit(self, data: EncodedSolutions, pairs: Pairs) -> None:
         for i, (problem, steps) in enumerate(pairs):
@@ -291,18 +257,11 @@ def require_steps(steps: Steps) -> Steps:
 
 
 def require_fit(model: StepModel, problem: str, steps: int, tokens: int) -> None:
-    """Refuse what is longer than the model's context, or than it can read on branches.
+    """Refuse what is longer than the model's context.
 
     Raises:
         Unscorable: it is.
     """
-    switch = model.backbone.rope_switch
-    if switch is not None and model.encoder.branch and steps > 1 and tokens > switch:
-        raise Unscorable(
-            f"score: a solution of {steps} steps is {tokens} tokens. {model.name!r} encodes "
-            f"positions in another way beyond {switch} tokens (LongRoPE), and its template reads "
-            f"shorter beginnings in the same pass (problem {problem[:60]!r}). Leave it out."
-        )
     if tokens > model.backbone.context:
         raise Unscorable(
             f"score: a solution of {steps} steps is {tokens} tokens, longer than the context of "

@@ -18,8 +18,8 @@ from prm_lightning.modeling.backbone import (
     Backbone,
     TreeModel,
     hub_token,
+    load_language_model,
     load_tokenizer,
-    locate,
     pick_device,
 )
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, find_folder, require_whole_files
@@ -195,26 +195,16 @@ def _adapter_base(folder: Path) -> str | None:
 def _load_language_model(manifest: PublicManifest, folder: Path, adapter: str | None) -> Any:
     import transformers
 
-    auto: Any = transformers.AutoModel
+    kind = "AutoModel"
     if manifest.head == "lm":
-        auto = transformers.AutoModelForCausalLM
+        kind = "AutoModelForCausalLM"
     elif adapter is not None:  # its tensors are named after the class that it was trained in
-        auto = transformers.AutoModelForTokenClassification
+        kind = "AutoModelForTokenClassification"
+    config = Backbone(adapter or str(folder), dtype=manifest.dtype, lora=None)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
     try:
-        model = auto.from_pretrained(
-            locate(adapter) if adapter else str(folder),
-            dtype=getattr(torch, manifest.dtype),
-            attn_implementation="sdpa",
-            trust_remote_code=False,
-            token=hub_token(),
-        )
-        if adapter is None:
-            return model
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+        return load_language_model(config, adapters=folder if adapter else None, kind=kind)
     finally:
         transformers.logging.set_verbosity(verbosity)
 
