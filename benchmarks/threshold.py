@@ -18,16 +18,16 @@ from statistics import fmean
 
 import numpy as np
 
+from prm_lightning.modeling.metrics import (
+    first_error_windows,
+    fit_threshold,
+    measure_first_errors,
+)
 from prm_lightning.modeling.scored_steps import (
     ScoredSolution,
     StepScores,
     to_step_scores,
     undrawn,
-)
-from prm_lightning.modeling.threshold import (
-    first_error_windows,
-    fit_threshold,
-    measure_first_errors,
 )
 from prm_lightning.types import ALL_CORRECT
 
@@ -65,8 +65,8 @@ def f1_at(scores: StepScores, threshold: float) -> float:
 
 def highest_step(scores: StepScores) -> float:
     """A threshold with the best F1 on these solutions; of several the one nearest 0.5."""
-    windows = first_error_windows(scores)
-    ends = np.unique(np.clip(np.concatenate([windows.low, windows.high]), 0, 1))
+    low, high, *_ = first_error_windows(scores)
+    ends = np.unique(np.clip(np.concatenate([low, high]), 0, 1))
     middles = ((ends[1:] + ends[:-1]) / 2).tolist()
     return max(middles, key=lambda t: (f1_at(scores, t), -abs(t - 0.5)))
 

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from prm_lightning import PRM, Solution
 from prm_lightning.files import digest, write_json
 from prm_lightning.modeling.aggregate import choose_aggregation
+from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.scored_steps import StepScores
-from prm_lightning.modeling.threshold import fit_threshold
 from prm_lightning.sources import Gsm8k, Stepwise, Synthetic
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Dropped

@@ -17,18 +17,20 @@ from hypothesis import strategies as st
 
 from prm_lightning.evaluation.results import draw_problems
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
-from prm_lightning.modeling.metrics import majority_scores, measure, measure_part
+from prm_lightning.modeling.metrics import (
+    first_error_windows,
+    fit_threshold,
+    majority_scores,
+    measure,
+    measure_first_errors,
+    measure_part,
+)
 from prm_lightning.modeling.scored_steps import (
     GatheredSteps,
     ScoredSolution,
     StepScores,
     to_step_scores,
     undrawn,
-)
-from prm_lightning.modeling.threshold import (
-    first_error_windows,
-    fit_threshold,
-    measure_first_errors,
 )
 from prm_lightning.training.callbacks import rank_validation
 from prm_lightning.types import ALL_CORRECT, UNKNOWN, StepBatch
@@ -341,8 +343,8 @@ def test_a_fitted_threshold_holds_on_other_data_better_than_the_highest_step():
     gains = []
     for seed in range(1, 21):
         few = drawn_solutions(60, seed, skill=1.0)
-        windows = first_error_windows(few)
-        steps = [t for t in [*windows.low, *windows.high] if 0 < t < 1]
+        low, high, *_ = first_error_windows(few)
+        steps = [t for t in [*low, *high] if 0 < t < 1]
         highest = max(steps, key=lambda t: first_errors(few, t)["f1"])
         fitted = fit_threshold(few)
         gains.append(first_errors(unseen, fitted)["f1"] - first_errors(unseen, highest)["f1"])

@@ -14,8 +14,8 @@ from prm_lightning.evaluation.baselines import Surprisal, untrained_twin
 from prm_lightning.evaluation.results import Choice, Kind, Threshold
 from prm_lightning.evaluation.scored import Journal, Scored, gather_steps, score_solutions
 from prm_lightning.files import digest
+from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
-from prm_lightning.modeling.threshold import fit_threshold
 from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Scorer, Solution

@@ -25,12 +25,13 @@ from prm_lightning.evaluation.scored import Scored, gather_steps
 from prm_lightning.modeling.metrics import (
     POSITION_NAMES,
     POSITIONS,
+    first_error_windows,
+    measure_first_errors,
     measure_part,
     measure_steps,
     split_by_position,
 )
 from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores
-from prm_lightning.modeling.threshold import first_error_windows, measure_first_errors
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT
 

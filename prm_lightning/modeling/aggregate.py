@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, get_args
+from statistics import fmean
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,11 @@ AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 
 def aggregate(scores: Sequence[float], how: Aggregation) -> float:
-    """Make one number of the probabilities of a solution's steps.
+    """Make one number in [0, 1] of the probabilities of a solution's steps.
 
     Args:
         scores: P(correct) of each step, in [0, 1]; at least one.
         how: the least, the product, the last, the mean or the geometric mean.
-
-    Returns:
-        In [0, 1].
 
     Raises:
         ValueError: there are no scores, or there is no such aggregation.
@@ -45,16 +43,8 @@ def _last(scores: Sequence[float]) -> float:
     return scores[-1]
 
 
-def _mean(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
-
-
 def _geomean(scores: Sequence[float]) -> float:
-    return math.exp(math.fsum(map(_log, scores)) / len(scores))
-
-
-def _log(score: float) -> float:
-    return math.log(score) if score > 0 else -math.inf
+    return math.exp(fmean(math.log(score) for score in scores)) if all(scores) else 0.0
 
 
 # At least one probability to one number in [0, 1]; a new name goes into `types.Aggregation`, too.
@@ -62,7 +52,7 @@ AGGREGATORS: dict[Aggregation, Callable[[Sequence[float]], float]] = {
     "min": min,
     "prod": math.prod,
     "last": _last,
-    "mean": _mean,
+    "mean": fmean,
     "geomean": _geomean,
 }
 
@@ -89,24 +79,9 @@ def choose_aggregation(
     accuracies: dict[Aggregation, float] = {}
     for how in AGGREGATIONS:
         values = np.array([aggregate(row, how) for row in scores], np.float64)
-        pairs = order_pairs(values, right, problems)
-        compared = pairs.compared.sum()
-        accuracies[how] = float(pairs.won.sum() / compared) if compared else math.nan
+        _, won, compared = order_pairs(values, right, problems)
+        accuracies[how] = float(won.sum() / compared.sum()) if len(compared) else math.nan
     return max(AGGREGATIONS, key=lambda how: np.nan_to_num(accuracies[how])), accuracies
-
-
-class OrderedPairs(NamedTuple):
-    """How many pairs of attempts a score orders rightly, of each problem that has pairs.
-
-    Args:
-        problems: ``(K,)`` int64.
-        won: ``(K,)`` float64, pairs in which the right attempt scores higher; ties count half.
-        compared: ``(K,)`` float64, all pairs.
-    """
-
-    problems: NDArray[np.int64]
-    won: NDArray[np.float64]
-    compared: NDArray[np.float64]
 
 
 def order_pairs(
@@ -114,7 +89,7 @@ def order_pairs(
     right: NDArray[np.bool_],
     problems: NDArray[np.int64],
     lengths: NDArray[np.int64] | None = None,
-) -> OrderedPairs:
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Compare each right with each wrong attempt at the same problem.
 
     Args:
@@ -122,6 +97,10 @@ def order_pairs(
         right: ``(A,)``.
         problems: ``(A,)``.
         lengths: ``(A,)``; if given, only attempts of equal length are compared.
+
+    Returns:
+        Of the K problems with both kinds: which they are, ``(K,)``, the pairs in which the right
+        attempt scores higher, where ties count half, and all pairs.
     """
     found = []
     by_problem = np.argsort(problems, kind="stable")
@@ -136,4 +115,4 @@ def order_pairs(
             comparable = (lengths[good][:, None] == lengths[bad]).astype(np.float64)
         found.append((problems[good[0]], (wins * comparable).sum(), comparable.sum()))
     columns = np.array(found, np.float64).reshape(-1, 3).T
-    return OrderedPairs(columns[0].astype(np.int64), columns[1], columns[2])
+    return columns[0].astype(np.int64), columns[1], columns[2]

@@ -103,11 +103,6 @@ def undrawn(problems: Indices) -> Floats:
     return np.ones((1, int(problems.max(initial=0)) + 1))
 
 
-def harmonic_mean(a: Floats, b: Floats) -> Floats:
-    """Of shares in [0, 1], elementwise; 0 if both are 0, NaN if either is NaN."""
-    return np.where(a + b == 0, 0.0, divide(2 * a * b, a + b))
-
-
 def divide(numerator: Floats, denominator: Floats) -> Floats:
     """Elementwise; NaN where the denominator is 0."""
     defined = denominator != 0
@@ -196,8 +191,7 @@ class GatheredSteps(Metric):
         probabilities = logits.detach().double().sigmoid()
         columns = (probabilities, batch.labels, batch.weights, positions, *repeated)
         rows = torch.stack([column.double() for column in columns], dim=-1)  # (B, S, 7)
-        exists = positions < batch.step_counts[:, None]
-        self.rows.append(rows[exists].flatten())
+        self.rows.append(rows[positions < batch.step_counts[:, None]].flatten())
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the ranks' states; torchmetrics calls this."""
