@@ -14,11 +14,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Hashable
-from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 
-from prm_lightning.quantities import NUMBER_IN_TEXT, plain_symbols, read_quantity, read_special
+from prm_lightning.quantities import NUMBER_IN_TEXT, NUMERALS, plain_symbols, read_quantity
 
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _ANNOUNCED = re.compile(
@@ -47,8 +46,15 @@ _FULL_STOP = re.compile(r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])[.!?](?=\s|$)")
 _MATRIX = re.compile(r"\\begin\{([a-z]*matrix)\}(.*)\\end\{\1\}", re.DOTALL)
 _ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _ENDS_IN_MATH = re.compile(r"\.\.\.$|[\da-z)]!+$")  # an ellipsis or a factorial
+_TIME = re.compile(r"(1[0-2]|0?[1-9])(?:[:.]([0-5]\d))?\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_BASE = re.compile(
+    r"\(?([0-9a-z]+(?:\.[0-9a-z]+)?)\)?\s*(?:_\s*\{?\s*|\(?(?:in )?base )"
+    r"([0-9]{1,2}|[a-z]+)\s*[)}]?",
+    re.IGNORECASE,
+)
 _OPENING, _CLOSING = "([{", ")]}"
 _LONGEST = 400  # characters; a longer answer is compared as text alone
+_START_SECONDS = 60.0  # to import sympy on a busy machine
 
 
 def extract_answer(text: str) -> str | None:
@@ -79,13 +85,7 @@ def stated_answer(text: str) -> str | None:
 
 
 def same_answer(a: str | None, b: str | None, timeout: float = 5.0) -> bool:
-    """Whether two answers are the same: their keys are equal (see `answer_key`).
-
-    Args:
-        a: None, as from `extract_answer`, and a blank text are the same as nothing.
-        b: the other answer; the order makes no difference.
-        timeout: seconds after which a formula is compared as text.
-    """
+    """Whether two answers have equal keys, see `answer_key`; no answer is the same as nothing."""
     key = answer_key(a, timeout)
     return key is not None and key == answer_key(b, timeout)
 
@@ -107,9 +107,7 @@ def answer_key(answer: str | None, timeout: float = 5.0) -> Hashable | None:
         answer: as `extract_answer` gives it, or a reference answer.
         timeout: seconds after which a formula is compared as text.
     """
-    if answer is None:
-        return None
-    text = _normal(answer)
+    text = _normal(answer or "")
     return _key(text, timeout) if text else None
 
 
@@ -117,14 +115,10 @@ def _key(text: str, timeout: float) -> Hashable:
     as_text = "text", "".join(text.casefold().split())
     if len(text) > _LONGEST:
         return as_text
-    special = read_special(text)
-    if special is not None:
-        return special
-    value = read_quantity(text)
-    if value is not None:
-        return "number", value
-    matrix = _MATRIX.fullmatch(text)
-    if matrix:
+    key = _key_of_number(text)
+    if key is not None:
+        return key
+    if matrix := _MATRIX.fullmatch(text):
         rows = [row.split("&") for row in re.split(r"\\\\", matrix[2]) if row.strip()]
         return "matrix", tuple(tuple(_key(item.strip(), timeout) for item in row) for row in rows)
     parts = _divide(text, (r"\cup", "∪"))
@@ -132,29 +126,41 @@ def _key(text: str, timeout: float) -> Hashable:
         return "union", frozenset(_key(part, timeout) for part in parts)
     if text.count(r"\pm") == 1:
         signs = [text.replace(r"\pm", sign).strip().removeprefix("+") for sign in "+-"]
-        return "set", frozenset(_key(sign, timeout) for sign in signs)
+        return _key_of_list(signs, timeout)
     parts = _divide(text, (",", ";", " or ", " and "))
     if len(parts) > 1:
         return _key_of_list(parts, timeout)
     named = _NAMED.fullmatch(text)
     if named and named[2] and "=" not in named[2]:
         return _key(named[2], timeout)
-    bracketed = _without_brackets(text)
-    if bracketed:
-        opening, inner, closing = bracketed
+    if inner := _inside_brackets(text):
         parts = _divide(inner, (",", ";"))
-        if opening == "{":
+        if text[0] == "{":
             return _key_of_list(parts, timeout)
         if len(parts) > 1:
-            return opening, closing, tuple(_key(part, timeout) for part in parts)
-        if opening == "(" and inner:
+            return text[0], text[-1], tuple(_key(part, timeout) for part in parts)
+        if text[0] == "(":
             return _key(inner, timeout)
     if len(text) > 1 and _FORMULA.fullmatch(text) and not _NO_FORMULA.search(text):
-        form = _WORKER.ask(text, timeout)
+        form = _WORKER.simplest(text, timeout)
         if form.startswith("= "):
             return "number", Fraction(form[2:])
         return ("formula", form) if form else as_text
     return as_text
+
+
+def _key_of_number(text: str) -> Hashable | None:
+    """The key of a time of day, of a number in another base than ten, or of a plain number."""
+    if time := _TIME.fullmatch(text):
+        hour = int(time[1]) % 12 + (12 if time[3].lower() == "p" else 0)
+        return "time", 60 * hour + int(time[2] or 0)
+    if found := _BASE.fullmatch(text):
+        base = int(found[2]) if found[2].isdigit() else NUMERALS.get(found[2].lower(), 0)
+        digits = found[1].lower()
+        if 2 <= base <= 36 and all(int(d, 36) < base for d in digits if d != "."):
+            return ("number", Fraction(digits)) if base == 10 else ("base", base, digits)
+    value = read_quantity(text)
+    return None if value is None else ("number", value)
 
 
 def _key_of_list(items: list[str], timeout: float) -> Hashable:
@@ -184,25 +190,19 @@ def _divide(text: str, marks: tuple[str, ...]) -> list[str]:
     return [part for part in (*parts, text[start:].strip()) if part]
 
 
-def _without_brackets(text: str) -> tuple[str, str, str] | None:
-    """Opening bracket, content and closing bracket of a text that one pair of brackets holds."""
-    text = text.replace(r"\{", "{").replace(r"\}", "}")
-    if text[:1] not in tuple(_OPENING) or text[-1:] not in tuple(_CLOSING):
-        return None
+def _inside_brackets(text: str) -> str:
+    """What is inside the one pair of brackets that holds all of a text; else empty."""
     depth = 0
     for i, char in enumerate(text):
         depth += (char in _OPENING) - (char in _CLOSING)
-        if depth == 0:
-            inside = text[0], text[1:-1].strip(), text[-1]
-            return inside if i == len(text) - 1 else None
-    return None
+        if depth <= 0:
+            return text[1:-1].strip() if i and i == len(text) - 1 else ""
+    return ""
 
 
 def _from_sentence(said: str) -> str:
     """The answer in what follows "the answer is"."""
-    sentence = re.split(
-        r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])[.!?](?=\s|$)", said.strip(), maxsplit=1
-    )[0]
+    sentence = _FULL_STOP.split(said.strip(), maxsplit=1)[0]
     maths = [next(filter(None, groups)) for groups in _MATH.findall(sentence)]
     if len(maths) == 1:
         return _tidy(maths[0])
@@ -225,11 +225,10 @@ def _last_boxed(text: str) -> str | None:
             found = bare[0] if bare else found
             continue
         depth = 0
-        for i, char in enumerate(rest):
-            escaped = i > 0 and rest[i - 1] == "\\"
-            depth += (char == "{" and not escaped) - (char == "}" and not escaped)
+        for brace in re.finditer(r"(?<!\\)[{}]", rest):
+            depth += 1 if brace[0] == "{" else -1
             if depth == 0:
-                found = rest[1:i]
+                found = rest[1 : brace.start()]
                 break
     return found
 
@@ -245,7 +244,7 @@ def _tidy(answer: str) -> str:
             answer = inner.strip()
     if read_quantity(answer) is not None:
         answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))|(?<![\w\\])\\?[$€£¥]\s*", "", answer)
-    return answer.strip().rstrip(",;") if "..." in answer else answer.strip().rstrip(".,;")
+    return answer.strip().rstrip(",;" if "..." in answer else ".,;")
 
 
 def _normal(answer: str) -> str:
@@ -253,8 +252,7 @@ def _normal(answer: str) -> str:
     boxed = _last_boxed(answer)
     answer = plain_symbols(_tidy(answer if boxed is None else boxed))
     answer = _SPACING.sub(" ", answer.replace(r"\{", "{").replace(r"\}", "}"))
-    answer = _TEXT_COMMAND.sub(r" \1 ", answer)
-    return " ".join(answer.split()).strip("$ ").rstrip(".")
+    return " ".join(_TEXT_COMMAND.sub(r" \1 ", answer).split()).strip("$ ").rstrip(".")
 
 
 class _Worker:
@@ -263,67 +261,58 @@ class _Worker:
     A signal would stop long work neither outside the main thread nor in big-integer arithmetic.
     """
 
-    START_SECONDS = 60.0  # to import sympy on a busy machine
-
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def ask(self, formula: str, timeout: float) -> str:
+    def simplest(self, formula: str, timeout: float) -> str:
         """The simplest form of a formula; empty if there is none in time."""
-        request = json.dumps(formula)
         with self._lock:
             if self._process is None or self._process.poll() is not None:
-                self.stop()
                 self._process = self._start()
-                if self._ask(self._process, None, self.START_SECONDS) != '"ready"':
-                    raise RuntimeError(
-                        "answers: the process that compares formulas did not start. "
-                        "Check that the package math-verify is installed."
-                    )
-            said = self._ask(self._process, request, timeout)
-            if not said:
+            form = _ask(self._process, formula, timeout)
+            if form is None:
                 self.stop()
-                return ""
-            return str(json.loads(said))
+            return form or ""
 
     def stop(self) -> None:
         """End the process, if there is one."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                with suppress(BrokenPipeError):  # of what was not sent
-                    if pipe is not None:
-                        pipe.close()
+            self._process.communicate()
             self._process = None
 
     def _start(self) -> subprocess.Popen[str]:
-        path = os.pathsep.join(filter(None, sys.path))
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "prm_lightning.answers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             text=True,
             encoding="utf-8",
         )
+        if _ask(process, "1", _START_SECONDS) is None:
+            raise RuntimeError(
+                "answers: the process that compares formulas did not start. "
+                "Check that the package math-verify is installed."
+            )
+        return process
 
-    @staticmethod
-    def _ask(process: subprocess.Popen[str], request: str | None, timeout: float) -> str:
-        """What it answers; nothing if it died or had to be killed."""
-        assert process.stdin is not None and process.stdout is not None
-        timer = threading.Timer(timeout, process.kill)
-        timer.start()
-        try:
-            if request is not None:
-                print(request, file=process.stdin, flush=True)
-            return process.stdout.readline().strip()
-        except BrokenPipeError:
-            return ""
-        finally:
-            timer.cancel()
+
+def _ask(process: subprocess.Popen[str], formula: str, timeout: float) -> str | None:
+    """What the process answers; None if it died or had to be killed."""
+    assert process.stdin is not None and process.stdout is not None
+    timer = threading.Timer(timeout, process.kill)
+    timer.start()
+    try:
+        print(json.dumps(formula), file=process.stdin, flush=True)
+        line = process.stdout.readline()
+        return str(json.loads(line)) if line.endswith("\n") else None
+    except BrokenPipeError:
+        return None
+    finally:
+        timer.cancel()
 
 
 _WORKER = _Worker()
@@ -332,16 +321,14 @@ atexit.register(_WORKER.stop)
 
 def _serve() -> None:
     """Answer requests on stdin until it closes."""
-    import latex2sympy2_extended  # noqa: F401  # before "ready" is said, since it takes long
+    import resource
 
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    print(json.dumps("ready"), flush=True)
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     for line in sys.stdin:
         try:
             form = _simplest(json.loads(line))
+        except ImportError:
+            raise
         except Exception:  # of sympy and its parsers, on text that a model wrote: no common class
             form = ""
         print(json.dumps(form), flush=True)

@@ -7,7 +7,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
-_BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 # A mark holds an equation or a bare number; code such as `x << n >> 2` holds neither.
 _CALCULATOR_MARK = re.compile(r"<<(?:[^<>=\n]*=[^<>\n]*|[\d.,]+)>>")
 _THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -46,7 +46,7 @@ def fold_newlines(text: str) -> str:
         '3 * 4\n  = 12'
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _BLANK_LINES.sub("\n", text).strip()
+    return _BLANK.sub("\n", text).strip()
 
 
 def normalise_problem(text: str) -> str:
@@ -121,7 +121,6 @@ _STEP_MARK = re.compile(
 _NUMBER_MARK = re.compile(
     r"^ {0,3}(?:#{1,6} *)?(?:\*\*|__)?\(?(\d{1,2})[.)](?=[ \t*_])", re.MULTILINE
 )
-_BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 _BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
 _LINE = re.compile(r"\n")
 # A Chinese or Japanese full stop needs no space after it, but may have a bracket or quotation mark.
@@ -156,73 +155,48 @@ def split_steps(text: str) -> list[str]:
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
     text = _BLANK_START.sub("", text)  # the indentation of the first line stays
-    for cut in (_at_numbers, _at_blank_lines, _at_lines, _at_sentences):
-        steps = cut(text)
-        if len(steps) > 1:
-            return steps
-    return [text.strip()] if text else []
+    return (
+        _at_numbers(text)
+        or _at_blank_lines(text)
+        or _whole_steps(text, _LINE)
+        or _whole_steps(text, _SENTENCE)
+        or ([text.strip()] if text else [])
+    )
 
 
 def _at_numbers(text: str) -> list[str]:
-    for mark in (_STEP_MARK, _NUMBER_MARK):
-        starts = _counting_up(_outside(mark, text))
+    for pattern in (_STEP_MARK, _NUMBER_MARK):
+        marks = _outside(pattern, text)
+        starts: list[int] = []  # of n, n + 1, ...; one out of line, or of a nested list, is text
+        for mark in marks:
+            is_next = int(mark[1]) == int(marks[0][1]) + len(starts)
+            if is_next and abs(_indentation(mark) - _indentation(marks[0])) <= 1:
+                starts.append(mark.start())
         if len(starts) < 2:
             continue
-        introduction, *steps = _pieces(text, starts)
-        *steps, last = [*steps[:-1], *_without_conclusion(steps[-1])]
+        introduction, *steps, last = _pieces(text, starts)
+        gaps = [gap.end() for gap in _outside(_BLANK, last)]
+        steps += _pieces(last, [end for end in gaps if _CONCLUDES.match(last, end)][:1])
         if introduction.strip() and not _introduces(introduction):
             steps.insert(0, introduction)
         else:
             steps[0] = introduction + steps[0]
-        return [step.strip() for step in (*steps, last)]
+        return [step.strip() for step in steps]
     return []
-
-
-def _counting_up(marks: list[re.Match[str]]) -> list[int]:
-    """Where n, n + 1, ... are, beginning with the first mark; one out of line is text.
-
-    So is one that is indented more or less than the first mark: it belongs to a nested list.
-    """
-    starts: list[int] = []
-    if not marks:
-        return starts
-    expected, first = int(marks[0][1]), _indentation(marks[0])
-    for mark in marks:
-        if int(mark[1]) == expected and abs(_indentation(mark) - first) <= 1:
-            starts.append(mark.start())
-            expected += 1
-    return starts
 
 
 def _indentation(mark: re.Match[str]) -> int:
     return len(mark[0]) - len(mark[0].lstrip())
 
 
-def _without_conclusion(step: str) -> list[str]:
-    """The last numbered step, and apart from it the conclusion of the whole, if there is one."""
-    for gap in _outside(_BLANK, step):
-        if _CONCLUDES.match(step, gap.end()):
-            return _pieces(step, [gap.end()])
-    return [step]
-
-
 def _at_blank_lines(text: str) -> list[str]:
     blocks = _whole_steps(text, _BLANK)
-    if len(blocks) == 2 and "\n" in blocks[0] and "\n" not in blocks[1]:
-        return _at_lines(text) if _CONCLUDES.match(blocks[1]) else blocks
-    return blocks
-
-
-def _at_lines(text: str) -> list[str]:
-    return _whole_steps(text, _LINE)
-
-
-def _at_sentences(text: str) -> list[str]:
-    return _whole_steps(text, _SENTENCE)
+    one_line_last = len(blocks) == 2 and "\n" in blocks[0] and "\n" not in blocks[1]
+    return [] if one_line_last and _CONCLUDES.match(blocks[1]) else blocks
 
 
 def _whole_steps(text: str, gap: re.Pattern[str]) -> list[str]:
-    """Pieces between gaps, those put together that make one step."""
+    """Pieces between gaps, those put together that make one step; none if that makes only one."""
     steps: list[str] = []
     waiting = ""  # introductions and headings
     for piece in _pieces(text, [match.end() for match in _outside(gap, text)]):
@@ -235,7 +209,7 @@ def _whole_steps(text: str, gap: re.Pattern[str]) -> list[str]:
             waiting = ""
     if waiting.strip():
         steps.append(waiting)
-    return [step.strip() for step in steps]
+    return [step.strip() for step in steps] if len(steps) > 1 else []
 
 
 def _introduces(piece: str) -> bool:
@@ -260,15 +234,73 @@ def _outside(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
         if whole and start < whole[-1][1]:
             start, end = whole[-1][0], max(end, whole.pop()[1])
         whole.append((start, end))
+    ends = [0, *(end for _, end in whole)]
     starts = [start for start, _ in whole]
-    found = []
-    for match in pattern.finditer(text):
-        before = bisect_left(starts, match.end()) - 1  # the last one that begins before its end
-        if before < 0 or whole[before][1] <= match.start():
-            found.append(match)
-    return found
+    # the last one that begins before the end of the match must have ended
+    return [m for m in pattern.finditer(text) if ends[bisect_left(starts, m.end())] <= m.start()]
 
 
 def _pieces(text: str, starts: list[int]) -> list[str]:
     """The text cut before each of some places; joined they are the text."""
     return [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
+
+
+# Rendered chat prompts. Templates are known by their form rather than by model: a *special token*
+# such as <|im_start|>, <start_of_turn> or [INST] that names the user, or that is followed by the
+# word user, opens the user's turn, and the next special token ends it.
+_INNER = r"[A-Za-z_▁][\w▁ .:-]{1,40}"
+_TOKEN = (
+    rf"(?:<[|｜]{_INNER}[|｜]>|<\|{_INNER}>|<{_INNER}\|>"  # Phi, Qwen, Llama 3 and 4, DeepSeek, ...
+    rf"|\[\|{_INNER}\|\]|\[/?INST\]|\]~\w+\]|\[e~\["  # EXAONE, Mistral, MiniMax
+    r"|</?s>|<(?:bos|eos|eoh|pad)>|<(?:start|end)_of_\w+>|<extra_id_\d+>|<seed:\w+>)"  # Gemma, ...
+)
+_TOKEN_OF_USER = (
+    r"(?:<[|｜]|\[\|)(?![^|｜]*end)[\w▁ -]*(?:user|human)[\w▁ -]*(?:[|｜]>|\|\])"
+    rf"(?:user{_TOKEN}|:)?"
+)
+_USER_TURN = re.compile(
+    rf"(?i:{_TOKEN_OF_USER}|{_TOKEN}\s*(?:user|human)(?:{_TOKEN}|:?[ \t]*\r?\n))|\[INST\]"
+)
+_ANY_TOKEN = re.compile(_TOKEN)
+_LLAMA2_SYSTEM_END = "<</SYS>>"  # Llama 2 renders the system prompt inside the first user turn
+
+# Templates without special tokens: the role at the start of a line, or in capitals (Vicuna).
+_ROLE = re.compile(r"(?:\A|\n)[ \t]*(?:#+ *)?(?:Human|User|Instruction) *:|(?:\A|\s)USER:")
+_ANSWER_ROLE = re.compile(r"\n[ \t]*(?:#+ *)?(?:Assistant|Response) *:|\sASSISTANT:")
+
+_EDGE = r"(?:</?s>|<(?:bos|eos)>|<[|｜](?:(?:begin|end|start)[_▁]?of[_▁]?\w+|eot_id)[|｜]>)"
+_EDGES = re.compile(rf"\A(?:\s*{_EDGE})+\s*|\s*(?:{_EDGE}\s*)+\Z")
+_LEFT_OVER = re.compile(
+    rf"{_TOKEN}|<</?SYS>>|</?think>|^[ \t]*(?:#+ *)?(?:Human|Assistant|Response) *:", re.MULTILINE
+)
+
+
+def cut_chat_markup(prompt: str) -> str:
+    r"""The last user turn of a rendered chat prompt, stripped; other prompts come back as they are.
+
+    A system prompt is left out. A turn that is never closed reaches to the end.
+
+    >>> cut_chat_markup("<|user|>\nWhat is 2 + 3?<|end|>\n<|assistant|>\n")
+    'What is 2 + 3?'
+    >>> cut_chat_markup("Human: What is 2 + 3?\n\nAssistant:")
+    'What is 2 + 3?'
+    """
+    turns = list(_USER_TURN.finditer(prompt))
+    if turns:
+        turn = prompt[turns[-1].end() :]
+        end = _ANY_TOKEN.search(turn)
+        return turn[: end.start() if end else None].rpartition(_LLAMA2_SYSTEM_END)[2].strip()
+    text = _EDGES.sub("", prompt)
+    roles = list(_ROLE.finditer(text))
+    if roles:
+        turn = text[roles[-1].end() :]
+        end = _ANSWER_ROLE.search(turn)
+        if end or roles[-1].start() == 0:
+            return turn[: end.start() if end else None].strip()
+    return text
+
+
+def find_chat_markup(text: str) -> str:
+    """The first thing in a text that looks like chat markup; empty without any."""
+    found = _LEFT_OVER.search(text)
+    return found[0].strip() if found else ""

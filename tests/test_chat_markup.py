@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_rows import solutions, write_lines
 
-from prm_lightning.chat_markup import cut_chat_markup, find_chat_markup
 from prm_lightning.sources import Stepwise
+from prm_lightning.text import cut_chat_markup, find_chat_markup
 
 QUESTION = "Is 3 < 4?\nSay | why: <b>x</b>."
 TEMPLATES = {

@@ -10,7 +10,7 @@ from conftest import dev_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.equations import NUMBER, failed_equations
+from prm_lightning.quantities import NUMBER, failed_equations
 from prm_lightning.sources import Gsm8k
 from prm_lightning.sources.corrupted import RIGHT, Corrupted
 from prm_lightning.types import Dropped, Solution, Source, Step

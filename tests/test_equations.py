@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.equations import evaluate, failed_equations, find_equations
+from prm_lightning.quantities import evaluate, failed_equations, find_equations
 
 FAILING = [
     "In all 3 + 4 = 8.", "(48/2 = 25)", "- 3 * 2 = 7", "2x4 = 9", "y = 5 * 2 = 11",
@@ -47,7 +47,7 @@ def test_a_chain_is_one_equation_for_each_sign():
     ("expression", "value"),
     [("5*12 + 3", 63), ("1 - 2 - 3", -4), ("8/4/2", 1), ("-(2 + 1)*2", -6), (".5*1,000", 500),
      ("20 - 10%", Fraction(199, 10)), ("1/0", None), ("(2", None), ("2)", None), ("", None),
-     ("2 3", None), ("(" * 50 + "1" + ")" * 50, None), ("1" * 500, None), ("2 ** 3", None),
+     ("2 3", None), ("(" * 50 + "1" + ")" * 50, 1), ("1" * 500, None), ("2 ** 3", None),
      ("-2^2", -4), ("2^-3", Fraction(1, 8)), ("3!^2", 36), ("2^3^2", 512), ("9^9^9", None),
      ("2^.5", None), ("10^5000!", None), ("0^-1", None)],
 )  # fmt: skip

@@ -8,13 +8,13 @@ from itertools import islice
 from typing import Any, Literal
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
-from prm_lightning.equations import failed_equations
 from prm_lightning.labelling.ask import Asker
 from prm_lightning.labelling.batches import Mode, ask
 from prm_lightning.labelling.journal import Stage
 from prm_lightning.labelling.mining import answer_of
 from prm_lightning.labelling.prompts import JUDGED, Request, judge_request
 from prm_lightning.labelling.solutions import sound
+from prm_lightning.quantities import failed_equations
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.types import (
     UNKNOWN,

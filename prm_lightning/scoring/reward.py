@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.modeling.aggregate import aggregate as combine
 from prm_lightning.scoring.rows import score_each
 from prm_lightning.scoring.scorers import ModelScorer, load_scorer
-from prm_lightning.text import split_steps
+from prm_lightning.text import cut_chat_markup, split_steps
 from prm_lightning.types import Aggregation
 
 Text = str | Sequence[Mapping[str, Any]]  # plain, or the messages of a chat

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.files import ResumableRows, digest
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.sources.fields import Marks, is_text, step_cleaner
 from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.text import cut_chat_markup
 from prm_lightning.types import ALL_CORRECT, Aggregation, Dropped, Unscorable
 
 if TYPE_CHECKING:

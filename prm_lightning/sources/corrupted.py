@@ -13,7 +13,7 @@ from fractions import Fraction
 from random import Random
 from typing import Literal, NamedTuple
 
-from prm_lightning.equations import (
+from prm_lightning.quantities import (
     LIST_MARK,
     NUMBER,
     Equation,

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeGuard
 
-from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.sources.file_source import RowError
 from prm_lightning.text import (
+    cut_chat_markup,
     fold_newlines,
     remove_calculator_marks,
     remove_step_number,

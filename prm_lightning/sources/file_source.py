@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
-from prm_lightning.chat_markup import find_chat_markup
 from prm_lightning.sources.rows import Row, Rows, name_of, read_rows
+from prm_lightning.text import find_chat_markup
 from prm_lightning.types import Dropped, Solution
 
 T = TypeVar("T")

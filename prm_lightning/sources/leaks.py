@@ -20,9 +20,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.sources.rows import read_rows
-from prm_lightning.text import normalise_problem
+from prm_lightning.text import cut_chat_markup, normalise_problem
 from prm_lightning.types import Dropped, Solution
 
 if TYPE_CHECKING:

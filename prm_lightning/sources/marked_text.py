@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.sources.fields import (
     Marks,
     is_text,
@@ -28,6 +27,7 @@ from prm_lightning.sources.fields import (
 )
 from prm_lightning.sources.file_source import LAYOUTS, Columns, FileSource, RowError
 from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.text import cut_chat_markup
 from prm_lightning.types import Solution
 
 STEP_MARK = "ки"  # of Math-Shepherd; one token of the models that it was made with
