@@ -14,31 +14,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
-DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
-CHUNK = 1 << 24  # bytes read at a time
+_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/prm_lightning``, or ``~/.cache/prm_lightning``: what can be made again."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return Path(root or Path.home() / ".cache") / "prm_lightning"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prm_lightning"
 
 
-def digest(content: str | bytes | Iterable[str | bytes]) -> str:
+def digest(content: str | Iterable[str]) -> str:
     """SHA-256 in hex of one text, or of several parts with a newline after each.
 
     A text is hashed as UTF-8; lone surrogates, which some data hold, are allowed.
     """
-    if isinstance(content, (str, bytes)):
-        return hashlib.sha256(_as_bytes(content)).hexdigest()
+    if isinstance(content, str):
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
     hashed = hashlib.sha256()
     for part in content:
-        hashed.update(_as_bytes(part))
-        hashed.update(b"\n")
+        hashed.update(f"{part}\n".encode("utf-8", "surrogatepass"))
     return hashed.hexdigest()
 
 
@@ -47,10 +44,44 @@ def file_digest(path: Path, *, without_last: int = 0) -> str:
     hashed = hashlib.sha256()
     left = path.stat().st_size - without_last
     with path.open("rb") as file:
-        while left > 0 and (part := file.read(min(CHUNK, left))):
+        while left > 0 and (part := file.read(min(1 << 24, left))):
             hashed.update(part)
             left -= len(part)
     return hashed.hexdigest()
+
+
+def require_replaceable(
+    path: Path, *, overwrite: bool, ours: Sequence[str] | None = None, record: str | None = None
+) -> None:
+    """Refuse a file or folder that must not be replaced.
+
+    Args:
+        path: what an output is to be named.
+        overwrite: replace what has that name.
+        ours: patterns such as ``*.jsonl`` of the names that this kind of folder holds; a folder
+            with anything else in it is never replaced. None replaces anything.
+        record: a file that every such folder holds, if it holds anything.
+
+    Raises:
+        FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
+    """
+    if not path.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{path} exists. Give another --output, or --overwrite.")
+    if ours is None:
+        return
+    if not path.is_dir():
+        raise FileExistsError(f"{path} is a file, expected a folder. Give another folder.")
+    names = sorted(entry.name for entry in path.iterdir())
+    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
+    if record is not None and record not in names:
+        foreign = foreign or names
+    if foreign:
+        raise FileExistsError(
+            f"{path} is not replaced: it holds {foreign[0]!r}, which was not written by this "
+            "verb. Give another folder, or remove that file."
+        )
 
 
 @contextmanager
@@ -59,28 +90,21 @@ def written_folder(
 ) -> Iterator[Path]:
     """A folder to write into, which takes its name only when the block ends without an error.
 
-    If the name is a symbolic link, the folder that it points to is replaced.
-
-    Args:
-        folder: the name it gets.
-        overwrite: replace what has that name.
-        ours: patterns such as ``*.jsonl`` of the names that this kind of folder holds; a folder
-            with anything else in it is never replaced. None replaces any folder.
-
-    Raises:
-        FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
+    If the name is a symbolic link, the folder that it points to is replaced. For the arguments
+    and errors see `require_replaceable`.
     """
     require_replaceable(folder, overwrite=overwrite, ours=ours)
     folder = folder.resolve() if folder.is_symlink() else folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial, old = (
+        folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("partial", "old")
+    )
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial.mkdir(parents=True)
     try:
         with disk_faults_named(folder):
             yield partial
         _open_to_readers(partial)
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        old = partial.with_suffix(".old")
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -89,37 +113,13 @@ def written_folder(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def require_replaceable(
-    folder: Path, *, overwrite: bool, ours: Sequence[str] | None = None, record: str | None = None
-) -> None:
-    """Refuse a folder that must not be replaced.
-
-    Args:
-        folder: see `written_folder`.
-        overwrite: see `written_folder`.
-        ours: see `written_folder`.
-        record: a file that every such folder holds, if it holds anything.
-
-    Raises:
-        FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
-    """
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise FileExistsError(f"{folder} exists. Give another --output, or --overwrite.")
-    if ours is None:
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, expected a folder. Give another folder.")
-    names = sorted(path.name for path in folder.iterdir())
-    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
-    if names and record is not None and record not in names:
-        foreign = foreign or names
-    if foreign:
-        raise FileExistsError(
-            f"{folder} is not replaced: it holds {foreign[0]!r}, which was not written by this "
-            "verb. Give another folder, or remove that file."
-        )
+def _open_to_readers(folder: Path) -> None:
+    """Give files the ordinary permissions: safetensors makes them readable by the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 @contextmanager
@@ -152,6 +152,14 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         file.writelines(map(_json, rows))
 
 
+def _json(value: Any, indent: int | None = None) -> bytes:
+    """JSON with a newline; escaped where a lone surrogate cannot be written as UTF-8."""
+    try:
+        return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value, indent=indent) + "\n").encode()
+
+
 @dataclass(frozen=True, slots=True)
 class ResumableRows:
     """Rows of a JSON Lines file that appears when all of them are there.
@@ -173,81 +181,55 @@ class ResumableRows:
         return self.output.with_name(f".{self.output.name}.partial")
 
     def begin(self, *, overwrite: bool = False) -> Iterator[dict[str, Any]]:
-        """Begin, or resume after the last whole row.
+        """The rows that are there; what a kill left of another one is dropped.
 
         Args:
             overwrite: replace the output, or what another job has begun.
 
-        Returns:
-            The rows that are there.
-
         Raises:
             FileExistsError: the output is there already.
-            ValueError: another job was begun here, or it is no file of ours.
+            ValueError: another job was begun here.
         """
-        self.require_new(overwrite=overwrite)
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        begun = _first_line(self.partial)
-        has_rows = begun is not None and next(self._rows(), None) is not None
-        if has_rows and begun != self.job and not overwrite:  # without rows nothing is lost
-            before = begun if isinstance(begun, dict) else {}
-            names = {**self.job, **before}
-            changed = [name for name in names if before.get(name) != self.job.get(name)]
-            raise ValueError(
-                f"{self.partial} was begun by another job (its {', '.join(changed)} differ). Give "
-                "the same options again, another --output, or --overwrite to begin anew."
-            )
+        require_replaceable(self.output, overwrite=overwrite)
+        lines = self.partial.read_bytes().splitlines(keepends=True) if self.partial.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        begun = json.loads(whole[0]) if whole else {}
         if begun != self.job:
-            _write_synced(self.partial, "wb", _json(self.job))
-        _cut_after_last_line(self.partial)
-        return self._rows()
-
-    def require_new(self, *, overwrite: bool = False) -> None:
-        """Refuse an output that is there.
-
-        Raises:
-            FileExistsError: it is, and `overwrite` is off.
-        """
-        if self.output.exists() and not overwrite:
-            raise FileExistsError(f"{self.output} exists. Give another --output, or --overwrite.")
+            if len(whole) > 1 and not overwrite:  # without rows nothing is lost
+                names = {**self.job, **begun}
+                changed = [name for name in names if begun.get(name) != self.job.get(name)]
+                raise ValueError(
+                    f"{self.partial} was begun by another job (its {', '.join(changed)} differ). "
+                    "Give the same options again, another --output, or --overwrite to begin anew."
+                )
+            whole = [_json(self.job)]
+            with written_file(self.partial) as partial, partial.open("wb") as file:
+                _write_synced(file, whole)
+        os.truncate(self.partial, sum(map(len, whole)))
+        return map(json.loads, whole[1:])
 
     def append(self, *rows: dict[str, Any]) -> None:
         """Add rows, and wait until they are on the disk."""
-        _write_synced(self.partial, "ab", b"".join(map(_json, rows)))
+        with disk_faults_named(self.partial), self.partial.open("ab") as file:
+            _write_synced(file, map(_json, rows))
 
-    def finish(self, expected: int | None = None) -> None:
-        """The rows become the output.
-
-        Args:
-            expected: how many rows there must be; None does not count them.
-
-        Raises:
-            ValueError: there are more or fewer.
-        """
-        if expected is not None:
-            found = sum(1 for _ in self._rows())
-            if found != expected:
-                raise ValueError(
-                    f"{self.partial} has {found} rows, expected {expected}: something else wrote "
-                    "to it. Remove it and run the same command again."
-                )
-        with (
-            written_file(self.output) as whole,
-            self.partial.open("rb") as source,
-            whole.open("wb") as target,
-        ):
-            source.readline()  # the job
-            shutil.copyfileobj(source, target)
-            target.flush()
-            os.fsync(target.fileno())
+    def finish(self, expected: int) -> None:
+        """The rows, of which there must be as many as expected, become the output."""
+        _, *rows = self.partial.read_bytes().splitlines(keepends=True)
+        if len(rows) != expected:
+            raise ValueError(
+                f"{self.partial} has {len(rows)} rows, expected {expected}: something else wrote "
+                "to it. Remove it and run the same command again."
+            )
+        with written_file(self.output) as whole, whole.open("wb") as file:
+            _write_synced(file, rows)
         self.partial.unlink()
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        with self.partial.open("rb") as file:
-            file.readline()
-            for line in file:
-                if line.endswith(b"\n"):  # the last one may have been cut
-                    yield json.loads(line)
+
+def _write_synced(file: BinaryIO, lines: Iterable[bytes]) -> None:
+    file.writelines(lines)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextmanager
@@ -292,11 +274,8 @@ def job_lock(output: Path, verb: str) -> Iterator[None]:
 def is_disk_fault(error: BaseException | None) -> bool:
     """Whether an error says that a file cannot be written."""
     in_rust = type(error) is Exception and "os error" in str(error)  # of tokenizers
-    return (
-        in_rust
-        or isinstance(error, SafetensorError)
-        or getattr(error, "errno", None) in DISK_FAULTS
-    )
+    is_fault = getattr(error, "errno", None) in _DISK_FAULTS
+    return in_rust or is_fault or isinstance(error, SafetensorError)
 
 
 @contextmanager
@@ -316,55 +295,3 @@ def disk_faults_named(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({reason}). Free some space or give another --output, and "
             "run the same command again."
         ) from error
-
-
-def _first_line(file: Path) -> Any:
-    """The JSON of a file's first line; None where it was not written to its end."""
-    if not file.exists():
-        return None
-    with file.open("rb") as stream:
-        line = stream.readline()
-    try:
-        return json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        raise ValueError(
-            f"{file} begins with {ascii(line[:40])[2:-1]!r}, expected the JSON line of a job; "
-            "remove it."
-        ) from None
-
-
-def _cut_after_last_line(file: Path) -> None:
-    """Drop what a kill left of a row."""
-    whole = 0
-    with file.open("r+b") as stream:
-        for line in stream:
-            whole += len(line) if line.endswith(b"\n") else 0
-        stream.truncate(whole)
-
-
-def _write_synced(file: Path, mode: str, content: bytes) -> None:
-    with disk_faults_named(file), file.open(mode) as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _json(value: Any, indent: int | None = None) -> bytes:
-    """JSON with a newline; escaped where a lone surrogate cannot be written as UTF-8."""
-    try:
-        return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(value, indent=indent) + "\n").encode()
-
-
-def _as_bytes(text: str | bytes) -> bytes:
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-
-
-def _open_to_readers(folder: Path) -> None:
-    """Give files the ordinary permissions: safetensors makes them readable by the owner alone."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~umask)

@@ -31,7 +31,7 @@ with job_lock(Path(sys.argv[1]), "score"):
 
 
 def test_a_digest_of_parts_tells_where_they_end(tmp_path):
-    assert digest("ab") == digest(b"ab") != digest(["ab"])
+    assert digest("ab") != digest(["ab"])
     assert digest(["ab", "c"]) != digest(["a", "bc"])
     assert digest("\ud800") != digest("\ud801")
     (tmp_path / "file").write_bytes(b"abc")

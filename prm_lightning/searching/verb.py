@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urldefrag
 
 from prm_lightning.command import run_verb
-from prm_lightning.files import ResumableRows, digest, job_lock, write_json
+from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable, write_json
 from prm_lightning.generation.prompts import INSTRUCTION, check_sampling
 from prm_lightning.searching.results import NOT_WRITTEN, Figures, record_of, refused
 from prm_lightning.searching.search import METHODS, Method, SearchSettings, require_division
@@ -139,7 +139,7 @@ def search(options: SearchOptions) -> list[str]:
         raise ValueError(f"search: --limit is {options.limit}, expected 1 or more.")
     if options.is_stepwise:
         require_division(options.settings)
-    ResumableRows(options.results, {}).require_new(overwrite=options.overwrite)
+    require_replaceable(options.results, overwrite=options.overwrite)
     problems: list[Problem] = []
     left_out: Counter[str] = Counter()  # rows by reason
     for found in read_problems(options.problems, options.limit):
