@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.evaluation.prmbench import PRMBench, prm_score, report_prmbench
-from prm_lightning.evaluation.results import Entry
-from prm_lightning.evaluation.scored import Scored, gather_steps
+from prm_lightning.evaluation.scored import Entry, Scored, gather_steps
 from prm_lightning.modeling.scored_steps import undrawn
 from prm_lightning.types import Dropped, Solution, Step
 
@@ -47,11 +46,10 @@ def test_error_steps_count_from_1_and_all_others_are_correct(tmp_path):
     [
         ({"error_steps": [0]}, "error steps out of range"),
         ({"error_steps": [5]}, "error steps out of range"),
-        ({"error_steps": "2"}, "error steps out of range"),
+        ({"error_steps": "2"}, "error_steps are not a list"),
         ({"error_steps": None}, "missing column"),
-        ({"modified_process": []}, "no steps"),
-        ({"modified_process": ["One.", " "]}, "no steps"),
-        ({"modified_question": ""}, "no question"),
+        ({"error_steps": [], "modified_process": [" "]}, "no steps"),
+        ({"modified_question": ""}, "no modified_question"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_dropped_with_a_reason(tmp_path, changes, reason):
@@ -76,7 +74,7 @@ def scored(scores, wrong, kind="confidence", problem="p") -> Scored:
 
 
 def measured_score(solutions, threshold) -> dict[str, float]:
-    steps = gather_steps(solutions)[0].supervised
+    steps = gather_steps(solutions).supervised
     figures = prm_score(steps, threshold, undrawn(steps.problems))
     return {name: values[0] for name, values in figures.items()}
 

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from prm_lightning.evaluation.scored import Journal, score_solutions
+from prm_lightning.evaluation.scored import Scored, fit_on, score_solutions
+from prm_lightning.files import ResumableRows
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.types import Solution, Step
 
@@ -16,8 +17,7 @@ class Scripted:
 
     name = "scripted"
 
-    def __init__(self, answer=float) -> None:
-        self.answer = answer
+    def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
     def score(self, problem, solutions):
@@ -26,28 +26,29 @@ class Scripted:
     def score_all(self, items):
         for problem, solutions in items:
             self.asked.append((problem, len(solutions)))
-            yield [[self.answer(step) for step in steps] for steps in solutions]
+            yield [list(map(float, steps)) for steps in solutions]
 
 
-def solution(problem, *texts, labels=None, source="s") -> Solution:
+def solution(problem, *texts, labels=None) -> Solution:
     labels = labels or [None] * len(texts)
     steps = tuple(Step(t, label) for t, label in zip(texts, labels, strict=True))
-    return Solution(problem, steps, source, f"{problem}:{'/'.join(texts)}")
+    return Solution(problem, steps, "s", f"{problem}:{'/'.join(texts)}")
 
 
-def journal(tmp_path, model="m") -> Journal:
-    return Journal(tmp_path / "scores.jsonl", model)
+@pytest.fixture
+def journal(tmp_path) -> ResumableRows:
+    return ResumableRows(tmp_path / "scores", {"model": "m"})
 
 
-def test_solutions_of_a_problem_are_scored_together_and_keep_their_order(tmp_path):
-    solutions = [solution("a", "0.1"), solution("b", "0.2", "0.3"), solution("a", "0.4")]
+def test_solutions_of_a_problem_are_scored_together_and_keep_their_order(journal):
+    solutions = [solution("a", "0.1"), solution("b", "0.0", "0.3"), solution("a", "0.4")]
     scorer = Scripted()
-    scored = score_solutions(scorer, solutions, journal(tmp_path))
-    assert [item.scores for item in scored] == [(0.1,), (0.2, 0.3), (0.4,)]
+    scored = score_solutions(scorer, solutions, journal)
+    assert [item.scores for item in scored] == [(0.1,), (0.0, 0.3), (0.4,)]
     assert scorer.asked == [("a", 2), ("b", 1)]
 
 
-def test_a_run_that_is_cut_off_goes_on_where_it_stopped(tmp_path):
+def test_a_run_that_is_cut_off_resumes_where_it_stopped(journal):
     solutions = [solution(p, "0.1") for p in "abc"]
 
     def fail_at_b(items):
@@ -59,19 +60,14 @@ def test_a_run_that_is_cut_off_goes_on_where_it_stopped(tmp_path):
     broken = Scripted()
     broken.score_all = fail_at_b
     with pytest.raises(ConnectionError):
-        score_solutions(broken, solutions, journal(tmp_path))
-    with (tmp_path / "scores.jsonl").open("a") as stream:
+        score_solutions(broken, solutions, journal)
+    with journal.partial.open("a") as stream:
         stream.write('{"key": "cut o')  # killed in the middle of a line
-    scorer = Scripted()
-    scored = score_solutions(scorer, solutions, journal(tmp_path))
-    assert scorer.asked == [("b", 1), ("c", 1)]
-    assert [item.scores for item in scored] == [(0.1,)] * 3
-    again = Scripted()
-    score_solutions(again, solutions, journal(tmp_path))
-    assert again.asked == []
-    other = Scripted()
-    score_solutions(other, solutions, journal(tmp_path, "another model"))
-    assert len(other.asked) == 3
+    for asked in ([("b", 1), ("c", 1)], []):
+        scorer = Scripted()
+        scored = score_solutions(scorer, solutions, journal)
+        assert scorer.asked == asked
+        assert [item.scores for item in scored] == [(0.1,)] * 3
 
 
 @pytest.mark.parametrize(
@@ -84,23 +80,17 @@ def test_a_run_that_is_cut_off_goes_on_where_it_stopped(tmp_path):
         ([[0.5, 1.5]], "step 2 .* 1.5"),
     ],
 )
-def test_a_wrong_answer_of_a_scorer_is_an_error_and_no_score(tmp_path, scores, message):
+def test_a_wrong_answer_of_a_scorer_is_an_error_and_no_score(journal, scores, message):
     broken = Scripted()
     broken.score_all = lambda items: iter([scores])
     with pytest.raises(ValueError, match=message) as caught:
-        score_solutions(broken, [solution("a", "x", "y")], journal(tmp_path))
+        score_solutions(broken, [solution("a", "x", "y")], journal)
     assert "\n" not in str(caught.value)
 
 
-def test_a_score_of_0_is_kept(tmp_path):
-    (scored,) = score_solutions(Scripted(), [solution("a", "0.0", "0.9")], journal(tmp_path))
-    assert scored.scores == (0.0, 0.9)
-
-
-def test_a_solution_that_cannot_be_scored_is_named_and_the_others_are_scored(tmp_path):
+def test_a_solution_that_cannot_be_scored_is_named_and_the_others_are_scored(journal):
     class Picky(Scripted):
         def score_all(self, items):
-            items = list(items)
             if any("too long" in steps for _, solutions in items for steps in solutions):
                 raise Unscorable("too long for the context")
             yield from super().score_all(items)
@@ -108,8 +98,20 @@ def test_a_solution_that_cannot_be_scored_is_named_and_the_others_are_scored(tmp
     solutions = [
         solution("a", "0.1"), solution("b", "too long"), solution("b", "0.3"), solution("c", "0.4"),
     ]  # fmt: skip
-    scored = score_solutions(Picky(), solutions, journal(tmp_path))
-    assert [item.scores for item in scored] == [(0.1,), (), (0.3,), (0.4,)]
-    assert scored[1].failure == "too long for the context"
-    assert scored[1].to_json("m")["scores"] is None
-    assert journal(tmp_path).find(solutions[1]) is None
+    for _ in range(2):  # no failure is kept as a score
+        scored = score_solutions(Picky(), solutions, journal)
+        assert [item.scores for item in scored] == [(0.1,), (), (0.3,), (0.4,)]
+        assert scored[1].failure == "too long for the context"
+        assert scored[1].to_json("m")["scores"] is None
+
+
+def test_threshold_and_its_data_are_named():
+    scored = [
+        Scored(solution("a", "x", "y", labels=[1.0, 1.0]), (0.9, 0.8)),
+        Scored(solution("b", "x", "y", labels=[1.0, 0.0]), (0.9, 0.6)),
+    ]
+    threshold = fit_on(scored, "val.jsonl (2 solutions)")
+    assert 0.6 < threshold.value <= 0.8
+    assert threshold.fitted_on == "val.jsonl (2 solutions)"
+    with pytest.raises(ValueError, match=r"val\.jsonl.* no wrong solutions"):
+        fit_on(scored[:1], "val.jsonl")

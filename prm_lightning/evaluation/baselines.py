@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -14,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prm_lightning.batching.data import EncodedSolutions
-from prm_lightning.evaluation.results import Entry
-from prm_lightning.evaluation.scored import Scored
+from prm_lightning.modeling.metrics import majority_scores
 from prm_lightning.modeling.model_folder import read_manifest
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.modeling.scored_steps import Indices
+from prm_lightning.modeling.scored_steps import Indices, StepScores
 from prm_lightning.modeling.step_model import Pairs, StepModel
 from prm_lightning.types import StepBatch
 
@@ -26,36 +24,21 @@ POSITIONS = 256  # whose distribution over the vocabulary is held at a time
 MAJORITY = "majority class"
 
 
-def majority_class(scored: Sequence[Scored]) -> Entry:
-    """Every step gets the share of correct ones among the labelled steps, so no step is lower.
+def constant_baselines(scores: StepScores) -> dict[str, StepScores]:
+    """By name: the same steps as a scorer sees them that knows only the labels of these very data.
 
-    The share comes from these very data, which makes it the best of all constant scores.
+    ``majority class`` gives every step the share of correct ones. ``always step k`` flags the
+    commonest first error in every solution that has such a step; flagging the last one in the
+    others would give away where data end at the first wrong step, which a scorer that reads from
+    the front cannot know.
     """
-    labels = [
-        step.label >= 0.5
-        for item in scored
-        for step in item.solution.steps
-        if step.label is not None and step.weight > 0
-    ]
-    share = sum(labels) / len(labels) if labels else 0.5
-    same = [replace(item, scores=(share,) * len(item.scores)) for item in scored]
-    return Entry(MAJORITY, "baseline", same)
-
-
-def constant_index(scored: Sequence[Scored]) -> Entry:
-    """One step is flagged in every solution, whatever it says: the commonest first error.
-
-    Which one is counted on these very data, so that no constant index finds more errors. Nothing
-    is flagged in a solution with fewer steps: its last one would give away where data end at the
-    first wrong step, which a scorer that reads from the front cannot know.
-    """
-    errors = Counter(item.first_error for item in scored if item.first_error >= 0)
-    index = min(errors, key=lambda error: (-errors[error], error), default=0)
-    flagged = []
-    for item in scored:
-        scores = tuple(float(k != index) for k in range(len(item.scores)))
-        flagged.append(replace(item, scores=scores))
-    return Entry(f"always step {index + 1}", "baseline", flagged)
+    errors = scores.first_errors[scores.starts]
+    commonest = int(np.bincount(errors[errors >= 0]).argmax()) if (errors >= 0).any() else 0
+    flagged = (scores.positions != commonest).astype(np.float64)
+    return {
+        MAJORITY: majority_scores(scores),
+        f"always step {commonest + 1}": scores._replace(probabilities=flagged),
+    }
 
 
 def untrained_twin(folder: Path, seed: int) -> PRM:
@@ -99,34 +82,34 @@ class Surprisal(StepModel):
 
     def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
         """``(B, S)`` float64, the log-odds ``-s - log(1 - exp(-s))`` of the score."""
-        parents = find_parents(batch.position_ids.cpu().numpy())
-        ids = batch.input_ids.flatten().tolist()
-        largest = np.full(batch.step_nodes.shape, np.inf)
-        nodes = self._nodes_of_steps(batch, data, pairs, parents)
-        read = sorted({node for steps in nodes for step in steps for node in step})
+        parents = _find_parents(batch.position_ids.cpu().numpy())
+        nodes = dict(self._nodes_of_steps(batch, data, pairs, parents))
+        read = sorted(set(chain.from_iterable(nodes.values())))
         surprisal = dict(zip(read, self._surprisals(batch, parents, read), strict=True))
-        for b, steps in enumerate(nodes):
-            for k, step in enumerate(steps):
-                values = [surprisal[node] for node in step]
-                largest[b, k] = max(values) if self._holds_digit(ids[step[0]]) else fmean(values)
-        s = torch.from_numpy(largest).clamp(min=1e-9)
+        ids = batch.input_ids.flatten().tolist()
+        found = np.full(batch.step_nodes.shape, np.inf)
+        for place, step in nodes.items():
+            values = [surprisal[node] for node in step]
+            found[place] = max(values) if self._holds_digit(ids[step[0]]) else fmean(values)
+        s = torch.from_numpy(found).clamp(min=1e-9)
         return -s - torch.log(-torch.expm1(-s))
 
     def _nodes_of_steps(
         self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs, parents: Indices
-    ) -> list[list[list[int]]]:
-        """The nodes to read of each step of each solution: those with a digit, or else all."""
+    ) -> Iterator[tuple[tuple[int, int], list[int]]]:
+        """By row and step: the nodes to read, those with a digit or else all of the step."""
         ids = batch.input_ids.flatten().tolist()
-        prompts = {p: self._encoder.prompt_tokens(p) for p in {problem for problem, _ in pairs}}
-        found = []
-        for reads, index in zip(batch.step_nodes, batch.solution_ids.tolist(), strict=True):
+        for b, index in enumerate(batch.solution_ids.tolist()):
             ends = data.solution(index)[1].tolist()
-            path = _path(int(reads[len(ends) - 1]), parents)
-            starts = [prompts[pairs[index][0]], *(end + 1 for end in ends[:-1])]
-            steps = [path[start:end] for start, end in zip(starts, ends, strict=True)]
-            digits = [[node for node in step if self._holds_digit(ids[node])] for step in steps]
-            found.append([some or step for some, step in zip(digits, steps, strict=True)])
-        return found
+            path = [int(batch.step_nodes[b, len(ends) - 1])]
+            while parents[path[-1]] >= 0:
+                path.append(int(parents[path[-1]]))
+            path.reverse()  # from the root on
+            start = self._encoder.prompt_tokens(pairs[index][0])
+            for k, end in enumerate(ends):
+                step = path[start:end]
+                yield (b, k), [node for node in step if self._holds_digit(ids[node])] or step
+                start = end + 1
 
     def _surprisals(self, batch: StepBatch, parents: Indices, nodes: list[int]) -> list[float]:
         """``-log p`` of some nodes, each after its ancestors."""
@@ -149,23 +132,12 @@ class Surprisal(StepModel):
         return self._digits[token]
 
 
-def find_parents(depths: Indices) -> Indices:
-    """``(R * T,)`` the flat index of every node's parent, from depths ``(R, T)``; -1 for roots.
-
-    In depth-first order a parent is the last node before that is one less deep.
-    """
+def _find_parents(depths: Indices) -> Indices:
+    """``(R * T,)`` the flat index of every node's parent, from depths ``(R, T)``; -1 for roots."""
     parents = np.full(depths.size, -1, np.int64)
-    last: dict[int, int] = {}
+    last: dict[int, int] = {}  # of each depth: nodes are in depth-first order
     for node, depth in enumerate(depths.flatten().tolist()):
         if depth:
             parents[node] = last[depth - 1]
         last[depth] = node
     return parents
-
-
-def _path(node: int, parents: Indices) -> list[int]:
-    """From the root to a node."""
-    path = [node]
-    while parents[path[-1]] >= 0:
-        path.append(int(parents[path[-1]]))
-    return path[::-1]

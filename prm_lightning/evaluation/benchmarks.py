@@ -2,198 +2,169 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prm_lightning.evaluation.best_of_n import pool_attempts, report_best_of_n
 from prm_lightning.evaluation.data import (
-    Data,
-    Pool,
+    Item,
     count_oddities,
-    draw_of_each,
     leave_out,
     read_data,
     read_pools,
-    read_processbench,
 )
+from prm_lightning.evaluation.options import EvaluateOptions
 from prm_lightning.evaluation.prmbench import report_prmbench
-from prm_lightning.evaluation.results import Choice, Entry, Report, render
-from prm_lightning.evaluation.scored import SCORES_FILE, write_scores
-from prm_lightning.evaluation.scored_models import (
-    Baselines,
-    ScoredModel,
+from prm_lightning.evaluation.results import LEVEL, Report, render
+from prm_lightning.evaluation.scored import (
+    Choice,
+    Entry,
     count_known_problems,
     fit_on,
-    remove_journals,
     score_models,
 )
 from prm_lightning.evaluation.steps import report_processbench, report_steps
-from prm_lightning.files import write_json, written_folder
+from prm_lightning.files import (
+    job_lock,
+    require_replaceable,
+    write_json,
+    write_rows,
+    written_folder,
+)
 from prm_lightning.modeling.aggregate import choose_aggregation
-from prm_lightning.sources.rewards import AfterFirstError
+from prm_lightning.terminal import quieten_libraries
+from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution
 
 FORMAT_VERSION = 1
-RESULTS, TABLE = "results.json", "table.md"
-OURS = (RESULTS, TABLE, SCORES_FILE, "report.html")  # what --overwrite may replace
+RESULTS, TABLE, SCORES = "results.json", "table.md", "scores.jsonl"
+OURS = (RESULTS, TABLE, SCORES, "report.html")  # what --overwrite may replace
 REPORTS = {
     "processbench": report_processbench,
     "steps": report_steps,
     "prmbench": report_prmbench,
 }
+Outcome = tuple[Report, list[Entry], dict[str, Any]]  # and the data, as JSON
 
 
-@dataclass(frozen=True)
-class EvaluationJob:
-    """What is to be measured.
-
-    Args:
-        benchmark: a key of `REPORTS`, or ``best-of-n``.
-        models: as `load_scorer` takes them.
-        data: names of the test data.
-        fit_on: names of the validation data.
-        baselines: see `score_models`.
-        limit: problems of each source or subset; None takes all.
-        resamples: for the intervals.
-        seed: of everything drawn.
-        journals: see `score_models`.
-    """
-
-    benchmark: str
-    models: Sequence[str]
-    data: Sequence[str]
-    fit_on: Sequence[str]
-    baselines: Baselines
-    limit: int | None
-    resamples: int
-    seed: int
-    journals: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was measured.
-
-    Args:
-        report: figures and notes.
-        entries: whose scores are kept; baselines that need no model are none of them.
-        about: the data, as JSON.
-    """
-
-    report: Report
-    entries: Sequence[Entry]
-    about: dict[str, Any]
+def evaluate(options: EvaluateOptions) -> None:
+    """Measure models on step labels or on pools; write the folder, and print its tables."""
+    folder = Path(options.output)
+    require_replaceable(folder, overwrite=options.overwrite, ours=OURS)
+    quieten_libraries()
+    with job_lock(folder, "evaluate"):
+        is_pool = options.benchmark == "best-of-n"
+        report, entries, about = (_measure_pools if is_pool else _measure_steps)(options)
+        record = {
+            "format_version": FORMAT_VERSION,
+            "benchmark": options.benchmark,
+            **about,
+            "bootstrap": {"resamples": options.resamples, "seed": options.seed, "level": LEVEL},
+            "models": list(map(_describe_entry, entries)),
+            "notes": report.notes,
+            "tables": [table._asdict() for table in report.tables],
+            "rows": [row.to_json() for row in report.rows],
+        }
+        notes = "\n".join(f"- {note}" for note in report.notes)
+        text = "\n\n".join([*map(render, report.tables), notes])
+        with written_folder(folder, overwrite=options.overwrite, ours=OURS) as target:
+            (target / TABLE).write_text(text + "\n", encoding="utf-8")
+            write_json(target / RESULTS, record)
+            scored = (item.to_json(entry.name) for entry in entries for item in entry.scored)
+            write_rows(target / SCORES, scored)
+        for path in folder.parent.glob(f".{glob.escape(folder.name)}.scores.*.partial"):
+            path.unlink()
+    print(f"{text}\n\nwritten to {folder}: {', '.join(OURS[:3])}")
 
 
-def run(job: EvaluationJob) -> Outcome:
-    """Measure models on step labels or on pools."""
-    return _run_pools(job) if job.benchmark == "best-of-n" else _run_steps(job)
-
-
-def _run_steps(job: EvaluationJob) -> Outcome:
-    data = _read(job)
+def _measure_steps(options: EvaluateOptions) -> Outcome:
+    data, dropped = read_data(options.names, options.benchmark, options.limit, options.seed)
     validation: list[Solution] = []
     name, about = "", None
-    if job.fit_on:
-        read = read_data(job.fit_on)
-        validation, shared = leave_out(read.solutions, data.solutions)
-        name = _name(job.fit_on, f"{len(validation)} solutions", shared)
-        _require_rest(validation, name)
-        about = {**read.to_json(), "left_out": shared}
+    if options.fit_on:
+        read, dropped_there = read_data(options.fit_on)
+        validation, name = _leave_out(options.fit_on, read, data, "solutions")
+        left_out = len(read) - len(validation)
+        about = {**_describe(options.fit_on, read, dropped_there, None), "left_out": left_out}
     entries = [
-        Entry(
-            scored.name,
-            scored.kind,
-            scored.test,
-            fit_on(scored.validation, name) if validation else scored.threshold,
-            scored.choice,
-        )
-        for scored in _score(job, data.solutions, validation)
+        replace(entry, threshold=fit_on(entry.validation, name)) if validation else entry
+        for entry in _score(options, data, validation)
     ]
     compared, notes = _leave_unscored_out(entries)
-    report = REPORTS[job.benchmark](compared, job.resamples, job.seed)
-    notes += [
-        f"{entry.name}: threshold {entry.threshold.value:.3f}, fitted on "
-        f"{entry.threshold.fitted_on}."
-        for entry in entries
-        if entry.threshold
-    ]
+    report = REPORTS[options.benchmark](compared, options.resamples, options.seed)
+    for entry in entries:
+        if entry.threshold:
+            value, fitted_on = entry.threshold
+            notes.append(f"{entry.name}: threshold {value:.3f}, fitted on {fitted_on}.")
     if not any(entry.threshold for entry in entries):
         notes.append("No threshold was fitted on validation data (--fit_on): all is at 0.5.")
-    notes += _notes_on_data(job, data.solutions, data.dropped)
-    report = replace(report, notes=[*report.notes, *notes])
-    return Outcome(report, entries, {"data": data.to_json(), "fit_on": about})
+    notes = [*report.notes, *notes, *_notes_on_data(options, data, dropped)]
+    described = _describe(options.names, data, dropped, options.limit)
+    return report._replace(notes=notes), entries, {"data": described, "fit_on": about}
 
 
-def _run_pools(job: EvaluationJob) -> Outcome:
-    pools, counts = _read_pools(job.data, job.limit, job.seed)
+def _measure_pools(options: EvaluateOptions) -> Outcome:
+    pools, counts = read_pools(options.names, options.limit, options.seed)
     counts += count_oddities(pools)
     solutions = [solution for pool in pools for solution in pool.solutions()]
-    validation: list[Pool] = []
-    name, about = "", None
-    if job.fit_on:
-        read, _ = _read_pools(job.fit_on, None, job.seed)
-        problems = [Solution(pool.problem, (), pool.source, pool.id) for pool in read]
-        kept, shared = leave_out(problems, solutions)
-        ids = {(problem.source, problem.id) for problem in kept}
-        validation = [pool for pool in read if (pool.source, pool.id) in ids]
-        name = _name(job.fit_on, f"{len(validation)} problems", shared)
-        _require_rest(validation, name)
-        about = {"names": job.fit_on, "problems": len(validation), "left_out": shared}
-    chosen_on = [solution for pool in validation for solution in pool.solutions()]
+    chosen_on, name, about = [], "", None
+    if options.fit_on:
+        read, _ = read_pools(options.fit_on)
+        chosen_on, name = _leave_out(options.fit_on, read, pools, "problems")
+        left_out = len(read) - len(chosen_on)
+        about = {"names": options.fit_on, "problems": len(chosen_on), "left_out": left_out}
     entries = []
-    for scored in _score(job, solutions, chosen_on):
-        choice = scored.choice
-        if validation:
-            attempts = pool_attempts(validation, scored.validation)
+    validation = [solution for pool in chosen_on for solution in pool.solutions()]
+    for entry in _score(options, solutions, validation):
+        choice = entry.choice
+        if chosen_on:
+            attempts = pool_attempts(chosen_on, entry.validation)
             choice = Choice(choose_aggregation(*attempts)[0], f"chosen on {name}")
-        entries.append(Entry(scored.name, scored.kind, scored.test, None, choice))
-    report = report_best_of_n(entries, pools, job.resamples, job.seed)
+        entries.append(replace(entry, threshold=None, choice=choice))
+    report = report_best_of_n(entries, pools, options.resamples, options.seed)
     notes = [
         f"{entry.name} cannot score {len(failures)} samples, which count as samples without steps "
         f"({failures[0]})."
         for entry in entries
         if (failures := [item.failure for item in entry.scored if item.failure])
     ]
-    notes += _notes_on_data(job, solutions, counts)
     data = {
-        "names": job.data,
+        "names": options.names,
         "problems": len(pools),
         "samples": sum(len(pool.samples) for pool in pools),
         "counts": counts,
-        "limit": job.limit,
+        "limit": options.limit,
     }
-    report = replace(report, notes=[*report.notes, *notes])
-    return Outcome(report, entries, {"data": data, "fit_on": about})
-
-
-def _read(job: EvaluationJob) -> Data:
-    if job.benchmark == "processbench":
-        return read_processbench(job.data, job.limit, job.seed)
-    # The labels after a first error are PRMBench's own; elsewhere they are what training masks.
-    after_first_error: AfterFirstError = "keep" if job.benchmark == "prmbench" else "mask"
-    return read_data(job.data, job.limit, job.seed, after_first_error)
-
-
-def _read_pools(
-    names: Sequence[str], limit: int | None, seed: int
-) -> tuple[list[Pool], Counter[str]]:
-    pools: list[Pool] = []
-    counts: Counter[str] = Counter()
-    for name in names:
-        read, found = read_pools(name)
-        pools += read
-        counts += found
-    return draw_of_each(pools, limit, seed, lambda pool: (pool.source, pool.problem)), counts
+    notes = [*report.notes, *notes, *_notes_on_data(options, solutions, counts)]
+    return report._replace(notes=notes), entries, {"data": data, "fit_on": about}
 
 
 def _score(
-    job: EvaluationJob, test: Sequence[Solution], validation: Sequence[Solution]
-) -> Iterator[ScoredModel]:
-    return score_models(job.models, test, validation, job.journals, job.baselines, job.seed)
+    options: EvaluateOptions, test: Sequence[Solution], validation: Sequence[Solution]
+) -> Iterator[Entry]:
+    models = list(dict.fromkeys(options.model or []))
+    folder = Path(options.output)
+    journals = folder.with_name(f"{folder.name}.scores")
+    return score_models(models, test, validation, journals, options.baselines, options.seed)
+
+
+def _leave_out(
+    names: Sequence[str], read: Sequence[Item], tested: Sequence[Item], what: str
+) -> tuple[list[Item], str]:
+    """Validation data without the problems that are tested, and what to call them."""
+    kept = leave_out(read, tested)
+    shared = len(read) - len(kept)
+    left_out = f"; {shared} left out whose problems are in the test data" if shared else ""
+    name = f"{', '.join(names)} ({len(kept)} {what}{left_out})"
+    if not kept:
+        raise ValueError(
+            f"evaluate: --fit_on {name} leaves nothing to choose on. Give data of other problems."
+        )
+    return kept, name
 
 
 def _leave_unscored_out(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -217,59 +188,40 @@ def _leave_unscored_out(entries: Sequence[Entry]) -> tuple[list[Entry], list[str
     return kept, notes
 
 
-def _name(names: Sequence[str], size: str, shared: int) -> str:
-    left_out = f"; {shared} left out whose problems are in the test data" if shared else ""
-    return f"{', '.join(names)} ({size}{left_out})"
-
-
-def _require_rest(rest: Sequence[object], name: str) -> None:
-    if not rest:
-        raise ValueError(
-            f"evaluate: --fit_on {name} leaves nothing to choose on. Give data of other problems."
-        )
-
-
 def _notes_on_data(
-    job: EvaluationJob, solutions: Sequence[Solution], counts: Counter[str]
+    options: EvaluateOptions, solutions: Sequence[Solution], counts: Counter[str]
 ) -> list[str]:
     notes = [f"{count} × {reason}." for reason, count in counts.items()]
-    if job.limit is not None:
-        notes.append(f"Only {job.limit} problems of each source were drawn (--limit).")
-    for model in job.models:
+    if options.limit is not None:
+        notes.append(f"Only {options.limit} problems of each source were drawn (--limit).")
+    for model in dict.fromkeys(options.model or []):
         known = count_known_problems(model, solutions)
         if known is not None:
             notes.append(f"{model} was trained on {known} of the problems in these data.")
     return notes
 
 
-def write(folder: Path, job: EvaluationJob, outcome: Outcome, *, overwrite: bool) -> None:
-    """Write the folder of an evaluation, print its tables, and forget the journals."""
-
-    report, entries = outcome.report, outcome.entries
-    record: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "benchmark": job.benchmark,
-        **outcome.about,
-        "bootstrap": {"resamples": job.resamples, "seed": job.seed, "level": 0.95},
-        "models": [
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "threshold": entry.threshold and entry.threshold.value,
-                "threshold_from": entry.threshold and entry.threshold.fitted_on,
-                "aggregation": entry.choice and entry.choice.how,
-                "aggregation_from": entry.choice and entry.choice.chosen_by,
-            }
-            for entry in entries
-        ],
-        "notes": list(report.notes),
-        "tables": [table._asdict() for table in report.tables],
-        "rows": [row.to_json() for row in report.rows],
+def _describe(
+    names: Sequence[str], solutions: Sequence[Solution], dropped: Counter[str], limit: int | None
+) -> dict[str, Any]:
+    problems = {normalise_problem(solution.problem) for solution in solutions}
+    return {
+        "names": names,
+        "solutions": len(solutions),
+        "problems": len(problems),
+        "dropped": dropped,
+        "limit": limit,
     }
-    text = "\n\n".join([*map(render, report.tables), "\n".join(f"- {n}" for n in report.notes)])
-    with written_folder(folder, overwrite=overwrite, ours=OURS) as target:
-        (target / TABLE).write_text(text + "\n", encoding="utf-8")
-        write_json(target / RESULTS, record)
-        write_scores(target / SCORES_FILE, [(entry.name, entry.scored) for entry in entries])
-    remove_journals(job.journals)
-    print(text)
+
+
+def _describe_entry(entry: Entry) -> dict[str, Any]:
+    threshold, threshold_from = entry.threshold or (None, None)
+    aggregation, aggregation_from = entry.choice or (None, None)
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "threshold": threshold,
+        "threshold_from": threshold_from,
+        "aggregation": aggregation,
+        "aggregation_from": aggregation_from,
+    }

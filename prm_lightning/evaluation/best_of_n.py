@@ -5,7 +5,7 @@ Figures are expectations over all subsets of n of N samples, not of one draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -13,10 +13,8 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from prm_lightning.evaluation.data import Pool, Sample
+from prm_lightning.evaluation.data import Pool
 from prm_lightning.evaluation.results import (
-    Entry,
-    Estimate,
     Report,
     Row,
     Table,
@@ -24,7 +22,7 @@ from prm_lightning.evaluation.results import (
     show,
     summarise,
 )
-from prm_lightning.evaluation.scored import Scored
+from prm_lightning.evaluation.scored import Entry, Scored
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
 from prm_lightning.modeling.metrics import measure_pairs
 from prm_lightning.modeling.scored_steps import Draws, Floats, Indices, number_in_order
@@ -34,28 +32,27 @@ from prm_lightning.types import Aggregation
 ALL_UP_TO = 20_000  # subsets of a problem that are gone through one by one
 DRAWN = 2_000  # subsets that are drawn where there are more
 TIE = 1e-9  # weights of two answers that differ by less, relatively, are equal
-PASS, MAJORITY, ORACLE = "pass@1", "majority", "oracle"
-BEST, WEIGHTED, PAIRS = "best", "weighted", "pairs"
-PoolScores = Sequence[float | None]  # one per sample; None where it has no steps
+NO_SCORES = np.full(len(AGGREGATIONS), np.nan)
 
 
-def aggregate_pools(
-    pools: Sequence[Pool], scored: Sequence[Scored], how: Aggregation
-) -> list[list[float | None]]:
-    """One score of every sample; None where the sample has no steps or the model cannot score it.
+def pool_scores(pools: Sequence[Pool], scored: Sequence[Scored]) -> list[Floats]:
+    """Of each pool, ``(A, N)``: the score of each sample by each of `AGGREGATIONS`.
+
+    NaN where a sample has no steps or the model cannot score it.
 
     Args:
-        pools: P problems.
+        pools: with N samples, which may differ.
         scored: their `solutions`, pool by pool.
-        how: to aggregate the scores of a solution's steps.
     """
     given = iter(scored)
-
-    def score(sample: Sample) -> float | None:
-        scores = next(given).scores if sample.steps else ()
-        return aggregate(scores, how) if scores else None
-
-    return [[score(sample) for sample in pool.samples] for pool in pools]
+    found = []
+    for pool in pools:
+        rows = [next(given).scores if sample.steps else () for sample in pool.samples]
+        columns = [
+            [aggregate(row, how) for how in AGGREGATIONS] if row else NO_SCORES for row in rows
+        ]
+        found.append(np.array(columns).T)
+    return found
 
 
 def pool_attempts(
@@ -85,172 +82,122 @@ def report_best_of_n(
         resamples: of problems, for the intervals.
         seed: of the resamples, and of subsets where there are too many to take all.
     """
-    scores = {
-        entry.name: {how: aggregate_pools(pools, entry.scored, how) for how in AGGREGATIONS}
-        for entry in entries
-    }
     rows: list[Row] = []
+    tables: list[Table] = []
     for source in dict.fromkeys(pool.source for pool in pools):
-        inside = [i for i, pool in enumerate(pools) if pool.source == source]
-        keys = [normalise_problem(pools[i].problem) for i in inside]
-        drawn = draw_problems(keys, resamples, seed)
-        for n in sizes_up_to(max(len(pools[i].samples) for i in inside)):
-            large = [i for i in inside if len(pools[i].samples) >= n]
-            at_least_n = np.array([len(pools[i].samples) >= n for i in inside])
-            rows += _measure_n(
-                n,
-                entries,
-                {
-                    name: {how: [by_pool[i] for i in large] for how, by_pool in of_entry.items()}
-                    for name, of_entry in scores.items()
-                },
-                [pools[i] for i in large],
-                Draws(drawn.counts, drawn.problems[at_least_n]),
-                seed,
-            )
-        rows += _pair_rows(source, entries, pools, drawn.counts)
-    return Report(rows, _tables(rows), _notes(rows, entries))
+        mine = [pool for pool in pools if pool.source == source]
+        scored = [[s for s in entry.scored if s.solution.source == source] for entry in entries]
+        scores = [(e, pool_scores(mine, s)) for e, s in zip(entries, scored, strict=True)]
+        draws = draw_problems([normalise_problem(pool.problem) for pool in mine], resamples, seed)
+        sizes = sizes_up_to(max(len(pool.samples) for pool in mine))
+        curves = [row for n in sizes for row in _measure_n(n, scores, mine, draws, seed)]
+        pairs = [
+            row
+            for entry, of_entry in zip(entries, scored, strict=True)
+            for row in _pair_rows(source, entry, pool_attempts(mine, of_entry), draws.counts)
+        ]
+        rows += [*curves, *pairs]
+        tables += _tables(source, curves, pairs)
+    return Report(rows, tables, _notes(rows, entries))
 
 
 def _pair_rows(
-    source: str, entries: Sequence[Entry], pools: Sequence[Pool], counts: Floats
+    source: str,
+    entry: Entry,
+    attempts: tuple[list[Sequence[float]], NDArray[np.bool_], Indices],
+    counts: Floats,
 ) -> Iterator[Row]:
     """Pair accuracy of every aggregation on the pools of one source."""
-    mine = [pool for pool in pools if pool.source == source]
-    for entry in entries:
-        scored = [item for item in entry.scored if item.solution.source == source]
-        scores, right, problems = pool_attempts(mine, scored)
-        for how in AGGREGATIONS:
-            pairs = measure_pairs(scores, right, problems, counts, how)
-            yield Row(
-                entry.name,
-                entry.kind,
-                "pairs",
-                {name: summarise(values) for name, values in pairs.items()},
-                {
-                    "source": source,
-                    "n": None,
-                    "method": PAIRS,
-                    "aggregation": how,
-                    "chosen": _is(entry, how),
-                },
-            )
+    for how in AGGREGATIONS:
+        found = measure_pairs(*attempts, counts, how)
+        metrics = {name: summarise(values) for name, values in found.items()}
+        about = {"source": source, "n": None, "method": "pairs", **_how(entry, how)}
+        yield Row(entry.name, entry.kind, "pairs", metrics, about)
+
+
+def _how(entry: Entry | None, how: Aggregation | None) -> dict[str, object]:
+    """An aggregation, and whether it is the one that was chosen for the entry."""
+    is_chosen = entry is not None and entry.choice is not None and entry.choice.how == how
+    return {"aggregation": how, "chosen": is_chosen}
 
 
 def _measure_n(
     n: int,
-    entries: Sequence[Entry],
-    scores: Mapping[str, Mapping[Aggregation, Sequence[PoolScores]]],
+    scores: Sequence[tuple[Entry, Sequence[Floats]]],
     pools: Sequence[Pool],
     draws: Draws,
     seed: int,
 ) -> Iterator[Row]:
-    """The rows of one n, of pools that have at least n samples."""
-    correct = [np.array([sample.correct for sample in pool.samples]) for pool in pools]
-    votes = "all" if all(takes_all(len(pool.samples), n) for pool in pools) else "drawn"
-    plain = _vote(pools, [np.ones((1, len(c))) for c in correct], n, seed)[:, 0]
+    """The rows of one n, of pools that have at least n samples; `scores` as in `pool_scores`."""
+    large = [i for i, pool in enumerate(pools) if len(pool.samples) >= n]
+    draws = Draws(draws.counts, draws.problems[large])
+    correct = [np.array([sample.correct for sample in pools[i].samples]) for i in large]
+    all_taken = all(takes_all(len(c), n) for c in correct)
+
+    def vote(weights: Sequence[Floats]) -> Floats:
+        """``(P, K)``, of K ways to weigh the samples of each pool."""
+        return np.array(
+            [
+                expect_vote(pools[i].groups, given, right, make_subsets(len(right), n, seed))
+                for i, given, right in zip(large, weights, correct, strict=True)
+            ]
+        )
+
+    plain = vote([np.ones((1, len(c))) for c in correct])[:, 0]
     majority = draws.mean(plain)
 
     def row(
-        name: str, entry: Entry | None, how: Aggregation | None, values: Floats, over: str
+        method: str, values: Floats, entry: Entry | None = None, how: Aggregation | None = None
     ) -> Row:
         mean = draws.mean(values)
+        votes = method in ("majority", "weighted")
         return Row(
-            entry.name if entry else name,
+            entry.name if entry else method,
             entry.kind if entry else "baseline",
             f"n/{n}",
             {"accuracy": summarise(mean), "minus_majority": summarise(mean - majority)},
             {
                 "source": pools[0].source,
                 "n": n,
-                "problems": len(pools),
-                "method": name,
-                "aggregation": how,
-                "chosen": entry is not None and _is(entry, how),
-                "subsets": over,
+                "problems": len(large),
+                "method": method,
+                **_how(entry, how),
+                "subsets": "drawn" if votes and not all_taken else "all",
             },
         )
 
-    yield row(PASS, None, None, np.array([c.mean() for c in correct]), "all")
-    yield row(MAJORITY, None, None, plain, votes)
-    yield row(ORACLE, None, None, np.array([expect_any(list(c), n) for c in correct]), "all")
-    for entry in entries:
-        of_entry = scores[entry.name]
-        for how in AGGREGATIONS:
-            pairs = zip(of_entry[how], correct, strict=True)
-            best = [expect_best(given, list(right), n) for given, right in pairs]
-            yield row(BEST, entry, how, np.array(best), "all")
-        weights = [
-            np.array([[score or 0.0 for score in of_entry[how][i]] for how in AGGREGATIONS])
-            for i in range(len(pools))
-        ]
-        voted = _vote(pools, weights, n, seed)  # (P, aggregations)
-        for column, how in enumerate(AGGREGATIONS):
-            yield row(WEIGHTED, entry, how, voted[:, column], votes)
+    yield row("pass@1", np.array([c.mean() for c in correct]))
+    yield row("majority", plain)
+    yield row("oracle", np.array([expect_any(c.tolist(), n) for c in correct]))
+    for entry, of_pools in scores:
+        given = [of_pools[i] for i in large]
+        pairs = list(zip(given, correct, strict=True))
+        best = np.array([[expect_best(row, right, n) for row in rows] for rows, right in pairs])
+        weighted = vote([np.nan_to_num(rows) for rows in given])
+        for method, values in (("best", best), ("weighted", weighted)):  # (P, A) each
+            for column, how in zip(values.T, AGGREGATIONS, strict=True):
+                yield row(method, column, entry, how)
 
 
-def _is(entry: Entry, how: Aggregation | None) -> bool:
-    """Whether this aggregation was chosen for the entry."""
-    return entry.choice is not None and entry.choice.how == how
-
-
-def _vote(pools: Sequence[Pool], weights: Sequence[Floats], n: int, seed: int) -> Floats:
-    """``(P, K)``: `expect_vote` of each pool under each of K weightings."""
-    return np.array(
-        [
-            expect_vote(
-                pool.groups,
-                weights[i],
-                np.array([sample.correct for sample in pool.samples]),
-                make_subsets(len(pool.samples), n, seed),
-            )
-            for i, pool in enumerate(pools)
-        ]
-    )
-
-
-def _tables(rows: Sequence[Row]) -> list[Table]:
-    sources = dict.fromkeys(row.about["source"] for row in rows)
-    return [
-        table
-        for source in sources
-        for table in _tables_of_source(source, [r for r in rows if r.about["source"] == source])
-    ]
-
-
-def _tables_of_source(source: str, rows: Sequence[Row]) -> list[Table]:
-    pairs = [row for row in rows if row.about["method"] == PAIRS]
-    rows = [row for row in rows if row.about["method"] != PAIRS]
-    counts = {row.about["n"]: row.about["problems"] for row in rows}
+def _tables(source: str, curves: Sequence[Row], pairs: Sequence[Row]) -> list[Table]:
+    counts = {row.about["n"]: row.about["problems"] for row in curves}
     last = max(counts)
     lines: dict[tuple[str, str], dict[int, Row]] = {}
-    for row in rows:
+    for row in curves:
         lines.setdefault((row.model, _describe(row)), {})[row.about["n"]] = row
-    curves = [
-        [*names, *(show(line[n].metrics["accuracy"].value) for n in counts)]
-        for names, line in lines.items()
-    ]
-    compared = [
-        [
-            *names,
-            str(line[last].metrics["accuracy"]),
-            _signed(line[last].metrics["minus_majority"]),
-        ]
-        for names, line in lines.items()
-        if line[last].kind == "baseline" or line[last].about["chosen"]
-    ]
+    accuracies, compared = [], []
+    for names, line in lines.items():
+        accuracies.append([*names, *(show(line[n].metrics["accuracy"].value) for n in counts)])
+        if line[last].kind == "baseline" or line[last].about["chosen"]:
+            accuracy, gain = line[last].metrics.values()
+            sign = "" if gain.value < 0 else "+"
+            compared.append([*names, str(accuracy), f"{sign}{gain}"])
     heads = [f"n = {n} ({count})" for n, count in counts.items()]
+    title = f"{source}: accuracy of choosing among n samples (of how many problems)"
+    interval = f"{source}: n = {last} [95 % interval]"
     tables = [
-        Table(
-            f"{source}: accuracy of choosing among n samples (of how many problems)",
-            ["", "", *heads],
-            curves,
-        ),
-        Table(
-            f"{source}: n = {last} [95 % interval]",
-            ["", "", "accuracy", "minus majority"],
-            compared,
-        ),
+        Table(title, ["", "", *heads], accuracies),
+        Table(interval, ["", "", "accuracy", "minus majority"], compared),
     ]
     if pairs:
         cells = [[row.model, _describe(row), *map(str, row.metrics.values())] for row in pairs]
@@ -265,10 +212,6 @@ def _describe(row: Row) -> str:
         return ""
     text = f"{row.about['method']}, {row.about['aggregation']}"
     return text + " *" if row.about["chosen"] else text
-
-
-def _signed(estimate: Estimate) -> str:
-    return str(estimate) if estimate.value < 0 else "+" + str(estimate)
 
 
 def _notes(rows: Sequence[Row], entries: Sequence[Entry]) -> list[str]:
@@ -335,24 +278,23 @@ def expect_any(correct: Sequence[bool], n: int) -> float:
     return 1 - comb(len(correct) - sum(correct), n) / comb(len(correct), n)
 
 
-def expect_best(scores: Sequence[float | None], correct: Sequence[bool], n: int) -> float:
+def expect_best(scores: Floats, correct: NDArray[np.bool_], n: int) -> float:
     """The probability that the best scored of n samples is correct, over all subsets of n.
 
     Among equal scores each sample is as likely to be taken. A sample without a score is taken only
     where no sample of the subset has one.
 
     Args:
-        scores: of N >= n samples, higher is better; None where there is none.
-        correct: of each.
-        n: >= 1.
+        scores: ``(N,)``, higher is better; NaN where there is none.
+        correct: ``(N,)``.
+        n: in 1 … N.
     """
-    order: dict[float, list[bool]] = {}
-    for score, right in zip(scores, correct, strict=True):
-        order.setdefault(-np.inf if score is None else score, []).append(right)
+    ranked = np.nan_to_num(scores, nan=-np.inf)
     expected, left = 0.0, len(scores)  # `left` samples are no better than the group looked at
-    for _, group in sorted(order.items(), reverse=True):
+    for score in np.unique(ranked)[::-1]:
+        group = correct[ranked == score]
         chance = comb(left, n) - comb(left - len(group), n)
-        expected += chance / comb(len(scores), n) * sum(group) / len(group)
+        expected += chance / comb(len(scores), n) * float(group.mean())
         left -= len(group)
     return expected
 

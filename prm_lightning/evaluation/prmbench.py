@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prm_lightning.evaluation.baselines import constant_index, majority_class
 from prm_lightning.evaluation.results import (
-    Entry,
     Report,
     Row,
     Table,
     draw_problems,
+    lines_by_threshold,
     show,
     summarise,
 )
-from prm_lightning.evaluation.scored import gather_steps
+from prm_lightning.evaluation.scored import Entry, add_constants
 from prm_lightning.modeling.metrics import judge_flags
 from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores
-from prm_lightning.sources.rows import Row as RawRow
-from prm_lightning.sources.rows import read_rows
+from prm_lightning.sources.fields import list_in, make_steps, problem_in, texts_in
+from prm_lightning.sources.fields import show as show_value
+from prm_lightning.sources.file_source import FileSource, RowError
 from prm_lightning.text import fold_newlines, normalise_problem
-from prm_lightning.types import Dropped, Solution, Step
+from prm_lightning.types import Dropped, Solution
 
 # Their own spelling; the short names are those of the leaderboard.
 KINDS = {
@@ -43,44 +44,46 @@ ALL_RIGHT = "multi_solutions"  # its solutions have no wrong step, so it is scor
 COLUMNS = ("modified_question", "modified_process", "error_steps", "classification", "idx")
 
 
-class PRMBench:
-    """Modified solutions with the steps that were made wrong.
+# {"modified_question": "2 + 3?", "modified_process": ["2 + 3 = 6", "So 6."], "error_steps": [1],
+#  "classification": "confidence", "idx": "prm_test_p1_0"}
+@dataclass
+class PRMBench(FileSource):
+    """Modified solutions with the steps that were made wrong, as the PRMBench preview has them.
 
-    The layout of the PRMBench preview: ``modified_question``, ``modified_process`` (the steps),
-    ``error_steps`` (numbers of the wrong ones, counted from 1; all others are correct),
-    ``classification`` (the kind of error, which the solutions are reported under) and ``idx``.
-    Of rows that share classification and idx the first counts, as in the authors' evaluator.
-
-    Args:
-        path: a file, a folder of files, or a Hub id such as ``hitsmy/PRMBench_Preview``.
-        split: of a folder or Hub data set.
+    ``modified_process`` are the steps, ``error_steps`` the numbers of the wrong ones, counted from
+    1; all others are correct. ``classification`` is the kind of error, which the solutions are
+    reported under. Of rows that share classification and ``idx`` the first counts, as in the
+    authors' evaluator.
 
     Source: Song et al. 2025, "PRMBench", arXiv:2501.03124; layout and rules as in its repository
     ssmisya/PRMBench, ``mr_eval/tasks/prmtest_classified``.
     """
 
-    def __init__(self, path: str, split: str = "train") -> None:
-        self.path = path
-        self.split = split
-        self.name = Path(path).stem
+    layouts = (COLUMNS,)
 
     def read(self) -> Iterator[Solution | Dropped]:
-        """Yield a `Solution` a row, with id ``classification_idx``, or why there is none.
+        """As every `FileSource`."""
+        self._seen: set[str] = set()
+        return super().read()
 
-        Raises:
-            FileNotFoundError: there is nothing at ``path``.
-            ValueError: the data are empty.
-        """
-        seen: set[str] = set()
-        for row in read_rows(self.path, self.split):
-            solution = row if isinstance(row, Dropped) else _to_solution(row)
-            if isinstance(solution, Solution):
-                if solution.id in seen:
-                    message = f"{solution.id!r} is there twice, the first one counts."
-                    solution = Dropped(self.path, "repeated id", f"{self.path}: {message}")
-                else:
-                    seen.add(solution.id)
-            yield solution
+    def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
+        """A row as one solution, with id ``classification_idx``."""
+        problem = problem_in(row["modified_question"], "modified_question")
+        texts = texts_in(row["modified_process"], "modified_process")
+        errors = list_in(row["error_steps"], "error_steps")
+        if not all(isinstance(number, int) and 1 <= number <= len(texts) for number in errors):
+            raise RowError(
+                "error steps out of range",
+                f"error_steps is {show_value(errors)} for {len(texts)} steps, they count from 1.",
+            )
+        labels = [float(number not in errors) for number in range(1, len(texts) + 1)]
+        steps = make_steps(texts, labels, fold_newlines, "modified_process")
+        kind = str(row["classification"])
+        own_id = f"{kind}_{row['idx']}"
+        if own_id in self._seen:
+            raise RowError("repeated id", f"{own_id!r} is there twice, the first one counts.")
+        self._seen.add(own_id)
+        yield Solution(problem, steps, kind, own_id)
 
 
 def prm_score(steps: StepScores, threshold: float, counts: Floats) -> dict[str, Floats]:
@@ -125,10 +128,10 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
     problems = [normalise_problem(item.solution.problem) for item in first]
     counts = draw_problems(problems, resamples, seed).counts
     sizes = Counter(item.solution.source for item in first)
+    kinds = list(sizes)
     present = [kind for kind in KINDS if kind in sizes] + sorted(set(sizes) - set(KINDS))
     rows = []
-    for entry in (*entries, majority_class(first), constant_index(first)):
-        scores, kinds = gather_steps(entry.scored)
+    for entry, scores in add_constants(entries):
         steps = scores.supervised
         for threshold in entry.thresholds:
             for part in ("all", *present):
@@ -143,60 +146,17 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
                 }
                 estimates = {name: summarise(values) for name, values in figures.items()}
                 rows.append(Row(entry.name, entry.kind, part, estimates, about))
+    cells = []
+    for names, line in lines_by_threshold(rows).items():
+        whole = line["all"].metrics
+        by_kind = [show(line[kind].metrics["prm_score"].value) for kind in present]
+        halves = [show(whole[name].value) for name in ("f1", "error_f1")]
+        cells.append([*names, str(whole["prm_score"]), *halves, *by_kind])
+    heads = [KINDS.get(kind, kind) for kind in present]
+    header = ["", "threshold", "overall [95 %]", "F1 of correct", "F1 of wrong", *heads]
     notes = [
         "PRMScore is the mean of the F1 of correct steps and the F1 of wrong steps, over the steps "
         "of all solutions; MS (multi_solutions) has no wrong steps and shows the F1 of correct "
         "ones. Published figures may rest on other thresholds.",
     ]
-    return Report(rows, _tables(rows, present), notes)
-
-
-def _tables(rows: Sequence[Row], present: Sequence[str]) -> list[Table]:
-    lines: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        lines.setdefault((row.model, f"{row.about['threshold']:.3f}"), {})[row.part] = row
-    cells = [
-        [
-            *names,
-            str(line["all"].metrics["prm_score"]),
-            show(line["all"].metrics["f1"].value),
-            show(line["all"].metrics["error_f1"].value),
-            *(show(line[kind].metrics["prm_score"].value) for kind in present),
-        ]
-        for names, line in lines.items()
-    ]
-    heads = [KINDS.get(kind, kind) for kind in present]
-    header = ["", "threshold", "overall [95 %]", "F1 of correct", "F1 of wrong", *heads]
-    return [Table("PRMScore", header, cells)]
-
-
-def _to_solution(row: RawRow) -> Solution | Dropped:
-    values = row.values
-    missing = [column for column in COLUMNS if values.get(column) is None]
-    if missing:
-        return _drop(row, "missing column", f"no {', '.join(missing)}; this is not PRMBench's row.")
-    problem, texts, errors = (values[column] for column in COLUMNS[:3])
-    if not isinstance(problem, str) or not problem.strip():
-        return _drop(row, "no question", f"modified_question is {ascii(problem)[:60]}; fill it in.")
-    if not isinstance(texts, list) or not texts or not all(map(_is_text, texts)):
-        shown = ascii(texts)[:60]
-        return _drop(row, "no steps", f"modified_process is {shown}, expected a list of texts.")
-    if not isinstance(errors, list) or not all(
-        isinstance(number, int) and 1 <= number <= len(texts) for number in errors
-    ):
-        shown = f"{ascii(errors)[:60]} for {len(texts)} steps"
-        return _drop(row, "error steps out of range", f"error_steps is {shown}, they count from 1.")
-    kind = str(values["classification"])
-    steps = tuple(
-        Step(fold_newlines(text), label=float(number not in errors))
-        for number, text in enumerate(texts, 1)
-    )
-    return Solution(problem.strip(), steps, source=kind, id=f"{kind}_{values['idx']}")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _drop(row: RawRow, reason: str, message: str) -> Dropped:
-    return Dropped(row.place, reason, f"{row.place}: {message}")
+    return Report(rows, [Table("PRMScore", header, cells)], notes)

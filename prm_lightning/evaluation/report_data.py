@@ -5,54 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
-from prm_lightning.sources.rows import Row, read_rows
+from prm_lightning.sources.fields import labels_in, texts_in
+from prm_lightning.sources.file_source import RowError, parse_rows
+from prm_lightning.sources.rows import read_rows
 from prm_lightning.types import ALL_CORRECT, UNKNOWN, Dropped
 
 RUN_FILES = ("config.yaml", "metrics.csv", "data.json")
 EVALUATION_FILES = ("results.json", "scores.jsonl")
-
-
-SETTINGS = {
-    "backbone": "model.backbone.name",
-    "quantization": "model.backbone.quantize",
-    "LoRA rank": "model.backbone.lora.r",
-    "head": "model.head",
-    "loss": "model.loss",
-    "learning rate": "model.lr",
-    "of the head": "model.head_lr",
-    "started from": "model.init_from",
-    "template": "data.template",
-    "longest solution, tokens": "data.max_tokens",
-    "solutions a step": "data.solutions_per_step",
-    "tokens a batch": "data.tokens_per_batch",
-    "class balance": "data.balance",
-    "after the first error": "data.after_first_error",
-    "epochs": "trainer.max_epochs",
-    "seed": "seed_everything",
-}
-COUNTS = ("read", "kept", "solutions", "problems", "steps", "supervised_steps", "wrong_share")
-
-
-class Cells(NamedTuple):
-    """A table of the page, the first cell of each row its heading.
-
-    Args:
-        title: above it.
-        header: one text per column.
-        rows: text or numbers, as many each.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
 
 
 class ShownSolution(NamedTuple):
@@ -64,9 +32,9 @@ class ShownSolution(NamedTuple):
     """
 
     id: str
-    steps: tuple[str, ...]
-    scores: tuple[float, ...]
-    labels: tuple[float | None, ...]
+    steps: list[str]
+    scores: list[float]
+    labels: list[float | None]
     first_error: int
     source: str
     problem: str
@@ -79,10 +47,9 @@ class ScoredSet:
     Args:
         name: of the model.
         kind: ``model`` or ``untrained``.
-        threshold: in [0, 1]; a step is flagged if its score lies below it.
+        threshold: in [0, 1]; a step is flagged if its score is below it.
         threshold_from: the data it was fitted on; empty where it is plainly 0.5.
         solutions: in file order.
-        left_out: lines that could not be used, by reason.
     """
 
     name: str
@@ -90,26 +57,27 @@ class ScoredSet:
     threshold: float
     threshold_from: str
     solutions: Sequence[ShownSolution]
-    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A folder that `fit` wrote.
+class Folder:
+    """What `fit` or `evaluate` wrote into a folder; what is not there is empty.
 
     Args:
-        folder: its path.
-        config: of config.yaml.
+        path: of the folder.
+        config: of config.yaml, and the same as it is written.
         config_text: the same as written.
         data: of data.json.
         log: rows of metrics.csv, in order of steps; only finite numbers.
         untrained: validation metrics of the untrained head.
         test: of test.json.
         manifest: of best_model/prm.json.
-        scored: validation data as the best model scores it.
+        results: of results.json.
+        sets: what was scored, one set per model.
+        left_out: lines of scores that could not be used, by reason.
     """
 
-    folder: Path
+    path: Path
     config: Mapping[str, Any]
     config_text: str
     data: Mapping[str, Any]
@@ -117,147 +85,112 @@ class Run:
     untrained: Mapping[str, float]
     test: Mapping[str, float]
     manifest: Mapping[str, Any]
-    scored: ScoredSet | None
+    results: Mapping[str, Any]
+    sets: Sequence[ScoredSet]
+    left_out: Mapping[str, int]
 
-    def best_row(self) -> Mapping[str, float]:
-        """The validation in `log` that chose best_model; empty without one."""
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether `evaluate` wrote it."""
+        return any((self.path / name).is_file() for name in EVALUATION_FILES)
+
+    @property
+    def monitor(self) -> str:
+        """The metric that chose best_model."""
+        return str(self.config.get("monitor", "processbench_f1"))
+
+    @property
+    def validations(self) -> list[dict[str, float]]:
+        """The rows of the log that have validation metrics, which are named without ``val/``."""
         rows = [row for row in self.log if any(name.startswith("val/") for name in row)]
-        monitor = str(self.config.get("monitor", "processbench_f1"))
-        sign = -1.0 if monitor in LOWER_IS_BETTER else 1.0
+        return [{name.removeprefix("val/"): x for name, x in row.items()} for row in rows]
+
+    @property
+    def best(self) -> Mapping[str, float]:
+        """The validation that chose best_model; empty without one."""
+        sign = -1.0 if self.monitor in LOWER_IS_BETTER else 1.0
 
         def rank(row: Mapping[str, float]) -> tuple[float, float]:
-            tie = row.get("val/auroc", -math.inf)
-            return sign * row[f"val/{monitor}"] if f"val/{monitor}" in row else tie, tie
+            tie = row.get("auroc", -math.inf)
+            return sign * row[self.monitor] if self.monitor in row else tie, tie
 
-        return max(rows, key=rank, default={})
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A folder that `evaluate` wrote.
-
-    Args:
-        folder: its path.
-        results: of results.json.
-        scored: one set a model.
-    """
-
-    folder: Path
-    results: Mapping[str, Any]
-    scored: Sequence[ScoredSet]
+        return max(self.validations, key=rank, default={})
 
 
-def read_folder(folder: Path) -> Run | Evaluation:
-    """Read a run or an evaluation, whichever it is.
+def read_folder(path: Path) -> Folder:
+    """Read what a run or an evaluation left.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: it is neither, or a file in it is broken.
     """
-    if not folder.is_dir():
+    if not path.is_dir():
         raise FileNotFoundError(
-            f"report: {folder} is no folder. Give the --output of a fit or of an evaluate."
+            f"report: {path} is no folder. Give the --output of a fit or of an evaluate."
         )
-    if any((folder / name).is_file() for name in EVALUATION_FILES):
-        return _read_evaluation(folder)
-    if any((folder / name).is_file() for name in RUN_FILES):
-        return _read_run(folder)
-    raise ValueError(
-        f"report: {folder} holds neither a run ({', '.join(RUN_FILES)}) nor an evaluation "
-        f"({', '.join(EVALUATION_FILES)}). Give the --output of a fit or of an evaluate."
-    )
-
-
-def _read_run(folder: Path) -> Run:
-    text = _text(folder / "config.yaml")
-    try:
-        config = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise _broken(folder / "config.yaml", error) from error
-    manifest = _json(folder / "best_model" / "prm.json")
-    threshold = manifest.get("threshold")
-    from_ = str(manifest.get("threshold_fitted_on") or "")
-    sets = _read_scores(folder / "val_scores.jsonl")
-    scored = [
-        ScoredSet(
-            "best_model",
-            "model",
-            *((float(threshold), from_) if from_ and threshold else (0.5, "")),
-            *found,
+    if not any((path / name).is_file() for name in (*RUN_FILES, *EVALUATION_FILES)):
+        raise ValueError(
+            f"report: {path} holds neither a run ({', '.join(RUN_FILES)}) nor an evaluation "
+            f"({', '.join(EVALUATION_FILES)}). Give the --output of a fit or of an evaluate."
         )
-        for found in sets.values()
-    ]
-    return Run(
-        folder,
-        config if isinstance(config, dict) else {},
-        text,
-        _json(folder / "data.json"),
-        _read_log(folder / "metrics.csv"),
-        _numbers(_json(folder / "untrained.json")),
-        _numbers(_json(folder / "test.json")),
+    manifest = _read(path / "best_model" / "prm.json", json.loads)
+    results = _read(path / "results.json", json.loads)
+    best = {
+        "threshold": manifest.get("threshold_fitted_on") and manifest.get("threshold"),
+        "threshold_from": manifest.get("threshold_fitted_on"),
+    }
+    models = {model["name"]: model for model in results.get("models", ())} | {"best_model": best}
+    left_out: Counter[str] = Counter()
+    scored: dict[str, list[ShownSolution]] = {}
+    for file in (path / "val_scores.jsonl", path / "scores.jsonl"):
+        if not file.is_file() or not file.stat().st_size:
+            continue
+        for item in parse_rows(read_rows(str(file)), _parse_scores, file.stem, (("steps",),)):
+            if isinstance(item, Dropped):
+                left_out[item.reason] += 1
+            else:
+                scored.setdefault(item[0], []).append(item[1])
+    return Folder(
+        path,
+        _read(path / "config.yaml", yaml.safe_load),
+        _text(path / "config.yaml"),
+        _read(path / "data.json", json.loads),
+        list(map(_numbers, csv.DictReader(_text(path / "metrics.csv").splitlines()))),
+        _numbers(_read(path / "untrained.json", json.loads)),
+        _numbers(_read(path / "test.json", json.loads)),
         manifest,
-        scored[0] if scored else None,
+        results,
+        [_make_set(name, models.get(name, {}), found) for name, found in scored.items()],
+        left_out,
     )
 
 
-def _read_evaluation(folder: Path) -> Evaluation:
-    results = _json(folder / "results.json")
-    models = {str(m.get("name")): m for m in results.get("models", ()) if isinstance(m, dict)}
-    sets = []
-    for name, found in _read_scores(folder / "scores.jsonl").items():
-        model = models.get(name, {})
-        threshold = model.get("threshold")
-        known = (0.5, "") if threshold is None else (threshold, str(model.get("threshold_from")))
-        kind = str(model.get("kind", "model"))
-        sets.append(ScoredSet(name, kind, float(known[0]), known[1], *found))
-    return Evaluation(folder, results, sets)
+def _make_set(name: str, model: Mapping[str, Any], solutions: Sequence[ShownSolution]) -> ScoredSet:
+    kind, threshold = model.get("kind", "model"), model.get("threshold")
+    if threshold is None:
+        return ScoredSet(name, kind, 0.5, "", solutions)
+    return ScoredSet(name, kind, float(threshold), str(model["threshold_from"]), solutions)
 
 
-def _read_scores(path: Path) -> dict[str, tuple[list[ShownSolution], dict[str, int]]]:
-    """By model: its solutions, and how many lines were left out for what reason."""
-    sets: dict[str, tuple[list[ShownSolution], dict[str, int]]] = {}
-    if not path.is_file() or not path.stat().st_size:
-        return sets
-    for row in read_rows(str(path)):
-        model = "" if isinstance(row, Dropped) else str(row.values.get("model", ""))
-        solutions, left_out = sets.setdefault(model, ([], {}))
-        scored = row.reason if isinstance(row, Dropped) else _to_solution(row)
-        if isinstance(scored, str):
-            left_out[scored] = left_out.get(scored, 0) + 1
-        else:
-            solutions.append(scored)
-    return sets
-
-
-def _to_solution(row: Row) -> ShownSolution | str:
-    """The solution, or why there is none."""
-    values = row.values
-    steps, scores = values.get("steps"), values.get("scores")
-    if values.get("failure"):
-        return "could not be scored"
-    if not isinstance(steps, list) or not steps or not all(isinstance(s, str) for s in steps):
-        return "steps are no list of texts"
-    labels = values.get("labels") or [None] * len(steps)
-    if not isinstance(scores, list) or not isinstance(labels, list):
-        return "scores or labels are no list"
-    if not len(steps) == len(scores) == len(labels):
-        return "steps, labels and scores differ in number"
-    if not all(map(_is_share, scores)) or not all(y is None or _is_share(y) for y in labels):
-        return "scores or labels outside [0, 1]"
-    error = values.get("first_error")
-    return ShownSolution(
-        str(values.get("id", "")),
-        tuple(steps),
-        tuple(map(float, scores)),
-        tuple(None if y is None else float(y) for y in labels),
-        error if type(error) is int else _first_error(labels),
-        str(values.get("source", "")),
-        str(values.get("problem", "")),
-    )
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= 1  # false for NaN
+def _parse_scores(row: dict[str, Any], id: str) -> Iterator[tuple[str, ShownSolution]]:
+    """The name of the model, and the solution that it scored."""
+    if "failure" in row:
+        raise RowError("could not be scored", str(row["failure"]))
+    steps, scores = texts_in(row["steps"], "steps"), row.get("scores")
+    labels = labels_in(row.get("labels", [None] * len(steps)), "labels")
+    if not isinstance(scores, list) or not steps or not len(steps) == len(scores) == len(labels):
+        raise RowError("steps, labels and scores differ in number", "expected one of each a step")
+    if not all(isinstance(score, (int, float)) and 0 <= score <= 1 for score in scores):
+        raise RowError("scores outside [0, 1]", "expected probabilities")
+    error = row.get("first_error", _first_error(labels))
+    id, source, problem = (str(row.get(name, "")) for name in ("id", "source", "problem"))
+    solution = ShownSolution(id, steps, scores, labels, error, source, problem)
+    yield str(row.get("model", "best_model")), solution
 
 
 def _first_error(labels: Sequence[float | None]) -> int:
@@ -267,13 +200,6 @@ def _first_error(labels: Sequence[float | None]) -> int:
         if label < 0.5:
             return index
     return ALL_CORRECT
-
-
-def _read_log(path: Path) -> list[dict[str, float]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [_numbers(row) for row in csv.DictReader(file)]
 
 
 def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
@@ -289,100 +215,17 @@ def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _read(path: Path, parse: Any) -> dict[str, Any]:
+    """A file as a mapping; empty where it is absent or something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _broken(path, error) from error
+        value = parse(_text(path) or "{}")
+    except (ValueError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"report: {path} cannot be read ({line}). Mend it, or move it away."
+        ) from error
     return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _broken(path: Path, error: Exception) -> ValueError:
-    line = " ".join(str(error).split())[:200]
-    return ValueError(f"report: {path} cannot be read ({line}). Mend it, or move it away.")
-
-
-def look_up(config: Mapping[str, Any], dotted: str) -> Any:
-    """What a nested configuration says under a dotted name; None where it says nothing."""
-    value: Any = config
-    for name in dotted.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def settings_of(run: Run) -> list[tuple[str, str]]:
-    found = ((label, look_up(run.config, dotted)) for label, dotted in SETTINGS.items())
-    settings = [(label, str(value)) for label, value in found if value is not None]
-    step_end = run.manifest.get("step_end")
-    if step_end is not None:
-        settings.append(("step end", repr(step_end)))
-    if run.manifest.get("aggregation"):
-        settings.append(("aggregation of step scores", str(run.manifest["aggregation"])))
-    return settings
-
-
-def evaluation_settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """On what, with which threshold and aggregation, and where those come from."""
-    settings = []
-    for key, label in (("data", "data"), ("fit_on", "fitted on")):
-        about = results.get(key) or {}
-        told = [", ".join(map(str, about.get("names") or ()))]
-        told += [f"{v} {k.replace('_', ' ')}" for k, v in about.items() if type(v) is int]
-        if any(told):
-            settings.append((label, "; ".join(filter(None, told))))
-    for model in results.get("models") or ():
-        told = [
-            f"{name} {show(model[name])}, {model.get(f'{name}_from')}"
-            for name in ("threshold", "aggregation")
-            if model.get(name) is not None
-        ]
-        settings.append((str(model.get("name", "")), "; ".join(told) or "threshold 0.5"))
-    return settings
-
-
-def data_tables(data: Mapping[str, Any]) -> list[Cells]:
-    groups = [
-        (f"{name} ({key.removesuffix('_sources')})" if key != "sources" else name, counts)
-        for key in ("sources", "val_sources", "test_sources")
-        for name, counts in (data.get(key) or {}).items()
-    ]
-    sides = [(name, data[name]) for name in ("train", "validation") if name in data]
-    tables = []
-    for title, heading, lines in (("What was read", "source", groups), ("Sides", "side", sides)):
-        if lines:
-            columns = [c for c in COUNTS if any(c in counts for _, counts in lines)]
-            rows = [[name, *(counts.get(c) for c in columns)] for name, counts in lines]
-            header = [heading, *(c.replace("_", " ") for c in columns)]
-            tables.append(Cells(title, header, rows))
-    for key, title, heading in (
-        ("encoded", "Tokens", "side"),
-        ("leaks", "Training problems that are in evaluation data too", "set"),
-    ):
-        found = data.get(key) or {}
-        if found:
-            columns = list(dict.fromkeys(c for v in found.values() for c in v if c != "first"))
-            rows = [[name, *(counts.get(c, 0) for c in columns)] for name, counts in found.items()]
-            header = [heading, *(c.replace("_", " ") for c in columns)]
-            tables.append(Cells(title, header, rows))
-    return tables
-
-
-def dropped_rows(data: Mapping[str, Any]) -> list[tuple[str, str, int, list[str]]]:
-    """Source, reason, number of rows, and the first messages."""
-    return [
-        (name, reason, int(entry.get("count", 0)), [str(m) for m in entry.get("first", ())])
-        for key in ("sources", "val_sources", "test_sources")
-        for name, counts in (data.get(key) or {}).items()
-        for reason, entry in (counts.get("dropped") or {}).items()
-    ]
-
-
-def show(value: Any) -> str:
-    """A setting in a line of text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,51 +6,102 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from markupsafe import Markup
 
-from prm_lightning.evaluation.report_data import Run, ScoredSet, ShownSolution, read_folder
-from prm_lightning.evaluation.report_sections import describe_evaluation, describe_run
-from prm_lightning.evaluation.results import UNDEFINED
+from prm_lightning.evaluation.baselines import MAJORITY, constant_baselines
+from prm_lightning.evaluation.figures import MARKED, draw_best_of_n, draw_curves, draw_steps
+from prm_lightning.evaluation.report_data import Folder, ScoredSet, ShownSolution, read_folder
+from prm_lightning.evaluation.results import UNDEFINED, Table, draw_problems, summarise
+from prm_lightning.modeling.metrics import (
+    POSITION_METRICS,
+    POSITION_NAMES,
+    SOURCE_METRICS,
+    judge_flags,
+    measure,
+    measure_part,
+)
+from prm_lightning.modeling.scored_steps import (
+    Draws,
+    ScoredSolution,
+    StepScores,
+    to_step_scores,
+)
 
 HERE = Path(__file__).parent
+RESAMPLES = 200
+HEADLINE = {
+    "processbench_f1": "ProcessBench F1, fitted threshold",
+    "processbench_wrong": "· errors found",
+    "processbench_right": "· right solutions passed",
+    "processbench_f1_at_0.5": "ProcessBench F1 at 0.5",
+    "first_error_match": "first error exactly right, at 0.5",
+    "auroc": "AUROC of steps",
+    "error_f1": "F1 of the error class, at 0.5",
+    "error_ap": "average precision of errors",
+    "accuracy": "accuracy of steps, at 0.5",
+    "balanced_accuracy": "balanced accuracy, at 0.5",
+    "brier": "Brier score (lower is better)",
+    "ece": "calibration error, ECE (lower is better)",
+    "lowest_at_last": "solutions whose lowest score is at the last step",
+    "pair_accuracy": "pairs of a right and a wrong solution in order",
+    "loss": "loss",
+    "steps": "labelled steps",
+    "solutions": "solutions",
+    "threshold": "threshold",
+}
+COUNTS = ("steps", "solutions")
 
 
-def render_page(folders: Sequence[Path], solutions: int) -> str:
+class Tile(NamedTuple):
+    """A figure of the first screen.
+
+    Args:
+        label: what it is.
+        value: in [0, 1]; NaN where the data leave it undefined.
+        verdict: how it compares with a baseline, in words.
+        change: its difference to that baseline, such as ``+0.120 to untrained head``.
+        good: whether it is better.
+    """
+
+    label: str
+    value: float
+    verdict: str
+    change: str = ""
+    good: bool = False
+
+
+def render_page(paths: Sequence[Path], solutions: int) -> str:
     """The page of some runs and evaluations.
 
     Args:
-        folders: outputs of `fit` and of `evaluate`.
+        paths: folders that `fit` and `evaluate` wrote.
         solutions: that are kept of each scored set.
     """
-    inputs = [read_folder(folder) for folder in folders]
+    folders = [read_folder(path) for path in paths]
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=ChainableUndefined,  # of files of other versions, too
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["number"] = show_number
     environment.tests["words"] = is_words
     script = (HERE / "report.js").read_text(encoding="utf-8")
-    names = [item.folder.resolve().name for item in inputs]
     packed = [
-        pack_solutions(f"{name}: {scored.name}", scored, solutions)
-        for name, item in zip(names, inputs, strict=True)
-        for scored in ([item.scored] if isinstance(item, Run) else item.scored)
-        if scored is not None and scored.solutions
+        pack_solutions(f"{folder.name}: {scored.name}", scored, solutions)
+        for folder in folders
+        for scored in folder.sets
     ]
     return environment.get_template("report.j2").render(
-        title=", ".join(names),
-        sections=[
-            describe_run(item) if isinstance(item, Run) else describe_evaluation(item)
-            for item in inputs
-        ],
+        title=", ".join(folder.name for folder in folders),
+        marked=MARKED,
+        sections=list(map(describe, folders)),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=hash_script(script),
@@ -82,10 +133,9 @@ def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
         scored: with at least one solution.
         most: solutions that are kept, those with the largest ``abs(label - score)``.
     """
-    chosen = range(len(scored.solutions))
-    if len(scored.solutions) > most:
-        by_error = sorted(chosen, key=lambda i: (-largest_error(scored.solutions[i]), i))
-        chosen = sorted(by_error[:most])  # type: ignore[assignment]
+    by_error = sorted(
+        range(len(scored.solutions)), key=lambda i: -_largest_error(scored.solutions[i])
+    )
     problems: dict[str, int] = {}
     sources: dict[str, int] = {}
     rows = [
@@ -98,7 +148,7 @@ def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
             "scores": [round(score, 4) for score in solution.scores],
             "first": solution.first_error,
         }
-        for solution in (scored.solutions[i] for i in chosen)
+        for solution in (scored.solutions[i] for i in sorted(by_error[:most]))
     ]
     return {
         "name": name,
@@ -110,7 +160,7 @@ def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
     }
 
 
-def largest_error(solution: ShownSolution) -> float:
+def _largest_error(solution: ShownSolution) -> float:
     """Of its labelled steps, in [0, 1]; -1 where none is labelled."""
     pairs = zip(solution.labels, solution.scores, strict=True)
     return max((abs(y - p) for y, p in pairs if y is not None), default=-1.0)
@@ -123,10 +173,196 @@ def is_words(value: Any) -> bool:
 
 def show_number(value: Any) -> str:
     """A cell: three digits of a float, all of an integer, a dash for what is undefined."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or isinstance(value, Undefined) or value != value:  # NaN is not itself
         return UNDEFINED
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}"
     return f"{value:,}" if type(value) is int else str(value)
+
+
+def describe(folder: Folder) -> dict[str, Any]:
+    """What the template shows of a folder besides what is in its files."""
+    rows = folder.results.get("rows", ())
+    is_pool = folder.results.get("benchmark") == "best-of-n"
+    others = {"before training": folder.untrained} if folder.untrained else {}
+    for scored in folder.sets:
+        if scored.kind == "untrained":
+            others[scored.name] = measure(gather(scored), (), scored.threshold)
+    sets = [
+        {"name": scored.name, "tiles": make_pool_tiles(rows, scored.name)}
+        if is_pool
+        else describe_set(scored, others)
+        for scored in folder.sets
+        if scored.kind == "model"
+    ]
+    curves = draw_curves(folder.log, folder.untrained, folder.best.get("step"))
+    return {
+        "folder": folder,
+        "metrics": None if folder.is_evaluation else _metrics_of_run(folder, sets),
+        "charts": [*curves, *draw_best_of_n(rows)],
+        "sets": sets,
+    }
+
+
+def gather(scored: ScoredSet) -> StepScores:
+    """The solutions of a set as columns."""
+    return to_step_scores([ScoredSolution(*solution[2:]) for solution in scored.solutions])[0]
+
+
+def describe_set(scored: ScoredSet, others: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What the scores of a set are worth, if any of its steps is labelled.
+
+    Args:
+        scored: solutions of one model.
+        others: metrics of untrained baselines, by name.
+    """
+    scores = gather(scored)
+    steps = scores.supervised
+    if not len(steps.labels):
+        return {"name": scored.name}
+    sources = list(dict.fromkeys(solution.source for solution in scored.solutions))
+    measured = measure(scores, sources, scored.threshold)
+    constants = {
+        name: measure(same, threshold=0.5) for name, same in constant_baselines(scores).items()
+    }
+    at = {scored.threshold: scored.threshold_from, 0.5: ""}
+    return {
+        "name": scored.name,
+        "tiles": make_tiles(scored, {**others, **constants}),
+        "confusions": [_confuse(steps, *threshold) for threshold in at.items()],
+        "charts": draw_steps(steps.probabilities, steps.labels, scored.threshold),
+        "tables": [
+            _tabulate_parts(measured, "position", POSITION_NAMES, POSITION_METRICS),
+            _tabulate_parts(measured, "source", sources, SOURCE_METRICS),
+        ],
+        "measured": measured,
+        "majority": constants[MAJORITY],
+    }
+
+
+def _confuse(steps: StepScores, threshold: float, fitted_on: str) -> dict[str, Any]:
+    """Wrong flagged, wrong passed, right flagged and right passed steps, and what they make."""
+    flagged, wrong = steps.probabilities < threshold, steps.labels < 0.5
+    cells = [int((f & w).sum()) for w in (wrong, ~wrong) for f in (flagged, ~flagged)]
+    judged = judge_flags(flagged, wrong, Draws.once(len(wrong)))
+    return {
+        "threshold": threshold,
+        "fitted_on": fitted_on,
+        "cells": cells,
+        "metrics": {name: float(values[0]) for name, values in judged.items()},
+    }
+
+
+def _tabulate_parts(
+    measured: Mapping[str, float], kind: str, names: Sequence[str], metrics: Sequence[str]
+) -> Table:
+    """Metrics by source or by position, of those that have labelled steps."""
+    rows = []
+    for name in names:
+        steps, *others = (measured[f"{kind}/{name}/{metric}"] for metric in metrics)
+        if steps:
+            rows.append([name.replace("_and_later", " and later"), int(steps), *others])
+    header = [kind, *(metric.replace("_", " ") for metric in metrics)]
+    return Table(f"By {kind}", header, rows)
+
+
+def _metrics_of_run(folder: Folder, sets: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Validation metrics of the best and the last model, next to baselines; test metrics."""
+    measured = sets[0].get("measured", {}) if sets else {}
+    best = folder.best
+    columns: dict[str, Mapping[str, float]] = {
+        "best model": {**({"loss": best["loss"]} if "loss" in best else {}), **(measured or best)},
+        "last step": folder.validations[-1] if folder.validations else {},
+        "before training": folder.untrained,
+        MAJORITY: sets[0].get("majority", {}) if sets else {},
+        "test data": folder.test,
+    }
+    columns = {title: metrics for title, metrics in columns.items() if metrics}
+    rows: list[list[Any]] = []
+    for name, label in HEADLINE.items():
+        values = [metrics.get(name) for metrics in columns.values()]
+        if any(value is not None for value in values):
+            as_counts = [v if v is None or name not in COUNTS else int(v) for v in values]
+            rows.append([label, *as_counts])
+    title = "Validation and test" if folder.test else "Validation"
+    return Table(title, ["", *columns], rows) if rows else None
+
+
+def make_tiles(scored: ScoredSet, baselines: Mapping[str, Mapping[str, float]]) -> list[Tile]:
+    """ProcessBench F1, AUROC, errors found and right solutions passed, at the set's threshold.
+
+    Args:
+        scored: with labelled steps.
+        baselines: metrics by name of the baseline.
+    """
+    problems = [solution.problem for solution in scored.solutions]
+    counts = draw_problems(problems, RESAMPLES, seed=0).counts
+    replicates = measure_part(gather(scored), scored.threshold, counts)
+
+    def best_by(metric: str) -> str:
+        known = {name: b[metric] for name, b in baselines.items() if b.get(metric) is not None}
+        known = {name: value for name, value in known.items() if not math.isnan(value)}
+        return max(known, key=lambda name: known[name], default="")
+
+    # Finding all errors is easy for what passes nothing, and the reverse.
+    best, best_ranking = best_by("processbench_f1"), best_by("auroc")
+    return [
+        _tile(label, *summarise(replicates[metric])[:2], name, baselines.get(name, {}).get(metric))
+        for label, metric, name in (
+            ("ProcessBench F1", "processbench_f1", best),
+            ("AUROC of steps", "auroc", best_ranking),
+            ("Errors found", "processbench_wrong", best),
+            ("Right solutions passed", "processbench_right", best),
+        )
+    ]
+
+
+def make_pool_tiles(rows: Sequence[Mapping[str, Any]], model: str) -> list[Tile]:
+    """Best of N, weighted vote and pairs of a model's chosen aggregation, next to chance.
+
+    Args:
+        rows: of results.json, of a best-of-n evaluation.
+        model: whose rows are shown.
+    """
+    largest = max((row["n"] for row in rows if row["n"]), default=0)
+    last = [row for row in rows if row["n"] == largest]
+    plain = {
+        row["method"]: row["metrics"]["accuracy"]["value"]
+        for row in last
+        if row["method"] in ("pass@1", "majority")
+    }
+    name = max(plain, key=lambda method: plain[method], default="")
+    chosen = {
+        row["method"]: row["metrics"]
+        for row in rows
+        if row["model"] == model and row["chosen"] and row["n"] in (None, largest)
+    }
+    tiles = []
+    for method, label in (("best", f"Best of {largest}"), ("weighted", "Weighted vote")):
+        if method in chosen:
+            accuracy = chosen[method]["accuracy"]
+            tiles.append(_tile(label, accuracy["value"], accuracy["low"], name, plain.get(name)))
+    if "pairs" in chosen:
+        pairs = chosen["pairs"]["pair_accuracy"]
+        tiles.append(_tile("Pairs in order", pairs["value"], pairs["low"], "chance", 0.5))
+    return tiles
+
+
+def _tile(
+    label: str, value: float | None, low: float | None, name: str, other: float | None
+) -> Tile:
+    """A figure with the lower end of its interval, compared with that of a baseline."""
+    value, low, other = (math.nan if x is None else x for x in (value, low, other))
+    if math.isnan(value):
+        return Tile(label, value, "undefined: one kind of solution is missing")
+    if math.isnan(other):
+        return Tile(label, value, "no baseline to compare with")
+    change = f"{value - other:+.3f}".replace("-", "−") + f" to {name}"
+    if value <= other:
+        return Tile(label, value, f"no better than {name}", change)
+    if low > other:
+        return Tile(label, value, f"better than {name}", change, True)
+    begins = "" if math.isnan(low) else f": the 95 % interval begins at {low:.3f}"
+    return Tile(label, value, f"perhaps better than {name}{begins}", change)

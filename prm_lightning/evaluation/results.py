@@ -9,9 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from prm_lightning.evaluation.scored import Scored
 from prm_lightning.modeling.scored_steps import Draws, Floats, number_in_order
-from prm_lightning.types import Aggregation
 
 Kind = Literal["model", "untrained", "baseline"]
 
@@ -84,55 +82,6 @@ def summarise(replicates: Floats) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-class Threshold(NamedTuple):
-    """Where steps are flagged, besides 0.5.
-
-    Args:
-        value: a step is flagged if P(correct) is below it.
-        fitted_on: names the data it was chosen on.
-    """
-
-    value: float
-    fitted_on: str
-
-
-class Choice(NamedTuple):
-    """How one score of a solution is made.
-
-    Args:
-        how: the aggregation.
-        chosen_by: who says so.
-    """
-
-    how: Aggregation
-    chosen_by: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The scores of a model, of its untrained twin, or of a baseline.
-
-    Args:
-        name: in tables.
-        kind: what it is.
-        scored: the test data, in the order that every entry has.
-        threshold: None where none was fitted; 0.5 is always reported.
-        choice: None where no score of a solution is made.
-    """
-
-    name: str
-    kind: Kind
-    scored: Sequence[Scored]
-    threshold: Threshold | None = None
-    choice: Choice | None = None
-
-    @property
-    def thresholds(self) -> list[Threshold]:
-        """Those to report at; a constant baseline is the same at all of them."""
-        fixed = Threshold(0.5, "fixed")
-        return [fixed] + ([self.threshold] if self.threshold and self.kind != "baseline" else [])
-
-
 @dataclass(frozen=True)
 class Row:
     """Figures of one entry on one part of the data.
@@ -153,13 +102,9 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """With null for what is undefined."""
-        return {
-            "model": self.model,
-            "kind": self.kind,
-            "part": self.part,
-            **self.about,
-            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
-        }
+        metrics = {name: estimate.to_json() for name, estimate in self.metrics.items()}
+        about = {"model": self.model, "kind": self.kind, "part": self.part, **self.about}
+        return {**about, "metrics": metrics}
 
 
 class Table(NamedTuple):
@@ -176,8 +121,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What an evaluation found.
 
     Args:
@@ -191,9 +135,20 @@ class Report:
     notes: Sequence[str]
 
 
+def lines_by_threshold(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """Rows by model and threshold, which begin a line of a table, and then by part."""
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        lines.setdefault((row.model, f"{row.about['threshold']:.3f}"), {})[row.part] = row
+    return lines
+
+
 def render(table: Table) -> str:
-    """As Markdown whose columns are aligned in a terminal too; the first ones left, as text."""
-    lines = [[_escape(cell) for cell in row] for row in (table.header, *table.rows)]
+    """As Markdown whose columns are aligned in a terminal too; no cell can end its line."""
+    lines = [
+        [" ".join(cell.replace("|", "\\|").split()) for cell in row]
+        for row in (table.header, *table.rows)
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width for width in widths]
     body = [
@@ -201,8 +156,3 @@ def render(table: Table) -> str:
         for line in (lines[0], rule, *lines[1:])
     ]
     return "\n".join([f"**{table.title}**", "", *body])
-
-
-def _escape(cell: str) -> str:
-    """A name must not end its cell or its line."""
-    return " ".join(cell.replace("|", "\\|").split())

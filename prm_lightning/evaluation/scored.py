@@ -1,23 +1,36 @@
-"""Solutions with the scores of their steps: made once, kept when a run is cut off, written."""
+"""Solutions with the scores of their steps, by models and by their untrained twins."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urldefrag
 
-from prm_lightning.files import digest
+from prm_lightning.evaluation.baselines import Surprisal, constant_baselines, untrained_twin
+from prm_lightning.evaluation.results import Kind
+from prm_lightning.files import ResumableRows, digest
+from prm_lightning.modeling.metrics import fit_threshold
+from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
 from prm_lightning.modeling.scored_steps import ScoredSolution, StepScores, to_step_scores
 from prm_lightning.modeling.step_model import Unscorable
+from prm_lightning.scoring.scorers import (
+    ModelScorer,
+    fingerprint,
+    is_url,
+    load_scorer,
+    our_folder,
+)
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.terminal import Bar
-from prm_lightning.types import Scorer, Solution
+from prm_lightning.text import normalise_problem
+from prm_lightning.types import ALL_CORRECT, Aggregation, Scorer, Solution
 
-SCORES_FILE = "scores.jsonl"
+TRAINING_PROBLEMS, HASH_DIGITS = "training_problems.json", 16
+UNTRAINED, SURPRISAL = "untrained head", "surprisal"
+BACKBONE = ("base_model", "revision", "quantize", "backbone", "template", "step_end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ class Scored:
             "id": self.solution.id,
             "source": self.solution.source,
             "problem": self.solution.problem,
-            "steps": [step.text for step in self.solution.steps],
+            "steps": _texts(self.solution),
             "labels": self.labels,
             "scores": None if self.failure else list(self.scores),
             "first_error": self.first_error,
@@ -59,51 +72,173 @@ class Scored:
         }
 
 
-class Journal:
-    """Scores that are kept on disk as they come, so that a run that is cut off resumes.
+class Threshold(NamedTuple):
+    """Where steps are flagged, besides 0.5.
 
     Args:
-        path: of a JSON Lines file, which need not exist. A last line that was cut off is left out.
-        model: the fingerprint of the model whose scores these are; those of another are not used.
+        value: a step is flagged if P(correct) is below it.
+        fitted_on: names the data it was chosen on.
     """
 
-    def __init__(self, path: Path, model: str) -> None:
-        self.path = path
-        self.model = model
-        self._known: dict[str, tuple[float, ...]] = {}
-        if path.exists():
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                record = json.loads(line)
-                self._known[record["key"]] = tuple(record["scores"])
-            whole = path.read_bytes().rpartition(b"\n")
-            path.write_bytes(whole[0] + whole[1])
+    value: float
+    fitted_on: str
 
-    def find(self, solution: Solution) -> tuple[float, ...] | None:
-        """The scores of a solution, if it was scored before."""
-        return self._known.get(self._key(solution))
 
-    @contextmanager
-    def opened(self) -> Iterator[Journal]:
-        """For `keep`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as self._stream:
-            yield self
+class Choice(NamedTuple):
+    """How one score of a solution is made.
 
-    def keep(self, scored: Sequence[Scored]) -> None:
-        """Write down some scores."""
-        for item in scored:
-            if not item.failure:
-                record = {"key": self._key(item.solution), "scores": item.scores}
-                self._stream.write(json.dumps(record) + "\n")
-        self._stream.flush()
+    Args:
+        how: the aggregation.
+        chosen_by: who says so.
+    """
 
-    def _key(self, solution: Solution) -> str:
-        content = [self.model, solution.problem, *_texts(solution)]
-        return digest(json.dumps(content))
+    how: Aggregation
+    chosen_by: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The scores of a model, of its untrained twin, or of a baseline.
+
+    Args:
+        name: in tables.
+        kind: what it is.
+        scored: the test data, in the order that every entry has.
+        threshold: None where none was fitted; 0.5 is always reported.
+        choice: None where no score of a solution is made.
+        validation: scores of the validation data; empty without any.
+    """
+
+    name: str
+    kind: Kind
+    scored: Sequence[Scored]
+    threshold: Threshold | None = None
+    choice: Choice | None = None
+    validation: Sequence[Scored] = ()
+
+    @property
+    def thresholds(self) -> list[Threshold]:
+        """Those to report at."""
+        return [Threshold(0.5, "fixed"), *([self.threshold] if self.threshold else [])]
+
+
+def gather_steps(scored: Sequence[Scored]) -> StepScores:
+    """Scored solutions as columns."""
+    return to_step_scores(
+        [
+            ScoredSolution(s.scores, s.labels, s.first_error, s.solution.source, s.solution.problem)
+            for s in scored
+        ]
+    )[0]
+
+
+def add_constants(entries: Sequence[Entry]) -> Iterator[tuple[Entry, StepScores]]:
+    """Entries with their scores as columns, then the constant baselines on the same solutions."""
+    for entry in entries:
+        yield entry, gather_steps(entry.scored)
+    for name, scores in constant_baselines(gather_steps(entries[0].scored)).items():
+        yield Entry(name, "baseline", ()), scores
+
+
+def score_models(
+    models: Sequence[str],
+    test: Sequence[Solution],
+    validation: Sequence[Solution],
+    journals: Path,
+    baselines: Literal["all", "cheap"] = "all",
+    seed: int = 0,
+) -> Iterator[Entry]:
+    """Score the data with each model, and with the untrained twin of each backbone of ours.
+
+    After a twin comes the surprisal of its language model, see `Surprisal`.
+
+    Args:
+        models: as `load_scorer` takes them.
+        test: reported on.
+        validation: chosen on.
+        journals: what the names of the files begin with that keep scores if a run is cut off.
+        baselines: ``cheap`` leaves the twins and their surprisal out.
+        seed: of the twins' heads.
+    """
+
+    def score(scorer: ModelScorer, name: str, kind: Kind, mark: str) -> Entry:
+        output = journals.with_name(f"{journals.name}.{digest(mark)[:12]}")
+        journal = ResumableRows(output, {"model": mark})
+        scored = score_solutions(scorer, test, journal)
+        choice = Choice(scorer.aggregation, "the default for this kind of model")
+        return Entry(name, kind, scored, None, choice, score_solutions(scorer, validation, journal))
+
+    marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
+    known: set[str] = set()
+    for model, mark in zip(models, marks, strict=True):
+        entry = score(load_scorer(model), model, "model", mark)
+        ours = folder_of_ours(model)
+        if ours is None:
+            yield entry
+            continue
+        manifest = read_manifest(ours)
+        fitted_on = manifest.threshold_fitted_on
+        yield replace(
+            entry,
+            threshold=None if fitted_on is None else Threshold(manifest.threshold, fitted_on),
+            choice=Choice(manifest.aggregation, f"as {MANIFEST} of {model} says"),
+        )
+        if is_url(model) or baselines == "cheap":
+            continue
+        record = manifest.to_json()
+        bare = [record[name] for name in BACKBONE]  # what decides how the bare backbone reads
+        keys = {UNTRAINED: [UNTRAINED, seed, record["head"], *bare], SURPRISAL: [SURPRISAL, *bare]}
+        wanted = {name: key for name in keys if (key := json.dumps(keys[name])) not in known}
+        known.update(wanted.values())
+        if wanted:
+            twin = untrained_twin(ours, seed)
+            twins: dict[str, ModelScorer] = {UNTRAINED: twin, SURPRISAL: Surprisal(twin)}
+            for name, key in wanted.items():
+                yield score(twins[name], f"{model}, {name}", "untrained", key)
+
+
+def folder_of_ours(model: str) -> Path | None:
+    """The folder of a model of ours, or the one that a server's URL names after ``#``."""
+    return our_folder(urldefrag(model)[1] if is_url(model) else model)
+
+
+def count_known_problems(model: str, solutions: Sequence[Solution]) -> int | None:
+    """How many problems of the solutions a model was trained on; None if it does not say.
+
+    A model folder says so in ``training_problems.json``, as hashes of normalised problems.
+    """
+    folder = folder_of_ours(model)
+    file = folder and folder / TRAINING_PROBLEMS
+    if not file or not file.is_file():
+        return None
+    known = set(json.loads(file.read_text(encoding="utf-8"))["problems"])
+    problems = {normalise_problem(solution.problem) for solution in solutions}
+    return sum(digest(problem)[:HASH_DIGITS] in known for problem in problems)
+
+
+def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
+    """The threshold with the highest ProcessBench F1 on validation data.
+
+    Args:
+        scored: of validation data, with right and with wrong solutions.
+        name: of these data, for the report.
+
+    Raises:
+        ValueError: one kind of solution is missing, so that no threshold is better than another.
+    """
+    scored = [item for item in scored if not item.failure]
+    errors = [item.first_error for item in scored]
+    if ALL_CORRECT not in errors or max(errors) < 0:
+        kind = "wrong" if ALL_CORRECT in errors else "right"
+        raise ValueError(
+            f"evaluate: no threshold can be fitted on {name}, which has no {kind} solutions; "
+            "give --fit_on data with right and wrong ones."
+        )
+    return Threshold(fit_threshold(gather_steps(scored)), name)
 
 
 def score_solutions(
-    scorer: Scorer, solutions: Sequence[Solution], journal: Journal
+    scorer: Scorer, solutions: Sequence[Solution], journal: ResumableRows
 ) -> list[Scored]:
     """Score every solution once, those of one problem together.
 
@@ -111,7 +246,7 @@ def score_solutions(
         scorer: any process reward model. For a solution that it cannot score, such as one beyond
             its context, it raises `Unscorable`; the others are scored anyway.
         solutions: each with at least one step.
-        journal: what it knows is not scored again.
+        journal: keeps scores as they come; what it holds is not scored again.
 
     Returns:
         In the order of the solutions.
@@ -120,17 +255,21 @@ def score_solutions(
         ValueError: the scorer gives another number of scores than there are steps, or one that is
             no probability. A failure is never taken for a score.
     """
-    done = {i: Scored(s, known) for i, s in enumerate(solutions) if (known := journal.find(s))}
+    known = {row["key"]: tuple(row["scores"]) for row in journal.begin()}
+    done: dict[int, Scored] = {}
     groups: dict[str, list[int]] = {}
     for i, solution in enumerate(solutions):
-        if i not in done:
+        if (key := _key(solution)) in known:
+            done[i] = Scored(solution, known[key])
+        else:
             groups.setdefault(solution.problem, []).append(i)
     todo = [[solutions[i] for i in group] for group in groups.values()]
-    with journal.opened(), Bar(f"scoring by {scorer.name}", len(solutions)) as bar:
+    with Bar(f"scoring by {scorer.name}", len(solutions)) as bar:
         bar.show(len(done))
         for group, scored in zip(groups.values(), _score_groups(scorer, todo), strict=True):
             done.update(zip(group, scored, strict=True))
-            journal.keep(scored)
+            kept = [item for item in scored if not item.failure]
+            journal.append(*({"key": _key(s.solution), "scores": s.scores} for s in kept))
             bar.advance(len(group))
     return [done[i] for i in range(len(solutions))]
 
@@ -142,9 +281,7 @@ def _score_groups(scorer: Scorer, groups: Sequence[list[Solution]]) -> Iterator[
         items = [(group[0].problem, [_texts(s) for s in group]) for group in groups[start:]]
         try:
             for rows in scorer.score_all(items):
-                _check(scorer.name, groups[start], rows)
-                pairs = zip(groups[start], rows, strict=True)
-                yield [Scored(solution, tuple(map(float, row))) for solution, row in pairs]
+                yield _checked(scorer.name, groups[start], rows)
                 start += 1
             break
         except Unscorable:
@@ -157,15 +294,13 @@ def _score_one(scorer: Scorer, solution: Solution) -> Scored:
         rows = scorer.score(solution.problem, [_texts(solution)])
     except Unscorable as error:
         return Scored(solution, (), str(error))
-    _check(scorer.name, [solution], rows)
-    return Scored(solution, tuple(map(float, rows[0])))
+    return _checked(scorer.name, [solution], rows)[0]
 
 
-def _texts(solution: Solution) -> list[str]:
-    return [step.text for step in solution.steps]
-
-
-def _check(name: str, solutions: Sequence[Solution], rows: Sequence[Sequence[float]]) -> None:
+def _checked(
+    name: str, solutions: Sequence[Solution], rows: Sequence[Sequence[float]]
+) -> list[Scored]:
+    """Solutions with their scores, of which there must be one per step, each a probability."""
     if len(rows) != len(solutions):
         raise ValueError(
             f"evaluate: {name} scored {len(rows)} of {len(solutions)} solutions of the problem "
@@ -178,29 +313,17 @@ def _check(name: str, solutions: Sequence[Solution], rows: Sequence[Sequence[flo
                 f"solution {solution.id!r}, expected one per step; check how it finds step ends."
             )
         for number, score in enumerate(row, 1):
-            if not (math.isfinite(score) and 0 <= score <= 1):
+            if not 0 <= score <= 1:  # true of NaN, too
                 raise ValueError(
                     f"evaluate: {name} gave step {number} of solution {solution.id!r} the score "
                     f"{score}, expected a probability in [0, 1]; a broken head or precision."
                 )
+    return [Scored(s, tuple(map(float, row))) for s, row in zip(solutions, rows, strict=True)]
 
 
-def write_scores(path: Path, rows: Sequence[tuple[str, Sequence[Scored]]]) -> None:
-    """Write ``scores.jsonl``: the scores of each model, one line per solution."""
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        for model, scored in rows:
-            for item in scored:
-                stream.write(json.dumps(item.to_json(model), ensure_ascii=False) + "\n")
+def _texts(solution: Solution) -> list[str]:
+    return [step.text for step in solution.steps]
 
 
-def gather_steps(scored: Sequence[Scored]) -> tuple[StepScores, list[str]]:
-    """What `to_step_scores` makes of scored solutions."""
-    return to_step_scores(
-        [
-            ScoredSolution(
-                item.scores, item.labels, item.first_error,
-                item.solution.source, item.solution.problem,
-            )
-            for item in scored
-        ]
-    )  # fmt: skip
+def _key(solution: Solution) -> str:
+    return digest(json.dumps([solution.problem, *_texts(solution)]))

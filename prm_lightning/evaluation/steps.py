@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prm_lightning.evaluation.baselines import constant_index, majority_class
 from prm_lightning.evaluation.results import (
     UNDEFINED,
-    Entry,
     Report,
     Row,
     Table,
     draw_problems,
+    lines_by_threshold,
     show,
     summarise,
 )
-from prm_lightning.evaluation.scored import Scored, gather_steps
+from prm_lightning.evaluation.scored import Entry, add_constants, gather_steps
 from prm_lightning.modeling.metrics import (
     POSITION_NAMES,
     POSITIONS,
@@ -31,13 +30,10 @@ from prm_lightning.modeling.metrics import (
     measure_steps,
     split_by_position,
 )
-from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores
-from prm_lightning.text import normalise_problem
+from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores, number_in_order
 from prm_lightning.types import ALL_CORRECT
 
-MEAN, WEIGHTED = "mean", "weighted mean"
 HEADLINE = ("accuracy", "balanced_accuracy", "error_f1", "auroc")
-HALVES = ("f1", "wrong", "right")
 COUNTS = ("steps", "solutions", "cut_before_error")  # of the data, not of a model
 
 
@@ -52,32 +48,39 @@ def report_processbench(entries: Sequence[Entry], resamples: int = 1000, seed: i
         resamples: of the problems of each subset, for the intervals.
         seed: of the resamples.
     """
-    first = entries[0].scored
-    subsets: dict[str, list[int]] = {}
-    for place, item in enumerate(first):
-        subsets.setdefault(item.solution.source, []).append(place)
+    names = list(dict.fromkeys(item.solution.source for item in entries[0].scored))
+    subsets = _split_by_source(gather_steps(entries[0].scored), names)
     counts = {
-        name: _draw([first[i] for i in places], resamples, seed + number)
-        for number, (name, places) in enumerate(subsets.items())
+        name: _draw(scores, resamples, seed + number)
+        for number, (name, scores) in enumerate(subsets.items())
     }
-    sizes = {name: len(places) for name, places in subsets.items()}
+    sizes = {name: len(scores.starts) for name, scores in subsets.items()}
     rows = []
-    for entry in (*entries, majority_class(first), constant_index(first)):
-        parts = {
-            name: gather_steps([entry.scored[i] for i in places])[0]
-            for name, places in subsets.items()
-        }
+    for entry, scores in add_constants(entries):
         for threshold in entry.thresholds:
             measured: dict[str, Mapping[str, Floats]] = {}
-            for name, scores in parts.items():
-                found = measure_first_errors(scores, threshold.value, counts[name])
-                measured[name] = {half: found[half] for half in HALVES}
+            for name, part in _split_by_source(scores, names).items():
+                found = measure_first_errors(part, threshold.value, counts[name])
+                measured[name] = {half: found[half] for half in ("f1", "wrong", "right")}
             about = {"threshold": threshold.value, "threshold_from": threshold.fitted_on}
-            for part, figures in {**measured, **_averages(measured, sizes)}.items():
-                size = {"solutions": sizes.get(part, len(first))}
-                rows.append(_row(entry, part, figures, {**about, **size}))
-    wrong_right = {name: _count(entries[0], places) for name, places in subsets.items()}
+            for name, figures in {**measured, **_averages(measured, sizes)}.items():
+                size = {"solutions": sizes.get(name, sum(sizes.values()))}
+                rows.append(_row(entry, name, figures, {**about, **size}))
+    errors = {name: part.first_errors[part.starts] for name, part in subsets.items()}
+    wrong_right = {
+        name: (int((of_part >= 0).sum()), int((of_part == ALL_CORRECT).sum()))
+        for name, of_part in errors.items()
+    }
     return Report(rows, _processbench_tables(rows, wrong_right), _processbench_notes(wrong_right))
+
+
+def _split_by_source(scores: StepScores, names: Sequence[str]) -> dict[str, StepScores]:
+    """The steps of each source, whose problems are numbered from 0."""
+    parts = {name: scores.select(scores.sources == index) for index, name in enumerate(names)}
+    return {
+        name: part._replace(problems=number_in_order(part.problems.tolist()))
+        for name, part in parts.items()
+    }
 
 
 def _averages(
@@ -89,42 +92,29 @@ def _averages(
         return {}
     f1 = np.stack([measured[name]["f1"] for name in whole])  # (subsets, R + 1)
     weights = np.array([sizes[name] for name in whole], np.float64)
-    return {MEAN: {"f1": f1.mean(axis=0)}, WEIGHTED: {"f1": weights @ f1 / weights.sum()}}
-
-
-def _count(entry: Entry, places: Sequence[int]) -> tuple[int, int]:
-    """Wrong and right solutions of a subset."""
-    errors = [entry.scored[i].first_error for i in places]
-    return sum(error >= 0 for error in errors), errors.count(ALL_CORRECT)
+    return {"mean": {"f1": f1.mean(axis=0)}, "weighted mean": {"f1": weights @ f1 / weights.sum()}}
 
 
 def _processbench_tables(rows: Sequence[Row], counts: Mapping[str, tuple[int, int]]) -> list[Table]:
-    lines: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        lines.setdefault((row.model, f"{row.about['threshold']:.3f}"), {})[row.part] = row
     parts = list(dict.fromkeys(row.part for row in rows))
     halves, intervals = [], []
-    for names, line in lines.items():
-        cells = [_halves_cell(line[part]) if part in line else UNDEFINED for part in parts]
-        halves.append([*names, *cells])
-        cells = [str(line[part].metrics["f1"]) if part in line else UNDEFINED for part in parts]
-        intervals.append([*names, *cells])
+    for names, line in lines_by_threshold(rows).items():
+        found = [line.get(part) for part in parts]
+        halves.append([*names, *map(_halves_cell, found)])
+        intervals.append([*names, *(str(row.metrics["f1"]) if row else UNDEFINED for row in found)])
     heads = [f"{p} ({counts[p][0]}/{counts[p][1]})" if p in counts else p for p in parts]
+    title = "ProcessBench F1 (errors found / right solutions passed)"
     return [
-        Table(
-            "ProcessBench F1 (errors found / right solutions passed)",
-            ["", "threshold", *heads],
-            halves,
-        ),
+        Table(title, ["", "threshold", *heads], halves),
         Table("ProcessBench F1 [95 % interval]", ["", "threshold", *parts], intervals),
     ]
 
 
-def _halves_cell(row: Row) -> str:
-    f1 = show(row.metrics["f1"].value)
-    if "wrong" not in row.metrics:
-        return f1
-    return f"{f1} ({show(row.metrics['wrong'].value)} / {show(row.metrics['right'].value)})"
+def _halves_cell(row: Row | None) -> str:
+    if row is None:
+        return UNDEFINED
+    shown = [show(estimate.value) for estimate in row.metrics.values()]
+    return shown[0] if len(shown) == 1 else "{} ({} / {})".format(*shown)
 
 
 def _processbench_notes(counts: Mapping[str, tuple[int, int]]) -> list[str]:
@@ -149,29 +139,27 @@ def report_steps(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0)
         resamples: of problems, for the intervals.
         seed: of the resamples.
     """
-    first = entries[0].scored
-    counts = _draw(first, resamples, seed)
-    everyone = (*entries, majority_class(first), constant_index(first))
-    rows = [row for entry in everyone for row in _step_rows(entry, counts)]
+    names = list(dict.fromkeys(item.solution.source for item in entries[0].scored))
+    counts = _draw(gather_steps(entries[0].scored), resamples, seed)
+    rows = [
+        row
+        for entry, scores in add_constants(entries)
+        for row in _step_rows(entry, scores, names, counts)
+    ]
     notes = [
         "Wrong steps are the positive class of every error_ metric. Steps are flagged below 0.5 "
         "unless a name says otherwise. Baselines know the labels of these data.",
     ]
-    if not any(entry.threshold for entry in entries):
-        notes.append("No threshold was fitted: every figure is at 0.5.")
     return Report(rows, _step_tables(rows), notes)
 
 
-def _step_rows(entry: Entry, counts: Floats) -> list[Row]:
-    fitted = entry.threshold if entry.kind != "baseline" else None
-    threshold = fitted.value if fitted else None
-    about = {"threshold": threshold, "threshold_from": fitted.fitted_on if fitted else None}
-    aggregation = entry.choice.how if entry.choice else "min"
-    scores, sources = gather_steps(entry.scored)
+def _step_rows(entry: Entry, scores: StepScores, names: Sequence[str], counts: Floats) -> list[Row]:
+    threshold, fitted_on = entry.threshold or (None, None)
+    about = {"threshold": threshold, "threshold_from": fitted_on}
     parts = {"all": scores} | {
-        f"source/{name}": scores.select(scores.sources == index)
-        for index, name in enumerate(sources)
+        f"source/{name}": scores.select(scores.sources == index) for index, name in enumerate(names)
     }
+    aggregation = entry.choice.how if entry.choice else "min"
     rows = []
     for part, some in parts.items():
         metrics = measure_part(some, threshold, counts, aggregation)
@@ -235,6 +223,5 @@ def _step_tables(rows: Sequence[Row]) -> list[Table]:
     return tables
 
 
-def _draw(scored: Sequence[Scored], resamples: int, seed: int) -> Floats:
-    problems = [normalise_problem(item.solution.problem) for item in scored]
-    return draw_problems(problems, resamples, seed).counts
+def _draw(scores: StepScores, resamples: int, seed: int) -> Floats:
+    return draw_problems(scores.problems[scores.starts].tolist(), resamples, seed).counts
