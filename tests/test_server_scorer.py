@@ -1,39 +1,32 @@
-"""A PRM behind a server scores as it does here; a server that fails is never a score."""
+"""A PRM on a server scores as it does here; a server that fails is never a score."""
 
-import contextlib
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from test_prm import rollouts, tiny_prm
+from test_server_generator import serving
 
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.modeling.step_model import Unscorable
-from prm_lightning.scoring.scorers import load_scorer
-from prm_lightning.scoring.server import ServerScorer
+from prm_lightning.scoring.scorers import ServerScorer, load_scorer
+from prm_lightning.types import Unscorable
 
 PROBLEM = "How many?"
 SOLUTIONS = [[step.text for step in s.steps] for s in rollouts(problems=1)]
 
 
-class FakeVllm(ThreadingHTTPServer):
+class FakeVllm:
     """Speaks `/pooling` or `/classify` as vLLM does, with a model of its own.
 
-    `faults` are taken one a request: a status code, seconds to sleep, or a function that changes
+    `faults` are taken one per request: a status code, seconds to sleep, or a function that changes
     the answer.
     """
 
-    daemon_threads = True
-
-    def __init__(self, prm, mode, step_tag=None, context=10_000):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.prm, self.mode, self.step_tag, self.context = prm, mode, step_tag, context
-        self.faults, self.asked, self.most, self.open = [], [], 0, 0
-        self.lock, self.computing = threading.Lock(), threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+    def __init__(self, prm, mode):
+        self.prm, self.mode, self.context, self.faults = prm, mode, 10_000, []
+        self.computing = threading.Lock()
 
     @torch.no_grad()
     def rows(self, ids):
@@ -42,80 +35,49 @@ class FakeVllm(ThreadingHTTPServer):
             hidden = self.prm.backbone.causal_lm.base_model(torch.tensor([ids]))
         return (hidden.last_hidden_state[0] @ self.prm.head.weight.T).softmax(-1)
 
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with server.lock:
-            server.asked.append((self.path, body, {k.lower(): v for k, v in self.headers.items()}))
-            server.open += 1
-            server.most = max(server.most, server.open)
-            fault = server.faults.pop(0) if server.faults else None
-        with contextlib.suppress(BrokenPipeError):  # the client gave up
-            self.answer(server, body, fault)
-
-    def answer(self, server, body, fault):
+    def __call__(self, path, body, number):
+        fault = self.faults.pop(0) if self.faults else None
         if isinstance(fault, float):
             time.sleep(fault)
         if isinstance(fault, int):
-            return self.send(fault, {"error": {"message": f"fault {fault}"}})
-        if self.path == "/pooling" and server.mode == "classify":
-            return self.send(400, {"error": {"message": "Try switching --pooler-config.task"}})
-        if self.path == "/classify" and server.mode != "classify":
-            return self.send(501, {"error": {"message": "not implemented"}})
+            return fault, {}, {"error": {"message": f"fault {fault}"}}
+        if path == "/pooling" and self.mode == "classify":
+            return 400, {}, {"error": {"message": "Try switching --pooler-config.task"}}
+        if path == "/classify" and self.mode != "classify":
+            return 501, {}, {"error": {"message": "not implemented"}}
         ids = body["input"]
-        if len(ids) > server.context:
-            return self.send(400, {"error": {"message": "maximum context length is exceeded"}})
-        rows = server.rows(ids)
-        if self.path == "/classify":
+        if len(ids) > self.context:
+            return 400, {}, {"error": {"message": "maximum context length is exceeded"}}
+        rows = self.rows(ids)
+        if path == "/classify":
             answer = {"index": 0, "label": "1", "probs": rows[-1].tolist(), "num_classes": 2}
         else:
             assert body["task"] == "token_classify"
-            if server.mode == "step":
-                rows = rows[torch.tensor(ids) == server.step_tag]
+            if self.mode == "step":
+                rows = rows[torch.tensor(ids) == self.prm.encoder.step_end_id]
             answer = {"index": 0, "object": "pooling", "data": rows.tolist()}
         record = {"object": "list", "data": [answer]}
-        return self.send(200, fault(record) if callable(fault) else record)
-
-    def send(self, status, record):
-        with self.server.lock:
-            self.server.open -= 1
-        text = record if isinstance(record, bytes) else json.dumps(record).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
+        return 200, {}, fault(record) if callable(fault) else record
 
 
 @pytest.fixture(scope="module")
 def folders(tiny_model_folder, tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
     for template in ("chat", "plain", "guide"):
-        tiny_prm(tiny_model_folder("qwen3"), "classes", template, lora=None).save_pretrained(
-            root / template
-        )
+        prm = tiny_prm(tiny_model_folder("qwen3"), "classes", template, lora=None)
+        prm.save_pretrained(root / template)
     return root
 
 
 @pytest.fixture
-def serve(folders):
-    servers = []
-
-    def start(mode="step", template="chat", **settings):
-        prm = PRM.from_pretrained(folders / template)
-        server = FakeVllm(prm, mode, prm.encoder.step_end_id, **settings)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def vllm(request, folders, monkeypatch):
+    """A server of the mode and template that a test is parametrized with, else step and chat."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    mode, template = getattr(request, "param", ("step", "chat"))
+    server = FakeVllm(PRM.from_pretrained(folders / template), mode)
+    with serving(server) as (server.loopback, server.url):
+        server.name = f"{server.url}#{folders / template}"
+        yield server
 
 
 def client(server, **settings):
@@ -123,106 +85,83 @@ def client(server, **settings):
     return ServerScorer(server.url + "/pooling", server.prm.encoder, "test", **settings)
 
 
-@pytest.mark.parametrize(
-    ("mode", "template"),
-    [
-        *(
-            (mode, template)
-            for mode in ("step", "all", "classify")
-            for template in ("chat", "plain")
-        ),
-        ("all", "guide"),
-        ("classify", "guide"),
-    ],
-)
-def test_a_server_scores_as_the_model_does_here(serve, folders, mode, template):
-    server = serve(mode, template)
-    scorer = load_scorer(f"{server.url}#{folders / template}")
+def refusal(scorer, error, message):
+    """The one line of an error of some kind."""
+    with pytest.raises(error, match=message) as caught:
+        scorer.score(PROBLEM, SOLUTIONS[:1])
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+KINDS = [(mode, template) for mode in ("step", "all", "classify") for template in ("chat", "plain")]
+
+
+@pytest.mark.parametrize("vllm", [*KINDS, ("all", "guide"), ("classify", "guide")], indirect=True)
+def test_a_server_scores_as_the_model_does_here(vllm):
+    scorer = load_scorer(vllm.name)
     items = [(PROBLEM, SOLUTIONS), ("And Bob?", []), ("And Bob?", SOLUTIONS[:2])]
     for scores, (problem, solutions) in zip(scorer.score_all(items), items, strict=True):
-        for row, expected in zip(scores, server.prm.score(problem, solutions), strict=True):
+        for row, expected in zip(scores, vllm.prm.score(problem, solutions), strict=True):
             assert row == pytest.approx(expected, abs=1e-5)
-    assert scorer.threshold == server.prm.threshold
-    assert server.url in scorer.name
+    assert scorer.threshold == vllm.prm.threshold
+    assert vllm.url in scorer.name
 
 
-def test_step_ends_inside_the_prompt_are_not_taken_for_steps(serve):
+def test_step_ends_inside_the_prompt_are_not_taken_for_steps(vllm, monkeypatch):
     """Llama 3 writes the step end into every turn's header."""
-    server = serve("step")
-    tokenizer = server.prm.encoder.tokenizer
-    before = tokenizer.chat_template
-    tokenizer.chat_template = before.replace("\n", "\n\n")
-    try:
-        prm = server.prm
-        encoder = type(prm.encoder)(tokenizer, "chat", "\n\n")
-        prm.encoder = encoder
-        (path,) = encoder.encode_all([(PROBLEM, ["1"])])
-        assert path.input_ids.count(encoder.step_end_id) > 1
-        scorer = client(server)
-        expected = prm.score(PROBLEM, SOLUTIONS)
-    finally:
-        tokenizer.chat_template = before
-    for row, there in zip(expected, scorer.score(PROBLEM, SOLUTIONS), strict=True):
+    encoder = vllm.prm.encoder
+    template = encoder.tokenizer.chat_template.replace("\n", "\n\n")
+    monkeypatch.setattr(encoder.tokenizer, "chat_template", template)
+    vllm.prm.encoder = type(encoder)(encoder.tokenizer, "chat", "\n\n")
+    path = vllm.prm.encoder.encode(PROBLEM, ["1"])
+    assert path.input_ids.count(encoder.step_end_id) > 1
+    expected = vllm.prm.score(PROBLEM, SOLUTIONS)
+    for row, there in zip(expected, client(vllm).score(PROBLEM, SOLUTIONS), strict=True):
         assert there == pytest.approx(row, abs=1e-5)
 
 
-def test_the_same_prefix_is_asked_for_once(serve, folders):
-    server = serve("classify")
-    scorer = load_scorer(f"{server.url}/classify#{folders / 'chat'}")
+@pytest.mark.parametrize("vllm", [("classify", "chat")], indirect=True)
+def test_the_same_prefix_is_asked_for_once(vllm):
+    scorer = load_scorer(vllm.name.replace("#", "/classify#"))
     scorer.score(PROBLEM, [SOLUTIONS[0], SOLUTIONS[0], SOLUTIONS[0][:1]])
-    assert len(server.asked) == len(SOLUTIONS[0])
+    assert len(vllm.loopback.requests) == len(SOLUTIONS[0])
 
 
-def test_requests_are_bounded_and_carry_the_key(serve, monkeypatch):
+def test_requests_are_bounded_and_carry_the_key(vllm, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "secret")
-    server = serve()
-    server.faults = [0.05] * 12
-    scorer = client(server, concurrency=3)
-    scorer.score_all([])
-    rng_solutions = [[f"{i} + 1 = {i + 1}"] for i in range(12)]
-    assert len(scorer.score(PROBLEM, rng_solutions)) == 12
-    assert 1 < server.most <= 3
-    assert {headers["authorization"] for _, _, headers in server.asked} == {"Bearer secret"}
+    vllm.faults = [0.05] * 12
+    scores = client(vllm, concurrency=3).score(PROBLEM, [[f"{i} + 1 = {i + 1}"] for i in range(12)])
+    assert len(scores) == 12
+    assert 1 < vllm.loopback.most_busy <= 3
+    sent = [headers["authorization"] for _, _, headers, _ in vllm.loopback.requests]
+    assert set(sent) == {"Bearer secret"}
 
 
-def test_what_passes_is_tried_again(serve):
-    server = serve()
-    server.faults = [503, 429]
-    scorer = client(server)
-    expected = server.prm.score(PROBLEM, SOLUTIONS[:1])[0]
+def test_what_passes_is_tried_again_and_then_an_error(vllm):
+    vllm.faults = [503, 429]
+    expected = vllm.prm.score(PROBLEM, SOLUTIONS[:1])[0]
+    scorer = client(vllm, attempts=3)
     assert scorer.score(PROBLEM, SOLUTIONS[:1])[0] == pytest.approx(expected, abs=1e-5)
-    assert len(server.asked) == 3
+    assert len(vllm.loopback.requests) == 3
+    vllm.faults = [503] * 3
+    refusal(scorer, OSError, r"/pooling answers 503, 3 times: .*fault 503")
+    assert len(vllm.loopback.requests) == 6
 
 
-def test_a_server_that_keeps_failing_is_an_error(serve):
-    server = serve()
-    server.faults = [503] * 9
-    scorer = client(server, attempts=2)
-    with pytest.raises(OSError, match=r"/pooling answers 503, 2 times: .*fault 503") as caught:
-        scorer.score(PROBLEM, SOLUTIONS[:1])
-    assert "\n" not in str(caught.value)
-    assert len(server.asked) == 2
-
-
-def test_a_server_that_is_down_is_named(folders):
-    prm = PRM.from_pretrained(folders / "chat")
-    scorer = ServerScorer("http://127.0.0.1:9", prm.encoder, "test", attempts=2)
-    with pytest.raises(
-        ConnectionError, match=r"connection to http://127\.0\.0\.1:9/pooling failed"
-    ):
-        scorer.score(PROBLEM, SOLUTIONS[:1])
-
-
-def test_a_slow_server_is_named(serve):
-    server = serve()
-    server.faults = [0.5] * 2
-    scorer = client(server, timeout=0.05, attempts=2)
-    with pytest.raises(TimeoutError, match=r"no answer in 0\.05 s, 2 times"):
-        scorer.score(PROBLEM, SOLUTIONS[:1])
+def test_a_server_that_is_down_or_slow_is_named(vllm):
+    down = ServerScorer("http://127.0.0.1:9", vllm.prm.encoder, "test", attempts=2)
+    refusal(down, ConnectionError, r"http://127\.0\.0\.1:9/pooling: the connection failed")
+    vllm.faults = [0.5] * 2
+    slow = client(vllm, timeout=0.05, attempts=2)
+    refusal(slow, TimeoutError, r"no answer in 0\.05 s, 2 times")
 
 
 def change(**fields):
     return lambda record: record | {"data": [record["data"][0] | fields]}
+
+
+def rows(row):
+    return change(data=[row] * len(SOLUTIONS[0]))
 
 
 @pytest.mark.parametrize(
@@ -235,65 +174,43 @@ def change(**fields):
         (lambda record: {"error": "?"}, "no data"),
         (lambda record: [1], "no data"),
         (lambda record: b"[" * 100_000, "no data"),
+        (rows([0.1, 0.2, 0.7]), "3 numbers per step"),
+        (rows([3.2, -1.0]), "in place of a probability"),
+        (rows(["a", "b"]), "in place of a probability"),
+        (rows([None, None]), "in place of a probability"),
+        (rows([False, True]), "in place of a probability"),
+        (rows(float("nan")), "in place of a probability"),
+        (401, "/pooling answers 401"),
+        (404, "/pooling answers 404"),
     ],
 )
-def test_a_wrong_answer_is_an_error(serve, fault, message):
-    server = serve()
-    server.faults = [fault]
-    scorer = client(server)
-    with pytest.raises(ValueError, match=message) as caught:
-        scorer.score(PROBLEM, SOLUTIONS[:1])
-    assert not isinstance(caught.value, Unscorable)
-    assert "\n" not in str(caught.value)
+def test_a_wrong_answer_is_an_error(vllm, fault, message):
+    vllm.faults = [fault]
+    assert not isinstance(refusal(client(vllm), ValueError, message), Unscorable)
 
 
-@pytest.mark.parametrize(
-    "row", [[0.1, 0.2, 0.7], [3.2, -1.0], ["a", "b"], [None, None], [False, True], float("nan")]
-)
-def test_numbers_that_are_no_probabilities_are_an_error(serve, row):
-    server = serve()
-    steps = SOLUTIONS[0]
-    server.faults = [change(data=[row] * len(steps))]
-    scorer = client(server)
-    with pytest.raises(ValueError, match=r"numbers a step|in place of a probability"):
-        scorer.score(PROBLEM, [steps])
-
-
-@pytest.mark.parametrize("status", [401, 404])
-def test_a_server_of_another_kind_is_an_error(serve, status):
-    server = serve()
-    server.faults = [status]
-    scorer = client(server)
-    with pytest.raises(ValueError, match=f"/pooling answers {status}"):
-        scorer.score(PROBLEM, SOLUTIONS[:1])
-
-
-def test_a_solution_that_the_server_refuses_says_nothing_of_others(serve):
-    server = serve(context=200)
-    scorer = client(server)
+def test_a_solution_that_the_server_refuses_says_nothing_of_others(vllm):
+    vllm.context = 200
     with pytest.raises(Unscorable, match="maximum context length"):
-        scorer.score(PROBLEM, [["She has 3 apples."] * 60])
-    assert scorer.score(PROBLEM, SOLUTIONS[:1])
+        client(vllm).score(PROBLEM, [["She has 3 apples."] * 60])
+    assert client(vllm).score(PROBLEM, SOLUTIONS[:1])
 
 
-def test_a_url_needs_the_model_behind_it():
-    with pytest.raises(ValueError, match="does not say how the model behind it reads"):
+def test_a_url_needs_the_name_of_a_model():
+    with pytest.raises(ValueError, match="does not say how its model reads solutions"):
         load_scorer("http://127.0.0.1:9")
 
 
-def test_one_of_several_served_models_is_asked_by_its_name(serve, folders, tmp_path):
-    server = serve()
-    scorer = load_scorer(f"{server.url}?model=prm#{folders / 'chat'}")
+def test_one_of_several_served_models_is_asked_by_its_name(vllm, tmp_path):
+    scorer = load_scorer(vllm.name.replace("#", "?model=prm#"))
     scorer.score(PROBLEM, SOLUTIONS[:1])
-    assert {body["model"] for _, body, _ in server.asked} == {"prm"}
+    assert {body["model"] for _, body, _, _ in vllm.loopback.requests} == {"prm"}
     assert "?model=prm" in scorer.name
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    server.prm.encoder.tokenizer.save_pretrained(adapter)
-    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}')
+    vllm.prm.encoder.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}')
     manifest = {"model": ".", "layout": "prm-chat", "head": "linear", "step_end": "\n\n"}
-    (adapter / "scorer.json").write_text(json.dumps(manifest))
-    load_scorer(f"{server.url}?model=prm#{adapter}")
+    (tmp_path / "scorer.json").write_text(json.dumps(manifest))
+    load_scorer(f"{vllm.url}?model=prm#{tmp_path}")
     with pytest.raises(ValueError, match=r"untrained head.*\?model=prm#") as caught:
-        load_scorer(f"{server.url}#{adapter}")
+        load_scorer(f"{vllm.url}#{tmp_path}")
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 from prm_lightning.modeling.aggregate import aggregate as combine
-from prm_lightning.scoring.rows import score_each
+from prm_lightning.scoring.score import score_each
 from prm_lightning.scoring.scorers import ModelScorer, load_scorer
 from prm_lightning.text import cut_chat_markup, split_steps
 from prm_lightning.types import Aggregation

@@ -1,50 +1,47 @@
-"""Verb `score`: the steps of solutions, each with its probability of being correct."""
+"""Verb `score`: the steps of solutions, each with its probability of being correct.
+
+Rows with solutions in, the same rows with scores out, in a file that a kill cannot harm.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
+from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.command import run_verb
-from prm_lightning.files import job_lock
-from prm_lightning.modeling.aggregate import aggregate as combine
-from prm_lightning.scoring.rows import SCORED, ScoreOptions, read_solutions, score_file
-from prm_lightning.sources.fields import Marks, step_cleaner
+from prm_lightning.files import ResumableRows, digest, job_lock
+from prm_lightning.modeling.aggregate import aggregate
+from prm_lightning.scoring.on_ray import map_on_ray
+from prm_lightning.sources.fields import Marks, is_text, step_cleaner
+from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.terminal import Bar, quieten_libraries, visible
-from prm_lightning.types import Aggregation
+from prm_lightning.types import ALL_CORRECT, Aggregation, Dropped, ModelScorer, Unscorable
 
 # What imports torch is imported in functions, not even for annotations here: jsonargparse would
 # import it to show the help.
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+SCORED = "scored"
+PROBLEM_KEYS = ("problem", "prompt", "question")
+STEPS_KEYS = ("steps", "completions")
+ROWS_AT_A_TIME = 128  # scored together, and written before the next are begun
 _OPTION = re.compile(r"--[a-z][\w-]*(=.*)?", re.DOTALL)
 
 
-def main(args: Sequence[str]) -> None:
-    """Run the verb; ``--steps A B --steps C`` are two solutions."""
-    run_verb("score", score, _join_steps(args))
-
-
-def score(
-    model: str,
-    problem: str = "",
-    steps: list[list[str]] | None = None,
-    input: str | None = None,
-    output: str | None = None,
-    aggregate: Aggregation | None = None,
-    threshold: float | None = None,
-    calculator_marks: Marks = "remove",
-    step_numbers: Marks = "keep",
-    device: str | None = None,
-    engine: Literal["local", "ray"] = "local",
-    workers: int | None = None,
-    overwrite: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class ScoreOptions:
     """Score the steps of solutions: of one problem on the command line, or of a file.
 
     Args:
@@ -54,9 +51,8 @@ def score(
         steps: the steps of a solution to it, each as text; repeat the option for another solution.
         input: in place of a problem, rows with problem and steps (or prompt and completions): a
             JSON Lines, JSON or Parquet file, a folder of them, or a Hub data set.
-        output: JSON Lines file with the rows of the input and their scores; with the engine ray a
-            folder of such files, or of Parquet files. A killed run resumes when it is started
-            again.
+        output: JSON Lines file with the rows of the input and their scores. A killed run resumes
+            when it is started again.
         aggregate: how to make one score of a solution; the model's own way if not given.
         threshold: a step is flagged if its P(correct) in [0, 1] is below; the model's own if not
             given.
@@ -65,119 +61,241 @@ def score(
         step_numbers: remove takes "Step 3:" off the front of steps, as training does with the
             layouts that write it (Math-Shepherd, RLHFlow, OpenRLHF); keep leaves them.
         device: cpu, cuda, cuda:1 and so on; the first GPU, if there is one, if not given.
-        engine: local is this process; ray maps the input over actors that each hold the model, on
-            this machine or on the cluster of RAY_ADDRESS.
+        engine: local scores in this process; ray in actors that each hold the model, on this
+            machine or on the cluster of RAY_ADDRESS.
         workers: actors of the engine ray; one per GPU, or one per CPU where there is no GPU, if not
             given.
-        overwrite: replace the output.
+        overwrite: replace the output, or what another job has begun to write there.
+        trust_remote_code: run Python code that comes with the model.
     """
-    if (input is None) == (steps is None):
-        raise ValueError("score: give either --problem with --steps, or --input with --output.")
-    if (input is None) != (output is None) or (steps is None) != (not problem):
-        raise ValueError("score: --problem goes with --steps, and --input goes with --output.")
-    _check(threshold, engine, workers, has_input=input is not None)
-    if output is not None and Path(output).exists() and not overwrite:  # before a model is loaded
-        raise FileExistsError(f"{output} exists. Give another --output, or --overwrite.")
-    quieten_libraries()
-    options = ScoreOptions(aggregate, threshold, calculator_marks, step_numbers)
-    if input is None or output is None:
-        _print_problem(model, problem, steps or [], options, device)
-        return
-    with job_lock(Path(output), "score"):
-        if engine == "ray":
-            from prm_lightning.scoring.on_ray import score_on_ray
 
-            job = score_on_ray(model, input, Path(output), options, device, workers, overwrite)
-        else:
-            job = _score_file(model, input, Path(output), options, device, overwrite)
-        _show(output, job)
+    model: str
+    problem: str = ""
+    steps: list[list[str]] | None = None
+    input: str | None = None
+    output: str | None = None
+    aggregate: Aggregation | None = None
+    threshold: float | None = None
+    calculator_marks: Marks = "remove"
+    step_numbers: Marks = "keep"
+    device: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    overwrite: bool = False
+    trust_remote_code: bool = False
 
-
-def _check(threshold: float | None, engine: str, workers: int | None, *, has_input: bool) -> None:
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"score: --threshold is {threshold}, expected a number in [0, 1].")
-    if engine == "local" and workers is not None:
-        raise ValueError(f"score: --workers {workers} goes with --engine ray.")
-    if engine == "ray" and not has_input:
-        raise ValueError("score: --engine ray goes with --input.")
-    if workers is not None and workers < 1:
-        raise ValueError(f"score: --workers is {workers}, expected at least 1.")
+    def __post_init__(self) -> None:
+        if (self.input is None) == (self.steps is None):
+            raise ValueError("score: give either --problem with --steps, or --input with --output.")
+        if (self.input is None) != (self.output is None) or bool(self.steps) != bool(self.problem):
+            raise ValueError("score: --problem goes with --steps, and --input goes with --output.")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"score: --threshold is {self.threshold}, expected one in [0, 1].")
+        if self.engine == "ray" and self.input is None:
+            raise ValueError("score: --engine ray goes with --input.")
+        if self.workers is not None and (self.engine == "local" or self.workers < 1):
+            raise ValueError(
+                f"score: --workers is {self.workers}; it goes with --engine ray and is 1 or more."
+            )
 
 
-def _score_file(
-    model: str,
-    input: str,
-    output: Path,
-    options: ScoreOptions,
-    device: str | None,
-    overwrite: bool,
-) -> Iterator[tuple[Counter[str], int, int]]:
-    from prm_lightning.scoring.scorers import fingerprint, load_scorer
-
-    rows = read_solutions(input, options)
-    scorer = load_scorer(model, device)
-    job = score_file(scorer, fingerprint(model), rows, output, options, overwrite=overwrite)
-    for counts in job:
-        yield counts, counts.total(), len(rows)
-
-
-def _show(output: str, job: Iterator[tuple[Counter[str], int, int]]) -> None:
-    """Run a job to its end, with a bar of what is done of what, and say how the rows came out."""
-    counts: Counter[str] = Counter()
-    with Bar("scoring") as bar:
-        for outcomes, done, total in job:
-            counts = outcomes
-            bar.show(done, total)
-    others = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if outcome != SCORED)
-    scored = f"{counts[SCORED]} of {counts.total()} rows scored"
-    print(f"{output}: {scored}" + (f"; {others}" if others else ""))
-
-
-def _print_problem(
-    model: str,
-    problem: str,
-    solutions: Sequence[Sequence[str]],
-    options: ScoreOptions,
-    device: str | None,
-) -> None:
-    """Score solutions of one problem and print them, step by step."""
-    from prm_lightning.scoring.scorers import load_scorer
-
-    scorer = load_scorer(model, device)
-    clean = step_cleaner(options.calculator_marks, options.step_numbers)
-    cleaned = [[clean(step) for step in steps] for steps in solutions]
-    threshold = scorer.threshold if options.threshold is None else options.threshold
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(visible(problem), style="bold", markup=False)
-    for steps, scores in zip(cleaned, scorer.score(problem, cleaned), strict=True):
-        console.print()
-        print_scores(console, steps, scores, threshold, options.aggregate or scorer.aggregation)
-
-
-def print_scores(
-    console: Console,
-    steps: Sequence[str],
-    scores: Sequence[float],
-    threshold: float,
-    how: Aggregation = "min",
-) -> None:
-    """Print one line per step; those whose score is below the threshold are marked.
+@dataclass(frozen=True, slots=True)
+class SolutionRow:
+    """One row of the input.
 
     Args:
-        console: to print to.
-        steps: of the solution.
-        scores: P(correct) of each step.
-        threshold: in [0, 1].
-        how: makes one score of the solution.
+        values: its fields, which the output repeats.
+        problem: the question.
+        steps: of the solution, cleaned; empty in a row that cannot be scored.
+        outcome: ``scored``, or why it cannot be scored in a few words to count by.
+        message: the same for a person, with the place of the row; empty for a good one.
     """
-    flagged = [score < threshold for score in scores]
-    for step, score, flag in zip(steps, scores, flagged, strict=True):
-        line = Text(f"  {score:5.3f}  ", style="red" if flag else "green")
-        line.append("x " if flag else "  ")
-        console.print(line.append(visible(step), style="default"))
-    first = flagged.index(True) + 1 if any(flagged) else None
-    verdict = f"first flagged step: {first}" if first else "no step flagged"
-    console.print(f"  {how} {combine(scores, how):.3f}; {verdict} (P(correct) < {threshold:.3f})")
+
+    values: dict[str, Any]
+    problem: str = ""
+    steps: tuple[str, ...] = ()
+    outcome: str = SCORED
+    message: str = ""
+
+
+Chunks = Iterable[list[SolutionRow]]
+Records = list[dict[str, Any]]
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the verb; ``--steps A B --steps C`` are two solutions."""
+    options: ScoreOptions = run_verb("score", ScoreOptions, _join_steps(args))
+    if options.output is not None:  # before a model is loaded
+        ResumableRows(Path(options.output), {}).require_new(overwrite=options.overwrite)
+    quieten_libraries()
+    from prm_lightning.scoring.scorers import fingerprint, load_scorer
+
+    trusted = options.trust_remote_code
+    load = partial(load_scorer, options.model, options.device, trust_remote_code=trusted)
+    if options.output is None:
+        _print_problem(load(), options)
+        return
+    score = partial(score_rows, options=options)
+
+    def score_chunks(chunks: Chunks) -> Iterator[Records]:
+        if options.engine == "ray":
+            gpus = options.device in (None, "cuda")
+            return map_on_ray(load, score, chunks, options.workers, use_gpus=gpus)
+        scorer = load()
+        return (score(scorer, chunk) for chunk in chunks)
+
+    with job_lock(Path(options.output), "score"), Bar("scoring") as bar:
+        for counts, total in score_file(score_chunks, fingerprint(options.model), options):
+            bar.show(counts.total(), total)
+    others = "".join(f"; {n} {outcome}" for outcome, n in counts.items() if outcome != SCORED)
+    print(f"{options.output}: {counts[SCORED]} of {total} rows scored{others}")
+
+
+def score_file(
+    score_chunks: Callable[[Chunks], Iterable[Records]], model: str, options: ScoreOptions
+) -> Iterator[tuple[Counter[str], int]]:
+    """Score the rows of a file, folder or data set into a JSON Lines file.
+
+    It appears when all are done; until then they are in ``.NAME.partial`` next to it, where a
+    second call resumes. An output row has the fields of its input row and ``scores`` (P(correct) of
+    every step), ``score`` (of the solution), ``first_error`` (the first step below the threshold,
+    from 0; -1 if there is none) and ``outcome``. Where that is not ``scored``, the three are null
+    and ``message`` says why.
+
+    Args:
+        score_chunks: makes the output rows of chunks of input rows, in order, see `score_rows`.
+        model: identifies it, see `scorers.fingerprint`.
+        options: `input`, `output`, and how.
+
+    Yields:
+        Counts of all outcomes so far, each time that rows were written, and the number of rows.
+
+    Raises:
+        FileExistsError: the output exists.
+        ValueError: no row can be scored, another job began to write there, or the scorer fails.
+        OSError: there is no input, a server fails, or the disk.
+    """
+    assert options.input is not None
+    assert options.output is not None
+    outcomes: Counter[str] = Counter()
+
+    def contents() -> Iterator[str]:
+        for row in _read(options):
+            outcomes[row.outcome] += 1
+            yield json.dumps([row.values, row.message])
+
+    job = {"model": model, "input": digest(contents())[:32]}
+    if not outcomes[SCORED]:
+        first = next(_read(options)).message
+        raise ValueError(f"score: no row of {options.input} can be scored. The first: {first}")
+    for name in ("aggregate", "threshold", "calculator_marks", "step_numbers"):
+        job[name] = getattr(options, name)
+    written = ResumableRows(Path(options.output), job)
+    begun = written.begin(overwrite=options.overwrite)
+    counts = Counter(record["outcome"] for record in begun)
+    yield counts, outcomes.total()
+    rows = islice(_read(options), counts.total(), None)
+    for records in score_chunks(iter(lambda: list(islice(rows, ROWS_AT_A_TIME)), [])):
+        written.append(*records)
+        counts.update(record["outcome"] for record in records)
+        yield counts, outcomes.total()
+    written.finish(outcomes.total())
+
+
+def _read(options: ScoreOptions) -> Iterator[SolutionRow]:
+    """The rows of the input, in order, also those that cannot be scored."""
+    return (parse_row(row, options) for row in read_rows(options.input or ""))
+
+
+def parse_row(row: Row | Dropped, options: ScoreOptions) -> SolutionRow:
+    """What there is to score in a raw row; of several columns the first that is filled counts."""
+    if isinstance(row, Dropped):
+        return SolutionRow({}, outcome=row.reason, message=row.message)
+    filled = row.filled
+    problem = next((filled[key] for key in PROBLEM_KEYS if key in filled), None)
+    steps = next((filled[key] for key in STEPS_KEYS if key in filled), None)
+    question = cut_chat_markup(problem).strip() if is_text(problem) else ""
+    is_list = isinstance(steps, list)
+    bad = [n for n, s in enumerate(steps if is_list else [], 1) if not is_text(s) or not s.strip()]
+    if question and steps and is_list and not bad:
+        clean = step_cleaner(options.calculator_marks, options.step_numbers)
+        return SolutionRow(row.values, question, tuple(map(clean, steps)))
+    outcome, expected = "no problem", f"valid text under one of {', '.join(PROBLEM_KEYS)}"
+    if question:
+        outcome, expected = "no steps", f"a list of texts under one of {', '.join(STEPS_KEYS)}"
+    if question and bad:
+        outcome = "a step is blank or no text"
+        expected = f"valid text as step {bad[0]} of {len(steps)}"
+    message = f"{row.place}: {outcome}, expected {expected}."
+    return SolutionRow(row.values, outcome=outcome, message=message)
+
+
+def score_rows(scorer: ModelScorer, rows: Sequence[SolutionRow], options: ScoreOptions) -> Records:
+    """The output rows of some rows, see `score_file`."""
+    good = [(row.problem, [row.steps]) for row in rows if not row.message]
+    found = iter(score_each(lambda items: [scores for (scores,) in scorer.score_all(items)], good))
+    records = []
+    for row in rows:
+        result = row.message or next(found)
+        if isinstance(result, str):
+            said: dict[str, Any] = dict.fromkeys(("scores", "score", "first_error"))
+            outcome = row.outcome if row.message else "refused by the model"
+            said |= {"outcome": outcome, "message": result}
+        else:
+            said = {
+                "scores": result,
+                "score": aggregate(result, options.aggregate or scorer.aggregation),
+                "first_error": _first_flagged(result, scorer, options),
+                "outcome": SCORED,
+            }
+        records.append(row.values | said)
+    return records
+
+
+def score_each(
+    score: Callable[[Sequence[Item]], Sequence[Found]], items: Sequence[Item]
+) -> list[Found | str]:
+    """What a scorer finds of each item, or why it refuses that one alone.
+
+    Args:
+        score: of some items, in order; raises `Unscorable` if it cannot score one of them.
+        items: any number; those that share a call with a refused one are asked again by halves.
+    """
+    if not items:
+        return []
+    try:
+        return list(score(items))
+    except Unscorable as error:
+        if len(items) == 1:
+            return [str(error)]
+        middle = len(items) // 2
+        return score_each(score, items[:middle]) + score_each(score, items[middle:])
+
+
+def _first_flagged(scores: Sequence[float], scorer: ModelScorer, options: ScoreOptions) -> int:
+    threshold = scorer.threshold if options.threshold is None else options.threshold
+    return next((i for i, score in enumerate(scores) if score < threshold), ALL_CORRECT)
+
+
+def _print_problem(scorer: ModelScorer, options: ScoreOptions) -> None:
+    """Print solutions, one line per step; those whose score is below the threshold are marked."""
+    clean = step_cleaner(options.calculator_marks, options.step_numbers)
+    solutions = [[clean(step) for step in steps] for steps in options.steps or []]
+    threshold = scorer.threshold if options.threshold is None else options.threshold
+    how = options.aggregate or scorer.aggregation
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(visible(options.problem), style="bold", markup=False)
+    for steps, scores in zip(solutions, scorer.score(options.problem, solutions), strict=True):
+        console.print()
+        for step, score in zip(steps, scores, strict=True):
+            flag = score < threshold
+            line = Text(f"  {score:5.3f}  ", style="red" if flag else "green")
+            line.append("x " if flag else "  ")
+            console.print(line.append(visible(step), style="default"))
+        first = _first_flagged(scores, scorer, options) + 1
+        verdict = f"first flagged step: {first}" if first else "no step flagged"
+        score = aggregate(scores, how)
+        console.print(f"  {how} {score:.3f}; {verdict} (P(correct) < {threshold:.3f})")
 
 
 def _join_steps(args: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from prm_lightning.generation.prompts import seed_of
-from prm_lightning.scoring.rows import score_each
+from prm_lightning.scoring.score import score_each
 from prm_lightning.searching.results import Ended
 from prm_lightning.types import Generator, Prompt, Sampling, Scorer
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prm_lightning.answers import extract_answer, stated_answer
 from prm_lightning.modeling.aggregate import aggregate
-from prm_lightning.scoring.rows import score_each
+from prm_lightning.scoring.score import score_each
 from prm_lightning.searching.growing import (
     Beam,
     BudgetedWriter,
