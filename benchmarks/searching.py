@@ -23,8 +23,7 @@ from collections.abc import Sequence
 import torch
 
 from prm_lightning.generation.local import LocalGenerator
-from prm_lightning.searching.results import SearchResult
-from prm_lightning.searching.search import SearchSettings, beam_search
+from prm_lightning.searching.search import SearchResult, SearchSettings, beam_search
 from prm_lightning.sources import Synthetic
 from prm_lightning.types import Completion, Generator, Prompt, Sampling, Solution
 

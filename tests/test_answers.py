@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
-from prm_lightning.searching.voting import group_answers
+from prm_lightning.searching.search import group_answers
 
 STATED = [
     ("So 48+24 = <<48+24=72>>72 clips.\n#### 72", "72"),

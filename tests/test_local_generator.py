@@ -14,7 +14,7 @@ from prm_lightning.answers import extract_answer
 from prm_lightning.generation.local import LocalGenerator, draw
 from prm_lightning.generation.prefixes import Prefixes
 from prm_lightning.generation.prompts import INSTRUCTION, PromptEncoder, user_message
-from prm_lightning.searching.growing import BudgetedWriter
+from prm_lightning.searching.beams import BudgetedWriter
 from prm_lightning.text import split_steps
 from prm_lightning.types import Prompt, Sampling
 

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prm import tiny_prm
 
-from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.incremental import IncrementalScorer
-from prm_lightning.searching.growing import BudgetedWriter
-from prm_lightning.searching.results import choose_majority
+from prm_lightning.searching.beams import BudgetedWriter
 from prm_lightning.searching.search import (
     METHODS,
     SearchSettings,
     beam_search,
     best_of_n,
+    choose_majority,
     diverse_beam_search,
+    group_answers,
+    vote,
     weighted_majority,
 )
-from prm_lightning.searching.voting import best_scored, group_answers, vote
-from prm_lightning.types import Completion, Sampling
+from prm_lightning.types import Completion, Sampling, Unscorable
 
 PROBLEM = "Which way?"
 
@@ -493,8 +493,6 @@ def test_a_vote_is_won_by_the_greatest_sum(ballots):
 def test_sums_that_rounding_tells_apart_are_a_tie():
     assert vote([0, 1, 1], [0.3, 0.1, 0.2]) == 0
     assert vote([0, 0, 1], [0.1, 0.2, 0.3]) == 0
-    assert best_scored([0.5, None, 0.9, 0.9], [0, 1, 3]) == 3
-    assert best_scored([None], [0]) is None
 
 
 def test_seeds_give_other_searches():

@@ -14,14 +14,14 @@ from statistics import fmean
 import pytest
 import yaml
 from test_prm import tiny_prm
+from test_score import another_process_writing
 from test_server_generator import answer, chat, serving
 
 from prm_lightning.generation.local import LocalGenerator
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.searching.results import Candidate, Figures, SearchResult, record_of
-from prm_lightning.searching.search import METHODS, SearchSettings
-from prm_lightning.searching.verb import main
+from prm_lightning.searching.search import METHODS, Candidate, SearchResult, SearchSettings
+from prm_lightning.searching.verb import count, main, record_of, table
 from prm_lightning.sources.problems import Problem
 from prm_lightning.types import Sampling
 
@@ -215,20 +215,10 @@ def test_a_search_that_failed_leaves_the_corrected_command_alone(job, tmp_path):
 
 def test_only_one_process_writes_an_output(job, tmp_path):
     output = tmp_path / "found.jsonl"
-    code = (
-        "import sys; from prm_lightning.files import job_lock; from pathlib import Path\n"
-        "with job_lock(Path(sys.argv[1]), 'search'): print('held', flush=True); sys.stdin.read()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout.readline() == b"held\n"
-    with pytest.raises(OSError, match=f"is being written by process {other.pid}"):
+    held = pytest.raises(OSError, match="is being written by process")
+    with another_process_writing(output, "search"), held:
         main([*job(limit=1), "--output", str(output)])
-    other.kill()  # the lock of a dead process is free
-    other.communicate()
-    main([*job(limit=1), "--output", str(output)])
-    assert len(read(output)) == 1
+    assert not output.exists()
 
 
 class Forgetting:
@@ -297,18 +287,17 @@ def test_figures_count_each_way_to_choose_and_no_failure():
     )
     refused = (candidate("8", None, note="too long"),)
     silent = (candidate(None, 0.5, "length"),)
-    figures = Figures("best_of_n")
-    for candidates, chosen in ((split, 1), (refused, None), (silent, 0)):
-        figures.add(record_of(problem, SearchResult(candidates, chosen, 10)))
-    told = figures.to_json()
+    records = [
+        record_of(problem, SearchResult(candidates, chosen, 10))
+        for candidates, chosen in ((split, 1), (refused, None), (silent, 0))
+    ]
+    told = count(records, "best_of_n")
     assert told["outcomes"] == {"answered": 1, "refused by the scorer": 1, "no answer": 1}
     assert told["correct"] == {"first": 0, "majority": 0, "best": 1, "weighted": 1, "oracle": 1}
     assert told["accuracy"]["best"] == 0.5
     assert told["tokens"] == 30
-    assert "highest score            * 0.500   1 of 2" in figures.lines({})
-    nothing = Figures("beam")
-    nothing.add(record_of(problem, SearchResult(refused, None, 1)))
-    assert nothing.to_json()["accuracy"]["best"] is None
+    assert "highest score            * 0.500   1 of 2" in table(told, "best_of_n", {})
+    assert count(records[1:2], "beam")["accuracy"]["best"] is None
 
 
 def test_the_help_needs_no_torch():

@@ -16,7 +16,7 @@ from prm_lightning.answers import extract_answer, same_answer
 from prm_lightning.evaluation.prmbench import COLUMNS, PRMBench
 from prm_lightning.files import digest
 from prm_lightning.modeling.scored_steps import Indices
-from prm_lightning.searching.voting import group_answers
+from prm_lightning.searching.search import group_answers
 from prm_lightning.sources.fields import (
     answer_in,
     flag_in,

@@ -18,14 +18,14 @@ from typing import Any, Literal, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from prm_lightning.chat_markup import cut_chat_markup
 from prm_lightning.command import run_verb
-from prm_lightning.files import ResumableRows, digest, job_lock
+from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.scoring.on_ray import map_on_ray
 from prm_lightning.sources.fields import Marks, is_text, step_cleaner
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.terminal import Bar, quieten_libraries, visible
+from prm_lightning.text import cut_chat_markup
 from prm_lightning.types import ALL_CORRECT, Aggregation, Dropped, ModelScorer, Unscorable
 
 # What imports torch is imported in functions, not even for annotations here: jsonargparse would
@@ -126,7 +126,7 @@ def main(args: Sequence[str]) -> None:
     """Run the verb; ``--steps A B --steps C`` are two solutions."""
     options: ScoreOptions = run_verb("score", ScoreOptions, _join_steps(args))
     if options.output is not None:  # before a model is loaded
-        ResumableRows(Path(options.output), {}).require_new(overwrite=options.overwrite)
+        require_replaceable(Path(options.output), overwrite=options.overwrite)
     quieten_libraries()
     from prm_lightning.scoring.scorers import fingerprint, load_scorer
 

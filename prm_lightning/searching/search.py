@@ -6,36 +6,23 @@ that repeat themselves, so do they: equal scores are decided by which came first
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from prm_lightning.answers import extract_answer, stated_answer
+from prm_lightning.answers import answer_key, extract_answer, stated_answer
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.scoring.score import score_each
-from prm_lightning.searching.growing import (
-    Beam,
-    BudgetedWriter,
-    Continuation,
-    StepwiseScorer,
-    add_steps,
-)
-from prm_lightning.searching.results import (
-    Candidate,
-    Ended,
-    SearchResult,
-    choose_best,
-    choose_weighted,
-)
+from prm_lightning.searching.beams import BudgetedWriter, Ended, StepwiseScorer, Tree, grow
+from prm_lightning.searching.beams import Candidate as Candidate
 from prm_lightning.text import split_steps
 from prm_lightning.types import Aggregation, Generator, Sampling, Scorer
 
 Method = Literal["best_of_n", "weighted_majority", "beam", "dvts"]
 
+TIE = 1e-9  # weights that differ by less, relatively, are equal
 _COMPLETE = ("end", "answer", "blank")  # the rest was cut: its last number is whatever came last
-# A title such as "#### Step 2: the cost" is not GSM8K's "#### 18", which states an answer.
-_TITLE = re.compile(r"#+ *[^\n]*(?<![\\a-zA-Z])[a-zA-Z]{3}[^\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +62,51 @@ class SearchSettings:
                 "and a separator that is not empty."
             )
 
+    @property
+    def trees(self) -> int:
+        """How many trees of `width` places hold `n`; a ValueError if `width` does not divide it."""
+        if self.n % self.width:
+            raise ValueError(
+                f"search: n={self.n} is not divisible by width={self.width}, as beam and dvts need "
+                "it; take a multiple."
+            )
+        return self.n // self.width
+
+
+DEFAULTS = SearchSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        candidates: the final ones first, at most n, in the order in which they were finished; then
+            those that were dropped.
+        chosen: index of the candidate that is the result; None if no final one has a score.
+        tokens: generated in all, each counted once.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: int | None
+    tokens: int
+
+    @property
+    def answer(self) -> str | None:
+        """Of the chosen candidate; None without one."""
+        return None if self.chosen is None else self.candidates[self.chosen].answer
+
+    @property
+    def finals(self) -> tuple[Candidate, ...]:
+        """The candidates that may be chosen."""
+        return tuple(candidate for candidate in self.candidates if candidate.is_final)
+
 
 def best_of_n(
     problem: str,
     generator: Generator,
     scorer: Scorer,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = DEFAULTS,
 ) -> SearchResult:
     """Write n solutions and choose the one with the highest score.
 
@@ -101,15 +127,14 @@ def best_of_n(
             score.
         OSError: of the generator or the scorer.
     """
-    candidates, tokens = _sample(problem, generator, scorer, settings)
-    return SearchResult(candidates, choose_best(candidates), tokens)
+    return _sampled(problem, generator, scorer, settings, choose_best)
 
 
 def weighted_majority(
     problem: str,
     generator: Generator,
     scorer: Scorer,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = DEFAULTS,
 ) -> SearchResult:
     """Write n solutions and choose the answer whose solutions have the highest sum of scores.
 
@@ -118,15 +143,14 @@ def weighted_majority(
 
     Source: Li et al. 2023, "DiVeRSe", arXiv:2206.02336.
     """
-    candidates, tokens = _sample(problem, generator, scorer, settings)
-    return SearchResult(candidates, choose_weighted(candidates), tokens)
+    return _sampled(problem, generator, scorer, settings, choose_weighted)
 
 
 def beam_search(
     problem: str,
     generator: Generator,
     scorer: Scorer | StepwiseScorer,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = DEFAULTS,
 ) -> SearchResult:
     """Write n solutions step by step, and continue the best n / width of them each time.
 
@@ -153,7 +177,7 @@ def beam_search(
         ValueError: `width` does not divide `n`; otherwise as `best_of_n`.
         OSError: as `best_of_n`.
     """
-    require_division(settings)
+    assert settings.trees
     return _guided(problem, generator, scorer, settings, [settings.n])
 
 
@@ -161,7 +185,7 @@ def diverse_beam_search(
     problem: str,
     generator: Generator,
     scorer: Scorer | StepwiseScorer,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = DEFAULTS,
 ) -> SearchResult:
     """Diverse verifier tree search: n / width separate beam searches of `width` places each.
 
@@ -171,9 +195,7 @@ def diverse_beam_search(
     Source: Beeching et al. 2024, "Scaling test-time compute with open models", Hugging Face: N / M
     independent subtrees of width M.
     """
-    require_division(settings)
-    trees = settings.n // settings.width
-    return _guided(problem, generator, scorer, settings, [settings.width] * trees)
+    return _guided(problem, generator, scorer, settings, [settings.width] * settings.trees)
 
 
 METHODS: dict[Method, Callable[[str, Generator, Any, SearchSettings], SearchResult]] = {
@@ -184,74 +206,32 @@ METHODS: dict[Method, Callable[[str, Generator, Any, SearchSettings], SearchResu
 }
 
 
-def require_division(settings: SearchSettings) -> None:
-    """Refuse settings that `beam_search` and `diverse_beam_search` cannot follow.
-
-    Raises:
-        ValueError: `width` does not divide `n`.
-    """
-    if settings.n % settings.width:
-        raise ValueError(
-            f"search: n={settings.n} is not divisible by width={settings.width}, as beam and dvts "
-            "need it; take a multiple."
-        )
-
-
-def _sample(
-    problem: str, generator: Generator, scorer: Scorer, settings: SearchSettings
-) -> tuple[tuple[Candidate, ...], int]:
-    """Up to n scored solutions, and the tokens they took."""
+def _sampled(
+    problem: str,
+    generator: Generator,
+    scorer: Scorer,
+    settings: SearchSettings,
+    choose: Callable[[Sequence[Candidate]], int | None],
+) -> SearchResult:
+    """Up to n scored solutions, one of them chosen."""
+    how = _aggregation(settings, scorer)
     writer = BudgetedWriter(generator, problem, settings.sampling, settings.token_budget)
     written = writer.write([""] * settings.n)
     divided = [tuple(split_steps(one.text)) for one in written]
     solutions = [steps for steps in divided if steps]
     found: list[list[float] | str] = score_each(lambda s: scorer.score(problem, s), solutions)
     scored = iter(found)
-    how = _aggregation(settings, scorer)
     candidates = []
     for one, steps in zip(written, divided, strict=True):
         result = next(scored) if steps else []
-        scores, refusal = (None, result) if isinstance(result, str) else (tuple(result), "")
+        scores, note = ((), result) if isinstance(result, str) else (tuple(result), "")
+        total = aggregate(scores, how) if scores else None
         ended: Ended = "end" if steps else "blank"
         if one.ended in ("length", "budget"):
             ended = one.ended
-        candidates.append(
-            _candidate(Beam(one.text, steps, scores, one.tokens, ended, refusal), how)
-        )
-    return tuple(candidates), writer.tokens
-
-
-@dataclass
-class _Tree:
-    """Beams that compete for some places."""
-
-    places: int
-    open: list[Beam]
-    finished: list[Beam] = field(default_factory=list)
-    dropped: list[Beam] = field(default_factory=list)
-
-    def plan(self, width: int, score: Callable[[Beam], float | None]) -> list[Beam]:
-        """The beams to continue, each as often as it gets a continuation; drops the others."""
-        left = self.places - len(self.finished)
-        if left <= 0 or not self.open:
-            return []
-        distinct: dict[tuple[str, ...], Beam] = {}
-        for beam in self.open:
-            if distinct.setdefault(beam.steps, beam) is not beam:
-                self.dropped.append(replace(beam, ended="duplicate"))
-        ranked = sorted(distinct.values(), key=lambda beam: -(score(beam) or 0.0))  # stable
-        kept = ranked[: -(-left // width)]
-        self.dropped += [replace(beam, ended="pruned") for beam in ranked[len(kept) :]]
-        self.open = kept
-        more, rest = divmod(left, len(kept))
-        return [beam for i, beam in enumerate(kept) for _ in range(more + (i < rest))]
-
-    def take(self, parents: Sequence[Beam], children: Sequence[Beam]) -> None:
-        """Put children in the places of their parents; a parent without any stays."""
-        with_children = {id(parent) for parent in parents[: len(children)]}
-        childless = [beam for beam in self.open if id(beam) not in with_children]
-        self.finished += [child for child in children if child.ended]
-        self.open = [child for child in children if not child.ended] + childless
+        found_one = Candidate(one.text, steps, scores, total, None, one.tokens, ended, note)
+        candidates.append(_finished(found_one))
+    return SearchResult(tuple(candidates), choose(candidates), writer.tokens)
 
 
 def _guided(
@@ -261,97 +241,128 @@ def _guided(
     settings: SearchSettings,
     places: Sequence[int],
 ) -> SearchResult:
-    """Beam search in some separate trees at once."""
+    """Beam search in separate trees of so many places at once."""
     how = _aggregation(settings, scorer)
     writer = BudgetedWriter(generator, problem, settings.sampling, settings.token_budget)
-    root = Beam(state=scorer.start(problem) if isinstance(scorer, StepwiseScorer) else None)
-    trees = [_Tree(number, [root]) for number in places]
+    root = Candidate(state=scorer.start(problem) if isinstance(scorer, StepwiseScorer) else None)
+    trees = [Tree(number, [root]) for number in places]
     for _ in range(settings.steps):
         if writer.spent:  # nothing is pruned for continuations that will not come
             break
-        plans = [tree.plan(settings.width, lambda beam: _score(beam, how)) for tree in trees]
-        parents = [beam for plan in plans for beam in plan]
+        plans = [tree.plan(settings.width) for tree in trees]
+        parents = [one for plan in plans for one in plan]
         if not parents:
             break
-        begun = [beam.state for beam in parents if beam.steps]
+        begun = [one.state for one in parents if one.steps]
         if begun and isinstance(scorer, StepwiseScorer):
             scorer.keep(begun)
-        written = writer.write([beam.text for beam in parents], (settings.separator,))
+        written = writer.write([one.text for one in parents], (settings.separator,))
         pairs = list(zip(parents, written, strict=False))
-        children = _grow(pairs, scorer, problem, settings.separator)
-        start = 0
+        children = grow(pairs, scorer, problem, settings.separator, how)
         for tree, plan in zip(trees, plans, strict=True):
-            tree.take(plan, children[start : start + len(plan)])
-            start += len(plan)
-    return _result(trees, writer, how)
-
-
-def _grow(
-    written: Sequence[tuple[Beam, Continuation]],
-    scorer: Scorer | StepwiseScorer,
-    problem: str,
-    separator: str,
-) -> list[Beam]:
-    """The beams with what was written after them, scored."""
-    steps = [one.text.strip() for _, one in written]
-    new = [(beam, step) for (beam, _), step in zip(written, steps, strict=True) if step]
-    scored = iter(add_steps(scorer, problem, new))
-    grown = []
-    for (beam, one), step in zip(written, steps, strict=True):
-        longer = next(scored) if step else beam
-        ended = _why_ended(one, step, has_steps=bool(beam.steps))
-        if ended is None and longer.scores is None:
-            ended = "unscorable"
-        text = beam.text + one.text + ("" if ended else separator)
-        grown.append(replace(longer, text=text, tokens=beam.tokens + one.tokens, ended=ended))
-    return grown
-
-
-def _why_ended(one: Continuation, step: str, *, has_steps: bool) -> Ended | None:
-    """Why a solution ends with this step; None if it can be continued."""
-    if one.ended in ("length", "budget"):
-        return one.ended
-    if not step:
-        return "end" if has_steps and one.ended == "end" else "blank"
-    if one.ended == "end":
-        return "end"
-    title = _TITLE.fullmatch(step)
-    return None if stated_answer(step.lstrip("#") if title else step) is None else "answer"
-
-
-def _result(trees: Sequence[_Tree], writer: BudgetedWriter, how: Aggregation) -> SearchResult:
+            tree.take(plan, children[: len(plan)])
+            children = children[len(plan) :]
     why: Ended = "budget" if writer.spent else "steps"
-    finals: list[Beam] = []
-    dropped: list[Beam] = []
+    finals: list[Candidate] = []
     for tree in trees:
-        cut = [replace(beam, ended=why) for beam in tree.open if beam.tokens]  # not the root
+        cut = [replace(one, ended=why) for one in tree.open if one.tokens]  # not the root
         finals += tree.finished + cut
-        dropped += tree.dropped
-    candidates = tuple(_candidate(beam, how) for beam in (*finals, *dropped))
+    found = finals + [one for tree in trees for one in tree.dropped]
+    candidates = tuple(map(_finished, found))
     return SearchResult(candidates, choose_best(candidates), writer.tokens)
 
 
-def _candidate(beam: Beam, how: Aggregation) -> Candidate:
-    assert beam.ended is not None
-    answer = stated_answer(beam.text)
-    if answer is None and beam.ended in _COMPLETE:
-        answer = extract_answer(beam.text)
-    return Candidate(
-        beam.text,
-        beam.steps,
-        beam.scores or (),
-        _score(beam, how),
-        answer,
-        beam.tokens,
-        beam.ended,
-        beam.refusal,
-    )
-
-
-def _score(beam: Beam, how: Aggregation) -> float | None:
-    return aggregate(beam.scores, how) if beam.scores else None
+def _finished(candidate: Candidate) -> Candidate:
+    """With its answer, and without what only continuing it needs."""
+    answer = stated_answer(candidate.text)
+    if answer is None and candidate.ended in _COMPLETE:
+        answer = extract_answer(candidate.text)
+    return replace(candidate, answer=answer, state=None)
 
 
 def _aggregation(settings: SearchSettings, scorer: Any) -> Aggregation:
     own: Aggregation = getattr(scorer, "aggregation", "min")
     return settings.aggregation or own
+
+
+def choose_best(candidates: Sequence[Candidate]) -> int | None:
+    """The index of the final candidate with the highest score; None if none has a score.
+
+    Those with an answer come before those without. Of equal scores the first is taken.
+    """
+    finals = [i for i, candidate in enumerate(candidates) if candidate.is_final]
+    best = _best(candidates, (i for i in finals if candidates[i].answer is not None))
+    return _best(candidates, finals) if best is None else best
+
+
+def choose_weighted(candidates: Sequence[Candidate]) -> int | None:
+    """The index of the best candidate of the answer with the highest sum of scores.
+
+    Of equal sums the answer that was given first is taken; without any answer the best candidate.
+    None if no final candidate has a score.
+    """
+    voters = _voters(candidates, [candidate.score for candidate in candidates])
+    return _best(candidates, voters) if voters else choose_best(candidates)
+
+
+def choose_majority(candidates: Sequence[Candidate]) -> int | None:
+    """The index of the first candidate of the answer that most of the final ones give.
+
+    Scores do not count. Of equally frequent answers the one that was given first is taken. None if
+    there is no answer.
+    """
+    return next(iter(_voters(candidates, [1.0] * len(candidates))), None)
+
+
+def group_answers(answers: Sequence[str | None]) -> list[int]:
+    """Number answers so that the same ones have the same number, from 0 in order.
+
+    Answers are the same if their keys are (see `answers.answer_key`), whatever their order; None
+    and a blank answer have the number -1.
+
+    Examples:
+        >>> group_answers(["18", "20", "$18.00", None])
+        [0, 1, 0, -1]
+    """
+    keys = [answer_key(answer) for answer in answers]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(filter(None, keys)))}
+    return [-1 if key is None else numbers[key] for key in keys]
+
+
+def vote(groups: Sequence[int], weights: Sequence[float | None]) -> int | None:
+    """The group with the greatest sum of weights; of equal ones the one that comes first.
+
+    Weights of 1 are a majority vote (Wang et al. 2023, "Self-consistency", arXiv:2203.11171), the
+    scores of a reward model a weighted one (Li et al. 2023, "DiVeRSe", arXiv:2206.02336).
+
+    Args:
+        groups: of each sample, as from `group_answers`; -1 has no vote.
+        weights: of each sample, >= 0; None has no vote.
+
+    Returns:
+        A group, or None if there is no vote.
+
+    Examples:
+        >>> vote([0, 1, 0, -1], [0.5, 0.75, 0.5, 1.0])
+        0
+    """
+    votes: dict[int, list[float]] = {}
+    for group, weight in zip(groups, weights, strict=True):
+        if group >= 0 and weight is not None:
+            votes.setdefault(group, []).append(weight)
+    sums = {group: math.fsum(given) for group, given in votes.items()}
+    most = max(sums.values(), default=0.0)
+    return next((group for group, total in sums.items() if total >= most * (1 - TIE)), None)
+
+
+def _voters(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> list[int]:
+    """Who votes for the answer that wins; empty without any vote."""
+    groups = group_answers([c.answer if c.is_final else None for c in candidates])
+    won = vote(groups, weights)
+    return [i for i, group in enumerate(groups) if won is not None and group == won]
+
+
+def _best(candidates: Sequence[Candidate], among: Iterable[int]) -> int | None:
+    """The first index with the highest score; None if none has one."""
+    scored = {i: score for i in among if (score := candidates[i].score) is not None}
+    return max(scored, key=lambda i: scored[i]) if scored else None  # `max` takes the first

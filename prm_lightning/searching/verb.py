@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urldefrag
 
+from prm_lightning.answers import same_answer
 from prm_lightning.command import run_verb
 from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable, write_json
 from prm_lightning.generation.prompts import INSTRUCTION, check_sampling
-from prm_lightning.searching.results import NOT_WRITTEN, Figures, record_of, refused
-from prm_lightning.searching.search import METHODS, Method, SearchSettings, require_division
+from prm_lightning.searching.search import (
+    METHODS,
+    Method,
+    SearchResult,
+    SearchSettings,
+    choose_best,
+    choose_majority,
+    choose_weighted,
+)
 from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.terminal import Bar, quieten_libraries
 from prm_lightning.types import Aggregation, Dropped, Generator, Sampling, Unanswerable
 
 # What imports torch is imported in functions, not even for annotations here: jsonargparse would
 # import it to show the help.
-_NOT_THE_RESULT = {"problems", "output", "limit", "overwrite", "device"}
+_NOT_THE_RESULT = {"problems", "output", "limit", "overwrite", "device", "trust_remote_code"}
+
+ANSWERED, NO_ANSWER = "answered", "no answer"  # the outcomes that accuracies are of
+NOT_SCORED = "refused by the scorer"
+NOT_WRITTEN = "refused by the generator"
+RECORDED = ("text", "steps", "scores", "score", "answer", "tokens", "ended", "note")
+WAYS = {
+    "first": "first to finish",
+    "majority": "majority",
+    "best": "highest score",
+    "weighted": "weighted majority",
+    "oracle": "oracle (any correct)",
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class SearchOptions:
         tokenizer: for completions: Hub id or folder; the server's name of the model if not given.
         device: cpu, cuda, cuda:1 and so on; the first GPU, if there is one, if not given.
         overwrite: replace the output.
+        trust_remote_code: run Python code that comes with the generator or the model.
     """
 
     problems: str
@@ -80,6 +101,7 @@ class SearchOptions:
     tokenizer: str | None = None
     device: str | None = None
     overwrite: bool = False
+    trust_remote_code: bool = False
 
     @property
     def results(self) -> Path:
@@ -94,39 +116,21 @@ class SearchOptions:
 
     @property
     def settings(self) -> SearchSettings:
-        """What `search` functions are given."""
+        """What the functions of `search.METHODS` are given."""
+        sampling = Sampling(1, self.max_tokens, self.temperature, self.top_p, seed=self.seed)
         return SearchSettings(
-            n=self.n,
-            width=self.width,
-            steps=self.steps,
-            sampling=self.sampling,
-            separator=self.separator,
-            token_budget=self.token_budget,
-            aggregation=self.aggregate,
-        )
-
-    @property
-    def sampling(self) -> Sampling:
-        """How the generator writes."""
-        return Sampling(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
+            self.n,
+            self.width,
+            self.steps,
+            sampling,
+            self.separator,
+            self.token_budget,
+            self.aggregate,
         )
 
 
 def main(args: Sequence[str]) -> None:
-    """Search, and print what was found."""
-    options: SearchOptions = run_verb("search", SearchOptions, args)
-    print("\n".join(search(options)))
-
-
-def search(options: SearchOptions) -> list[str]:
-    """Search for the answers of problems, one after another, in a way that a kill cannot harm.
-
-    Returns:
-        Lines for a person: outcomes, accuracies, tokens.
+    """Search, and print what was found.
 
     Raises:
         FileExistsError: the output is there already.
@@ -134,90 +138,196 @@ def search(options: SearchOptions) -> list[str]:
             was begun there, or the generator or the scorer fails.
         OSError: a server or the disk fails, or another process writes the output.
     """
-    check_sampling(options.sampling)
+    options: SearchOptions = run_verb("search", SearchOptions, args)
+    check_sampling(options.settings.sampling)
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"search: --limit is {options.limit}, expected 1 or more.")
     if options.is_stepwise:
-        require_division(options.settings)
-    require_replaceable(options.results, overwrite=options.overwrite)
-    problems: list[Problem] = []
-    left_out: Counter[str] = Counter()  # rows by reason
-    for found in read_problems(options.problems, options.limit):
-        if isinstance(found, Dropped):
-            left_out[found.reason] += 1
-        else:
-            problems.append(found)
-    with job_lock(options.results, "search"):
-        job, figures = _search_all(options, problems)
-    summary = options.results.with_suffix(".summary.json")
-    write_json(summary, {"job": job, "left_out": dict(left_out), **figures.to_json()})
-    return [*figures.lines(left_out), f"results    {options.results}", f"summary    {summary}"]
+        assert options.settings.trees
+    results = options.results
+    require_replaceable(results, overwrite=options.overwrite)
+    found = list(read_problems(options.problems, options.limit))
+    problems = [problem for problem in found if isinstance(problem, Problem)]
+    left_out = Counter(row.reason for row in found if isinstance(row, Dropped))
+    quieten_libraries()
+    with job_lock(results, "search"):
+        rows = ResumableRows(results, _job(options, problems))
+        counted = count(_search_all(options, problems, rows), options.method)
+        rows.finish(len(problems))
+    summary = results.with_suffix(".summary.json")
+    write_json(summary, {"job": rows.job, "left_out": left_out, **counted})
+    print("\n".join(table(counted, options.method, left_out)))
+    print(f"\nresults    {results}\nsummary    {summary}")
+
+
+def _job(options: SearchOptions, problems: Sequence[Problem]) -> dict[str, Any]:
+    """All that decides what the results are."""
+    from prm_lightning.scoring.scorers import fingerprint
+
+    job = {key: value for key, value in asdict(options).items() if key not in _NOT_THE_RESULT}
+    content = digest(json.dumps([asdict(problem) for problem in problems]))[:32]
+    return job | {"model_content": fingerprint(options.model), "problems_content": content}
 
 
 def _search_all(
-    options: SearchOptions, problems: Sequence[Problem]
-) -> tuple[dict[str, Any], Figures]:
-    """Write a row of results per problem; what the job was, and its figures."""
-    from prm_lightning.scoring.scorers import fingerprint, load_scorer
-
-    quieten_libraries()
-    job = {key: value for key, value in asdict(options).items() if key not in _NOT_THE_RESULT}
-    content = digest(json.dumps([asdict(problem) for problem in problems]))[:32]
-    job |= {"model_content": fingerprint(options.model), "problems_content": content}
-    rows = ResumableRows(options.results, job)
-    figures = Figures(options.method)
+    options: SearchOptions, problems: Sequence[Problem], rows: ResumableRows
+) -> Iterator[dict[str, Any]]:
+    """The record of each problem; those that are not there yet are made and written."""
+    done = refusals = 0
+    record: dict[str, Any] = {}
     for record in rows.begin(overwrite=options.overwrite):
-        figures.add(record)
-    if figures.problems < len(problems):
-        scorer = load_scorer(options.model, options.device)
-        settings = options.settings
-        if settings.aggregation is None:
-            settings = replace(settings, aggregation=scorer.aggregation)
-        reader = _stepwise(scorer) if options.is_stepwise else scorer
-        generator = _load_generator(options)
+        yield record
+        done += 1
+        refusals += record["outcome"] == NOT_WRITTEN
+    if done < len(problems):
+        scorer, generator = _load(options)
         with Bar("searching", len(problems)) as bar:
-            for problem in problems[figures.problems :]:
-                bar.show(figures.problems)
+            for number, problem in enumerate(problems[done:], done):
+                bar.show(number)
                 try:
-                    result = METHODS[options.method](problem.question, generator, reader, settings)
-                    record = record_of(problem, result)
+                    found = METHODS[options.method](
+                        problem.question, generator, scorer, options.settings
+                    )
+                    record = record_of(problem, found)
                 except Unanswerable as error:
                     record = refused(problem, str(error))
+                    refusals += 1
                 rows.append(record)
-                figures.add(record)
-    if figures.outcomes[NOT_WRITTEN] == len(problems):
+                yield record
+    if refusals == len(problems):
         rows.partial.unlink()  # or the corrected command would be another job than this one
         raise ValueError(
             f"search: the generator refused all {len(problems)} problems, the last one since "
             f"{record['message']}"
         )
-    rows.finish(len(problems))
-    return job, figures
 
 
-def _stepwise(scorer: Any) -> Any:
-    """The scorer, or one on top of it that reads each step once."""
+def _load(options: SearchOptions) -> tuple[Any, Generator]:
+    """The scorer, one on top of it that reads each step once if that helps, and the generator."""
+    from prm_lightning.generation.local import LocalGenerator
+    from prm_lightning.generation.server import ServerGenerator
     from prm_lightning.modeling.step_model import StepModel
     from prm_lightning.scoring.incremental import IncrementalScorer
+    from prm_lightning.scoring.scorers import load_scorer
 
-    if isinstance(scorer, StepModel) and scorer.backbone.config.attention == "sdpa":
-        return IncrementalScorer(scorer)
-    return scorer
-
-
-def _load_generator(options: SearchOptions) -> Generator:
+    trusted = options.trust_remote_code
+    scorer: Any = load_scorer(options.model, options.device, trust_remote_code=trusted)
+    is_sdpa = isinstance(scorer, StepModel) and scorer.backbone.config.attention == "sdpa"
+    if options.is_stepwise and is_sdpa:
+        scorer = IncrementalScorer(scorer)
     instruction = INSTRUCTION if options.instruction is None else options.instruction
-    if options.generator.startswith(("http://", "https://")):
-        from prm_lightning.generation.server import ServerGenerator
-
-        url, model = urldefrag(options.generator)
-        return ServerGenerator(
-            url,
-            model or None,
-            endpoint=options.endpoint or ("completions" if options.is_stepwise else "chat"),
-            tokenizer=options.tokenizer,
+    if not options.generator.startswith(("http://", "https://")):
+        return scorer, LocalGenerator(
+            options.generator,
+            device=options.device,
             instruction=instruction,
+            trust_remote_code=trusted,
         )
-    from prm_lightning.generation.local import LocalGenerator
+    url, model = urldefrag(options.generator)
+    return scorer, ServerGenerator(
+        url,
+        model or None,
+        endpoint=options.endpoint or ("completions" if options.is_stepwise else "chat"),
+        tokenizer=options.tokenizer,
+        instruction=instruction,
+    )
 
-    return LocalGenerator(options.generator, device=options.device, instruction=instruction)
+
+def record_of(problem: Problem, result: SearchResult) -> dict[str, Any]:
+    """A line of the results.
+
+    Returns:
+        ``id, question, reference, outcome, answer, chosen, correct, ways, oracle, tokens`` and
+        ``candidates``, each with `RECORDED` and ``correct``. ``ways`` says of
+        ``first``, ``majority``, ``best`` and ``weighted`` whether the candidate that each takes is
+        correct; ``oracle`` whether any final one is.
+    """
+    candidates = result.candidates
+    answers = {candidate.answer for candidate in candidates}
+    right = {answer for answer in answers if same_answer(problem.answer, answer)}
+    correct = [candidate.answer in right for candidate in candidates]
+    finals = [i for i, candidate in enumerate(candidates) if candidate.is_final]
+    ways = {
+        "first": finals[0] if finals else None,
+        "majority": choose_majority(candidates),
+        "best": choose_best(candidates),
+        "weighted": choose_weighted(candidates),
+    }
+    note = next((c.note for c in result.finals if c.note), "")
+    outcome = NO_ANSWER if result.answer is None else ANSWERED
+    return _head(problem) | {
+        "outcome": NOT_SCORED if result.chosen is None and note else outcome,
+        "message": note,
+        "answer": result.answer,
+        "chosen": result.chosen,
+        "correct": result.answer in right,
+        "ways": {way: i is not None and correct[i] for way, i in ways.items()},
+        "oracle": any(correct[i] for i in finals),
+        "tokens": result.tokens,
+        "candidates": [
+            {name: getattr(candidate, name) for name in RECORDED} | {"correct": is_right}
+            for candidate, is_right in zip(candidates, correct, strict=True)
+        ],
+    }
+
+
+def refused(problem: Problem, message: str) -> dict[str, Any]:
+    """The line of a problem that the generator refuses: nulls, and what it said."""
+    unknown = dict.fromkeys(("answer", "chosen", "correct", "ways", "oracle"))
+    said = {"outcome": NOT_WRITTEN, "message": message, **unknown, "tokens": 0, "candidates": []}
+    return _head(problem) | said
+
+
+def _head(problem: Problem) -> dict[str, Any]:
+    return {"id": problem.id, "question": problem.question, "reference": problem.answer}
+
+
+def count(records: Iterable[Mapping[str, Any]], method: Method) -> dict[str, Any]:
+    """What records amount to, as plain JSON; accuracies are null where no problem counts.
+
+    A failure counts as an outcome and in no accuracy.
+    """
+    outcomes: Counter[str] = Counter()
+    correct = Counter(dict.fromkeys(WAYS, 0))
+    tokens = 0
+    for record in records:
+        outcomes[record["outcome"]] += 1
+        tokens += record["tokens"]
+        if record["outcome"] in (ANSWERED, NO_ANSWER):
+            correct.update({way for way, right in record["ways"].items() if right})
+            correct["oracle"] += record["oracle"]
+    counted = outcomes[ANSWERED] + outcomes[NO_ANSWER]
+    return {
+        "problems": outcomes.total(),
+        "outcomes": dict(outcomes),
+        "counted": counted,
+        "chosen_by": "weighted" if method == "weighted_majority" else "best",
+        "correct": dict(correct),
+        "accuracy": {way: n / counted if counted else None for way, n in correct.items()},
+        "tokens": tokens,
+    }
+
+
+def table(counted: Mapping[str, Any], method: Method, left_out: Mapping[str, int]) -> list[str]:
+    """Lines for a person.
+
+    Args:
+        counted: see `count`.
+        method: that found it.
+        left_out: rows of the input that are no problems, by reason.
+    """
+    problems, tokens = counted["problems"], counted["tokens"]
+    outcomes = ", ".join(f"{n} {outcome}" for outcome, n in counted["outcomes"].items())
+    lines = [f"problems   {problems}: {outcomes}"]
+    if left_out:
+        lines.append("left out   " + ", ".join(f"{n} {why}" for why, n in left_out.items()))
+    lines += [f"tokens     {tokens}, {tokens / max(1, problems):.0f} a problem", ""]
+    for way, name in WAYS.items():
+        if way == "first" and method in ("best_of_n", "weighted_majority"):
+            name = "first sample (pass@1)"
+        share = counted["accuracy"][way]
+        shown = "  –  " if share is None else f"{share:.3f}"
+        mark = "*" if way == counted["chosen_by"] else " "
+        right = f"{counted['correct'][way]} of {counted['counted']}"
+        lines.append(f"{name:24} {mark} {shown}   {right}")
+    return [*lines, "* is the answer of this search"]
