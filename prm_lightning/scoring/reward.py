@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from prm_lightning.modeling.aggregate import aggregate as combine
 from prm_lightning.scoring.score import score_each
-from prm_lightning.scoring.scorers import ModelScorer, load_scorer
+from prm_lightning.scoring.scorers import load_scorer
 from prm_lightning.text import cut_chat_markup, split_steps
-from prm_lightning.types import Aggregation
+from prm_lightning.types import Aggregation, ModelScorer
 
 Text = str | Sequence[Mapping[str, Any]]  # plain, or the messages of a chat
 
