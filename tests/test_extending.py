@@ -94,7 +94,7 @@ def test_a_head_is_one_function(tiny_model_folder, tmp_path):
     assert all(0 < score < 1 for score in prm.score("2 + 3?", ["2 + 3 = 5", "So 5."]))
     prm.save_pretrained(tmp_path / "model")
     saved = read_head(tmp_path / "model", "three_classes")
-    assert torch.equal(saved["weight"], prm.head.weight)
+    assert torch.equal(saved.weight, prm.head.weight)
 
 
 def test_an_aggregation_is_one_function():

@@ -322,9 +322,9 @@ def test_a_step_end_that_melts_into_the_text_is_an_error(checkpoints, tmp_path):
     ("fields", "message"),
     [
         ({"like": "shepherd"}, "like: 'shepherd' in .* is none of trl, "),
-        ({}, "lacks layout, head, step_end"),
+        ({}, "missing 3 required positional arguments: 'layout', 'head'"),
         ({"like": "trl", "step_tag": "x"}, "unknown entry 'step_tag'"),
-        ({"like": "trl", "layout": "turn"}, "has the layout 'turn', expected one of pieces"),
+        ({"like": "trl", "layout": "turn"}, "has the layout 'turn', expected 'pieces'"),
         ({"like": "trl", "prompt": "Q:"}, r"expected a text with \{problem\} in it"),
         ({"like": "skywork"}, r"holds no tensor v_head\.summary\.weight"),
         ({"like": "openr", "wrong": " +"}, "end with the same token"),

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from torch import Tensor
+from pydantic import TypeAdapter, ValidationError
 
 from prm_lightning.batching.encode import Encoder, Template
+from prm_lightning.files import write_json
 from prm_lightning.modeling.backbone import Backbone, Lora
-from prm_lightning.modeling.heads import HEADS, LABELS, HeadKind
+from prm_lightning.modeling.heads import LABELS, HeadKind, StepHead
 from prm_lightning.modeling.locate import load_tokenizer, refuse_mistyped_path
 from prm_lightning.types import Aggregation
 
@@ -29,6 +28,9 @@ HEAD_FILE = "head.safetensors"
 ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"  # the models that come with the package
+
+# Entries of prm.json that belong to `Backbone`, with the names of its fields.
+MOVED = {"base_model": "name", "revision": "revision", "quantize": "quantize"}
 
 T = TypeVar("T")
 
@@ -65,9 +67,7 @@ class Manifest:
         del backbone["trust_remote_code"]
         return {
             "format_version": FORMAT_VERSION,
-            "base_model": backbone.pop("name"),
-            "revision": backbone.pop("revision"),
-            "quantize": backbone.pop("quantize"),
+            **{entry: backbone.pop(name) for entry, name in MOVED.items()},
             **{name: value for name, value in asdict(self).items() if name != "backbone"},
             "labels": list(LABELS),
             "backbone": backbone,
@@ -99,8 +99,7 @@ class Manifest:
             )
         backbone = _require_object(values.pop("backbone", {}), f"{place}: backbone")
         backbone.pop("trust_remote_code", None)
-        moved = {"base_model": "name", "revision": "revision", "quantize": "quantize"}
-        backbone |= {name: values.pop(key) for key, name in moved.items() if key in values}
+        backbone |= {name: values.pop(entry) for entry, name in MOVED.items() if entry in values}
         lora = backbone.pop("lora", None)
         if lora is not None:
             lora = checked_fields(Lora, _require_object(lora, f"{place}: lora"), f"{place}: lora")
@@ -185,10 +184,8 @@ def load_encoder(folder: Path, manifest: Manifest, *, trust_remote_code: bool = 
     return encoder
 
 
-def read_head(folder: Path, kind: HeadKind) -> dict[str, Tensor]:
-    """The head's ``weight`` ``(rows, H)`` and what else it has, checked.
-
-    Those are ``bias`` ``(rows,)``, ``inner.weight`` ``(H, H)`` and ``inner.bias`` ``(H,)``.
+def read_head(folder: Path, kind: HeadKind) -> StepHead:
+    """The trained head, checked.
 
     Raises:
         ValueError: it is missing, cut or of another kind, or its weight is zero, or a number is
@@ -205,26 +202,22 @@ def read_head(folder: Path, kind: HeadKind) -> dict[str, Tensor]:
     require_whole_files(folder)
     tensors = load_file(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    weight = shapes.get("weight", ())
-    size = weight[1] if len(weight) == 2 else 0
-    rows, _ = HEADS[kind]
-    expected: dict[str, tuple[int, ...]] = {"weight": (rows, size)}
-    if "bias" in shapes:
-        expected["bias"] = (rows,)
-    if kind == "two_layers":
-        expected |= {"inner.weight": (size, size), "inner.bias": (size,)}
-    if shapes != expected:
+    *_, hidden_size = (1, *shapes.get("weight", ()))
+    head = StepHead(kind, hidden_size, biased="bias" in tensors)
+    try:
+        head.load_state_dict(tensors)
+    except RuntimeError:
         raise ValueError(
-            f"prm: {path} holds {shapes}, which is no {kind} head of {rows} rows, as "
-            f"{MANIFEST} says it is. Save the model again with save_pretrained."
-        )
+            f"prm: {path} holds {shapes}, which is no {kind} head, as {MANIFEST} says it is. Save "
+            "the model again with save_pretrained."
+        ) from None
     finite = all(tensor.isfinite().all() for tensor in tensors.values())
-    if not finite or not tensors["weight"].any():
+    if not finite or not head.weight.any():
         raise ValueError(
             f"prm: the {kind} head in {path} is all zero or not finite, so its scores mean "
             "nothing. Train again, with a lower learning rate if the loss was NaN."
         )
-    return tensors
+    return head
 
 
 def require_whole_files(folder: Path) -> None:
@@ -246,11 +239,7 @@ def require_whole_files(folder: Path) -> None:
 
 
 def require_all_adapters(model: Any, folder: Path) -> None:
-    """Refuse a folder that lacks some of a model's adapters: PEFT would leave those untrained.
-
-    Args:
-        model: of PEFT, loaded from `folder`.
-        folder: of the model.
+    """Refuse a folder that lacks some of a PEFT model's adapters, which would stay untrained.
 
     Raises:
         ValueError: it lacks some, or has others.
@@ -274,7 +263,7 @@ def name_base_model(folder: Path, backbone: Backbone) -> None:
     path = folder / ADAPTER_CONFIG
     record = json.loads(path.read_text(encoding="utf-8"))
     record |= {"base_model_name_or_path": backbone.name, "revision": backbone.revision}
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, record)
 
 
 def _require_object(value: Any, place: str) -> dict[str, Any]:
@@ -283,11 +272,11 @@ def _require_object(value: Any, place: str) -> dict[str, Any]:
     return dict(value)
 
 
-def checked_fields(cls: type[T], values: dict[str, Any], place: str) -> T:
+def checked_fields(cls: type[T], values: Mapping[str, Any], place: str) -> T:
     """A dataclass out of values that were read from a file.
 
     Args:
-        cls: whose annotations say what is expected; numbers must be finite, and true is no number.
+        cls: whose annotations say what is expected; true is no number.
         values: by the names of its fields.
         place: that they were read from, for messages.
 
@@ -295,39 +284,17 @@ def checked_fields(cls: type[T], values: dict[str, Any], place: str) -> T:
         ValueError: a field is missing, unknown or of another type.
     """
     hints = get_type_hints(cls)
-    known = fields(cls)  # type: ignore[arg-type]
-    needed = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
-    missing = [name for name in needed if name not in values]
-    unknown = [name for name in values if name not in hints]
-    if missing or unknown:
-        what = f"lacks {', '.join(missing)}"
-        if unknown:
-            what = f"has the unknown entry {unknown[0]!r:.80}"
-        raise ValueError(f"{place} {what}, expected the entries {', '.join(hints)}.")
     for name, value in values.items():
-        if not _has_type(value, hints[name]):
+        if name not in hints:
             raise ValueError(
-                f"{place} has the {name} {value!r:.80}, expected {_in_words(hints[name])}."
+                f"{place} has the unknown entry {name!r:.80}, expected {', '.join(hints)}."
             )
-    return cls(**values)
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    args = get_args(hint)
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(arg) and value == arg for arg in args)
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_has_type(value, arg) for arg in args)
-    if get_origin(hint) is list:
-        return type(value) is list and all(_has_type(item, args[0]) for item in value)
-    if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is hint
-
-
-def _in_words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_in_words(arg) for arg in get_args(hint))
-    return "null" if hint is type(None) else str(getattr(hint, "__name__", hint))
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"].replace("Input should be", "expected")
+            raise ValueError(f"{place} has the {name} {value!r:.80}, {why}.") from None
+    try:
+        return cls(**values)
+    except TypeError as error:  # which names the fields that are missing
+        raise ValueError(f"{place}: {error}.") from None

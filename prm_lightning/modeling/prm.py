@@ -5,7 +5,6 @@ In: a folder, or the parts. Out: a model that scores, trains and is saved. Next:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
-from prm_lightning.files import written_folder
+from prm_lightning.files import write_json, written_folder
 from prm_lightning.modeling.backbone import (
     Backbone,
     TreeModel,
@@ -41,8 +42,6 @@ from prm_lightning.modeling.step_model import StepModel, require_steps
 from prm_lightning.types import Aggregation, StepBatch
 
 __all__ = ["MANIFEST", "PRM", "Manifest", "read_manifest"]
-
-HEAD_STATE, MODEL_STATE = "head.", "backbone.model."  # before names in the state of a PRM
 
 
 class PRM(StepModel):
@@ -98,15 +97,15 @@ class PRM(StepModel):
         if not lm:
             return super().forward(batch)
         before, targets = batch.lm_nodes
-        hidden = self._hidden(batch, torch.cat([batch.step_nodes.clamp(min=0).flatten(), before]))
+        at_steps, at_tokens = self._hidden(batch, before)
         loss = lm_loss(
-            hidden[before],
+            at_tokens,
             batch.input_ids.flatten()[targets],
             batch.lm_weights,
             batch.total_lm,
             self.backbone.lm_head,
         )
-        return self._read_head(hidden, batch), loss
+        return self.head(at_steps).view(batch.step_nodes.shape), loss
 
     @classmethod
     def create(
@@ -162,7 +161,7 @@ class PRM(StepModel):
             return cls._from_checkpoint(Path(folder), device, trust_remote_code)
         place = find_folder(folder)
         manifest = read_manifest(place)
-        tensors = read_head(place, manifest.head)
+        head = read_head(place, manifest.head)
         encoder = load_encoder(place, manifest, trust_remote_code=trust_remote_code)
         chosen = pick_device(device)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
@@ -177,16 +176,13 @@ class PRM(StepModel):
             ) from error
         if config.lora is not None:
             require_all_adapters(backbone.model, place)
-        head = StepHead(manifest.head, backbone.hidden_size, biased="bias" in tensors)
-        size = tensors["weight"].shape[1]
+        size = head.weight.shape[1]
         if size != backbone.hidden_size:
             raise ValueError(
                 f"prm: the head in {place / HEAD_FILE} reads hidden states of size {size}, those "
                 f"of {config.name} have {backbone.hidden_size}. It belongs to another model."
             )
-        head.load_state_dict(tensors)
-        prm = cls(backbone, head, encoder, manifest, name=str(folder))
-        return prm.to(chosen).eval()
+        return cls(backbone, head, encoder, manifest, name=str(folder)).to(chosen).eval()
 
     @classmethod
     def _from_checkpoint(
@@ -206,7 +202,7 @@ class PRM(StepModel):
             )
         manifest = Manifest.from_json(checkpoint["manifest"], path)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = pick_device(device)
         prm = cls.create(config, manifest.head, manifest.template, manifest.step_end, chosen)
         trained = {name for name, p in prm.named_parameters() if p.requires_grad}
         state = _below("prm.", checkpoint["state_dict"])
@@ -244,8 +240,8 @@ class PRM(StepModel):
             kwargs: dict[str, Any] = {}
             head = self.head.state_dict()
             if weights is not None:
-                head = _below(HEAD_STATE, weights)
-                kwargs["state_dict"] = _below(MODEL_STATE, weights)
+                head = _below("head.", weights)
+                kwargs["state_dict"] = _below("backbone.model.", weights)
             if self.manifest.backbone.lora is not None:
                 kwargs["save_embedding_layers"] = False  # else PEFT asks the Hub about the base
                 adapters = self.backbone.model.peft_config["default"]
@@ -255,11 +251,9 @@ class PRM(StepModel):
             if self.manifest.backbone.lora is not None:
                 name_base_model(target, self.manifest.backbone)
             (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-            tensors = {name: tensor.cpu() for name, tensor in head.items()}
-            save_file(tensors, target / HEAD_FILE)
+            save_file({name: tensor.cpu() for name, tensor in head.items()}, target / HEAD_FILE)
             self.encoder.tokenizer.save_pretrained(target)
-            text = json.dumps(self.manifest.to_json(), indent=2, ensure_ascii=False)
-            (target / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            write_json(target / MANIFEST, self.manifest.to_json())
 
     def encode(self, problem: str, steps: Sequence[str]) -> Encoded:
         """The token ids that `score` reads, up to the score of the last step, and where it reads.
@@ -282,6 +276,51 @@ class PRM(StepModel):
     def record_data(self, fingerprint: str) -> None:
         """Record the training data."""
         self.manifest = replace(self.manifest, data_fingerprint=fingerprint)
+
+
+def shard(prm: PRM, mesh: Any) -> None:
+    """Give each process of a mesh its part of every weight, by FSDP2.
+
+    A decoder layer's weights are together only while that layer computes. What is outside of the
+    layers, the float32 head included, is one more such group. Trained and frozen weights may be of
+    different dtypes.
+
+    Args:
+        prm: whole, the same in every process; its parameters are shards afterwards.
+        mesh: of one dimension, a `torch.distributed` device mesh.
+
+    Raises:
+        ValueError: the backbone is quantized.
+    """
+    config = prm.backbone.config
+    if config.quantize != "none":
+        raise ValueError(
+            f"sharding: model.backbone.quantize is {config.quantize!r}, but quantized weights "
+            "cannot be sharded. Set it to none, or give every device the whole model with "
+            "--trainer.strategy ddp."
+        )
+    layers = set(prm.backbone.causal_lm._no_split_modules or ())
+    for module in list(prm.modules()):
+        if type(module).__name__ in layers:
+            fully_shard(module, mesh=mesh)
+    fully_shard(prm, mesh=mesh)
+
+
+def gather_weights(prm: PRM) -> dict[str, Any] | None:
+    """What `PRM.save_pretrained` needs of a sharded model; every process takes part.
+
+    Returns:
+        Whole weights on the CPU in process 0, of a model with adapters the trained ones alone, and
+        nothing in the others; None for a model that is not sharded.
+    """
+    if not isinstance(prm, FSDPModule):
+        return None
+    options = StateDictOptions(
+        full_state_dict=True,
+        cpu_offload=True,
+        ignore_frozen_params=prm.manifest.backbone.lora is not None,
+    )
+    return get_model_state_dict(prm, options=options)
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -99,17 +99,16 @@ class StepModel(nn.Module):
         Returns:
             ``(B, S)`` float32; the values where a solution has no step mean nothing.
         """
-        hidden = self._hidden(batch, batch.step_nodes.clamp(min=0).flatten())
-        return self._read_head(hidden, batch)
-
-    def _hidden(self, batch: StepBatch, read: Tensor) -> Tensor:
-        """``(R*T, H)`` hidden states; only those at the nodes `read` mean something."""
-        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=read)
-        return hidden.flatten(0, 1)  # type: ignore[no-any-return]
-
-    def _read_head(self, hidden: Tensor, batch: StepBatch) -> Tensor:
-        at_steps = hidden[batch.step_nodes.clamp(min=0).flatten()]  # (B*S, H)
+        at_steps, _ = self._hidden(batch, batch.step_nodes.new_empty(0))
         return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
+
+    def _hidden(self, batch: StepBatch, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states at steps, ``(B*S, H)``, and at other nodes, ``(L,)`` to ``(L, H)``."""
+        steps = batch.step_nodes.clamp(min=0).flatten()
+        read = torch.cat([steps, others])
+        hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=read)
+        hidden = hidden.flatten(0, 1)  # (R*T, H)
+        return hidden[steps], hidden[others]
 
     @overload
     def score(  # type: ignore[overload-overlap] # a text is a sequence of texts, too
@@ -175,30 +174,28 @@ class StepModel(nn.Module):
         tree, also where it comes several times. Which problems share a pass changes scores by no
         more than rounding.
         """
-        start = 0
-        while start < len(items):
-            end, solutions = start, 0
-            while end < len(items) and solutions < SOLUTIONS_AT_A_TIME:
-                solutions += len(items[end][1])
-                end += 1
-            yield from self._score_window(items[start:end], tokens_per_batch)
-            start = end
+        waiting: list[tuple[str, Sequence[Sequence[str]]]] = []
+        for item in items:
+            waiting.append(item)
+            if sum(len(solutions) for _, solutions in waiting) >= SOLUTIONS_AT_A_TIME:
+                yield from self._score_together(waiting, tokens_per_batch)
+                waiting = []
+        yield from self._score_together(waiting, tokens_per_batch)
 
-    def _score_window(self, items: Items, tokens_per_batch: int) -> list[list[list[float]]]:
+    def _score_together(self, items: Items, tokens_per_batch: int) -> list[list[list[float]]]:
         pairs = [
             (problem, require_steps(steps)) for problem, solutions in items for steps in solutions
         ]
-        scores = iter(self._score_solutions(pairs, tokens_per_batch) if pairs else ())
-        return [[next(scores) for _ in solutions] for _, solutions in items]
-
-    def _score_solutions(self, pairs: Pairs, tokens_per_batch: int) -> list[list[float]]:
+        if not pairs:
+            return [[] for _ in items]
         numbered = [
             Solution(problem, tuple(Step(text) for text in steps), source="score", id=str(i))
             for i, (problem, steps) in enumerate(pairs)
         ]
         # `encode_solutions` asks an encoder for what `StepEncoder` promises and nothing else.
         data = encode_solutions(numbered, cast(Encoder, self.encoder), max_tokens=NO_LIMIT)
-        self._require_fit(data, pairs)
+        for i, (problem, steps) in enumerate(pairs):
+            require_fit(self, problem, len(steps), len(data.solution(i)[0]) + len(data.branch))
         scores: list[list[float]] = [[] for _ in pairs]
         with evaluating(self):
             for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
@@ -209,7 +206,8 @@ class StepModel(nn.Module):
                     rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
                 ):
                     scores[i] = require_numbers(row[:count], self.name)
-        return scores
+        following = iter(scores)
+        return [[next(following) for _ in solutions] for _, solutions in items]
 
     def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
         """What `forward` says of a batch.
@@ -220,11 +218,6 @@ class StepModel(nn.Module):
             pairs: the same as text.
         """
         return self(batch)  # type: ignore[no-any-return]
-
-    def _require_fit(self, data: EncodedSolutions, pairs: Pairs) -> None:
-        for i, (problem, steps) in enumerate(pairs):
-            ids, _ = data.solution(i)
-            require_fit(self, problem, len(steps), len(ids) + len(data.branch))
 
 
 def as_solutions(

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from prm_lightning.files import write_json
 from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
-from prm_lightning.modeling.sharding import gather_weights
+from prm_lightning.modeling.prm import gather_weights
 from prm_lightning.terminal import Bar
 from prm_lightning.training.figures import (
     error_precision_recall,

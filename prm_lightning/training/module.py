@@ -21,9 +21,8 @@ from prm_lightning.modeling.heads import HeadKind
 from prm_lightning.modeling.losses import LossKind, ranking_loss, reward_weighted_loss
 from prm_lightning.modeling.metrics import measure
 from prm_lightning.modeling.model_folder import find_folder, read_manifest
-from prm_lightning.modeling.prm import PRM
+from prm_lightning.modeling.prm import PRM, shard
 from prm_lightning.modeling.scored_steps import GatheredSteps
-from prm_lightning.modeling.sharding import shard
 from prm_lightning.sources.rewards import RewardAs
 from prm_lightning.types import Aggregation, StepBatch
 
