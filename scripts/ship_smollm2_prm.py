@@ -1,6 +1,7 @@
 """Make the model folder that ships with the package out of a finished run, and measure it.
 
-    python scripts/ship_smollm2_prm.py --run outputs/smollm2_prm --data $DEV_DATA
+    python scripts/ship_smollm2_prm.py --run outputs/smollm2_prm_more --first outputs/smollm2_prm \
+        --data $DEV_DATA
 
 writes prm_lightning/models/smollm2-135m-prm: adapters in bfloat16, the head, prm.json, the hashes
 of the training problems, metrics.json and README.md. The tokenizer is the backbone's. The
@@ -14,13 +15,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torchmetrics.functional.classification import binary_auroc
 
 from prm_lightning import PRM, Solution
 from prm_lightning.files import digest, write_json
@@ -39,11 +43,13 @@ SEED_OF_TEST = 1000  # generated problems that neither training nor validation s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of the finished run")
+    parser.add_argument("--first", type=Path, help="folder of the run that it started from")
     parser.add_argument("--data", type=Path, required=True, help="folder of the evaluation files")
     parser.add_argument("--output", type=Path, default=Path("outputs/ship"), help="evaluations")
     arguments = parser.parse_args()
     copy_model(arguments.run / "best_model")
-    write_training_problems(arguments.run / "config.yaml")
+    runs = [run for run in (arguments.first, arguments.run) if run]
+    write_training_problems([run / "config.yaml" for run in runs])
     metrics = {"pairs": find_pairs()}
     write_json(TARGET / "metrics.json", metrics)  # in case what follows is cut off
     metrics |= measure(arguments.data, arguments.output)
@@ -70,7 +76,7 @@ def choose(val_scores: Path) -> dict[str, Any]:
     The threshold is fitted on the solutions that people labelled, the aggregation on GSM8K, where
     wrong solutions go on after their error.
     """
-    rows = [json.loads(line) for line in val_scores.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(val_scores)
     clean = [
         [score, label or 0.0, label is not None, k, row["first_error"], 0, number, 0]
         for number, row in enumerate(row for row in rows if row["source"] == "clean")
@@ -91,9 +97,9 @@ def choose(val_scores: Path) -> dict[str, Any]:
     }
 
 
-def write_training_problems(config: Path) -> None:
-    """Hashes of all problems of the sources that the run's configuration names."""
-    sources = yaml.safe_load(config.read_text())["data"]["sources"]
+def write_training_problems(configs: Iterable[Path]) -> None:
+    """Hashes of all problems of the sources that the runs' configurations name."""
+    sources = [s for c in configs for s in yaml.safe_load(c.read_text())["data"]["sources"]]
     problems: set[str] = set()
     for entry in sources:
         arguments = entry["source"]["init_args"]
@@ -110,36 +116,72 @@ def write_training_problems(config: Path) -> None:
 
 
 def measure(data: Path, output: Path) -> dict[str, Any]:
-    """The tables of the verb `evaluate` on every file, and where they are."""
-    generated = output / "generated.jsonl"
+    """Figures of the verb `evaluate` on every file; AUROC of each source from its scores."""
     output.mkdir(parents=True, exist_ok=True)
-    with generated.open("w") as file:
-        for s in Synthetic(problems=80, attempts=5, split="validation", seed=SEED_OF_TEST).read():
-            known = [step for step in s.steps if step.label is not None]
-            row = {"prompt": s.problem, "completions": [step.text for step in known]}
-            row["labels"] = [step.label == 1 for step in known]
-            file.write(json.dumps(row) + "\n")
-    results = {}
+    generated = Synthetic(problems=80, attempts=5, split="validation", seed=SEED_OF_TEST).read()
+    write_rows(output / "generated.jsonl", map(to_row, generated))
+    rows = read_rows(data / "processbench.jsonl")
+    for part in ("gsm8k", "math"):
+        members = (row for row in rows if row["id"].startswith(part))
+        write_rows(output / f"processbench_{part}.jsonl", members)
+    figures: dict[str, Any] = {}
     for name, benchmark, path in (
-        ("generated", "steps", generated),
+        ("generated", "steps", output / "generated.jsonl"),
         ("processbench", "processbench", data / "processbench.jsonl"),
+        ("processbench_gsm8k", "steps", output / "processbench_gsm8k.jsonl"),
+        ("processbench_math", "steps", output / "processbench_math.jsonl"),
         ("trl_stepwise_test", "steps", data / "trl_stepwise_test.jsonl"),
         ("best_of_n_mixed", "best-of-n", data / "best_of_n_mixed.jsonl"),
         ("best_of_n_qwen8", "best-of-n", data / "best_of_n_qwen8.jsonl"),
-        ("processbench_steps", "steps", data / "processbench.jsonl"),
     ):
         folder = output / name
         if not (folder / "results.json").is_file():
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "prm_lightning", "evaluate", "--model", NAME),
-                    *("--benchmark", benchmark, "--data", str(path), "--baselines", "cheap"),
-                    *("--output", str(folder)),
-                ],
-                check=True,
-            )
-        results[name] = json.loads((folder / "results.json").read_text())
-    return results
+            command = ("evaluate", "--model", NAME, "--benchmark", benchmark, "--data", str(path))
+            options = ("--baselines", "cheap", "--output", str(folder))
+            subprocess.run([sys.executable, "-m", "prm_lightning", *command, *options], check=True)
+        results = json.loads((folder / "results.json").read_text())
+        ours = (row for row in results["rows"] if row["model"] == NAME or benchmark == "best-of-n")
+        figures[name] = [{k: v for k, v in row.items() if k != "kind"} for row in ours]
+    figures["trl_stepwise_test_by_source"] = auroc_by_source(
+        read_rows(output / "trl_stepwise_test" / "scores.jsonl"),
+        [row["source"] for row in read_rows(data / "trl_stepwise_test.sources.jsonl")],
+    )
+    return figures
+
+
+def auroc_by_source(scored: list[dict[str, Any]], sources: list[str]) -> dict[str, Any]:
+    """AUROC of the steps of each source that has right and wrong ones."""
+    found = {}
+    ours = [row for row in scored if row["model"] == NAME]
+    for source in sorted(set(sources)):
+        members = [row for row, s in zip(ours, sources, strict=True) if s == source]
+        scores = torch.tensor([x for row in members for x in row["scores"]])
+        labels = torch.tensor([x > 0.5 for row in members for x in row["labels"]]).int()
+        both = 0 < int(labels.sum()) < len(labels)
+        auroc = round(float(binary_auroc(scores, labels)), 3) if both else None
+        found[source] = {"steps": len(labels), "auroc": auroc}
+    return found
+
+
+def to_row(solution: Solution) -> dict[str, Any]:
+    """The labelled steps of a solution, in the layout of `Stepwise`."""
+    known = [step for step in solution.steps if step.label is not None]
+    labels = [step.label == 1 for step in known]
+    return {
+        "prompt": solution.problem,
+        "completions": [step.text for step in known],
+        "labels": labels,
+    }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON Lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON Lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def find_pairs(wanted: int = 40) -> dict[str, Any]:
