@@ -1,0 +1,210 @@
+"""How many deliberate mistakes in the code the tests notice: a random sample of mutants.
+
+    pip install --target DIR cosmic-ray coverage
+    python benchmarks/mutants.py --tools DIR --out FOLDER [--sample 300] [--seed 17]
+
+Mutants are cosmic-ray's (operators, comparisons, numbers, conditions, loops, decorators) in the
+parts of the package that TARGETS names. Every test file is run once to see which lines it reaches;
+a mutant is given to the files that reach its line, the quick tests of all of them first, then the
+slow ones, until one fails or a minute more than usual has passed. Each runs in a copy of the
+working tree, in a process forked from one that has the heavy libraries. FOLDER/mutants.jsonl has
+one line per mutant and is continued by the next call. Prints the share that died, and those that
+live.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TARGETS = ("batching", "modeling", "sources/rewards.py", "sources/splits.py", "training")
+LIMIT = 60.0  # seconds that a mutant may take longer than the tests took without it
+LIBRARIES = "datasets lightning.pytorch.cli peft pytest scipy.stats torchmetrics transformers"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tools", type=Path, required=True, help="cosmic-ray and coverage")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--sample", type=int, default=300, help="mutants")
+    parser.add_argument("--seed", type=int, default=17, help="of the sample")
+    arguments = parser.parse_args()
+    sys.path.append(str(arguments.tools.resolve()))
+    for name in LIBRARIES.split():
+        __import__(name)
+    tree = (arguments.out / "tree").resolve()
+    copy_tree(tree)
+    reached = read_or_make(arguments.out / "reached.json", lambda: reach(tree))
+    sample = draw(tree, arguments.sample, arguments.seed)
+    record = arguments.out / "mutants.jsonl"
+    done = [json.loads(x) for x in record.read_text().splitlines()] if record.exists() else []
+    for number, mutant in enumerate(sample[len(done) :], len(done) + 1):
+        mutant["killed_by"] = kill(tree, mutant, reached)
+        done.append(mutant)
+        with record.open("a") as file:
+            file.write(json.dumps(mutant) + "\n")
+        print(f"{number} of {len(sample)}  {mutant['file']}:{mutant['line']}  "
+              f"{mutant['killed_by'] or 'LIVES'}", flush=True)  # fmt: skip
+    living = [mutant for mutant in done if not mutant["killed_by"]]
+    print(f"killed {len(done) - len(living)} of {len(done)}")
+    for mutant in living:
+        print(f"{mutant['file']}:{mutant['line']}\n{mutant['diff']}")
+
+
+def copy_tree(tree: Path) -> None:
+    """A copy of the tracked files of the working tree."""
+    root = Path(__file__).parents[1]
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=root, stdout=subprocess.PIPE, check=True)
+    for name in filter(None, names.stdout.decode().split("\0")):
+        if (root / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes((root / name).read_bytes())
+
+
+def read_or_make(path: Path, make: Any) -> Any:
+    """What the file holds; made and written where there is none."""
+    if not path.exists():
+        path.write_text(json.dumps(make()))
+    return json.loads(path.read_text())
+
+
+def run(tree: Path, options: list[str], limit: float, lines: Path | None = None) -> int | None:
+    """Exit status of pytest in a forked process; None if it took longer than the limit.
+
+    With `lines`, that file gets the lines of the package that ran, by file.
+    """
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.chdir(tree)
+        sys.path.insert(0, str(tree))
+        os.environ["PYTHONPATH"] = str(tree)
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+        os._exit(run_here(options, lines))
+    start = time.monotonic()
+    while time.monotonic() - start < limit:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def run_here(options: list[str], lines: Path | None) -> int:
+    """Run pytest in this process."""
+    import coverage
+    import pytest
+
+    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", *options]
+    if lines is None:
+        return int(pytest.main(options))
+    measured = coverage.Coverage(data_file=None, include=["prm_lightning/*"])
+    measured.start()
+    status = int(pytest.main(options))
+    measured.stop()
+    data = measured.get_data()
+    files = {
+        os.path.relpath(file): sorted(data.lines(file) or []) for file in data.measured_files()
+    }
+    lines.write_text(json.dumps(files))
+    return status
+
+
+def reach(tree: Path) -> dict[str, Any]:
+    """Of each test file that passes: how long its quick tests take, and which lines they reach."""
+    found = {}
+    lines = tree.parent / "lines.json"
+    for test in sorted((tree / "tests").glob("test_*.py")):
+        start = time.monotonic()
+        lines.unlink(missing_ok=True)
+        status = run(tree, [f"tests/{test.name}", "-m", "not slow"], 600, lines)
+        if status == 0 and lines.exists():
+            seconds = time.monotonic() - start
+            found[test.name] = {"seconds": seconds, "lines": json.loads(lines.read_text())}
+        print(f"{test.name}  status {status}", flush=True)
+    return found
+
+
+def draw(tree: Path, count: int, seed: int) -> list[dict[str, Any]]:
+    """A random sample of mutants that differ in more than annotations and docstrings."""
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+    from cosmic_ray.operators.provider import OperatorProvider
+
+    every = []
+    for target in TARGETS:
+        path = tree / "prm_lightning" / target
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            nodes = list(ast_nodes(get_ast_from_path(file)))
+            for name in OperatorProvider():
+                if name.startswith("Variable"):
+                    continue  # these need arguments
+                operator = OperatorProvider()[name]()
+                places = [p for node in nodes for p in operator.mutation_positions(node)]
+                every += [(str(file.relative_to(tree)), name, k, p[0][0])
+                          for k, p in enumerate(places)]  # fmt: skip
+    random.Random(seed).shuffle(every)
+    sample = []
+    for file, name, occurrence, line in every:
+        if len(sample) < count and (mutant := make(tree, file, name, occurrence)):
+            sample.append(mutant | {"line": line})
+    return sample
+
+
+def make(tree: Path, file: str, name: str, occurrence: int) -> dict[str, Any] | None:
+    """The mutant with its code; None if it is the same program."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.operators.provider import OperatorProvider
+
+    code = (tree / file).read_text(encoding="utf-8")
+    mutated = mutate_code(code, OperatorProvider()[name](), occurrence)
+    if mutated is None or meaning(code) == meaning(mutated):
+        return None
+    diff = difflib.unified_diff(code.split("\n"), mutated.split("\n"), lineterm="", n=0)
+    return {"file": file, "operator": name, "diff": "\n".join(list(diff)[3:]), "code": mutated}
+
+
+def meaning(code: str) -> str:
+    """The code's tree without annotations, which nothing here evaluates, and without docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if getattr(node, field, None) is not None:
+                setattr(node, field, None if field == "returns" else ast.Constant(0))
+    return ast.dump(tree)
+
+
+def kill(tree: Path, mutant: dict[str, Any], reached: dict[str, Any]) -> str | None:
+    """The test file that fails on the mutant; None if all that reach its line pass."""
+    file = tree / mutant["file"]
+    code = file.read_text(encoding="utf-8")
+    tests = {name: found["seconds"] for name, found in reached.items()
+             if mutant["line"] in found["lines"].get(mutant["file"], ())}  # fmt: skip
+    file.write_text(mutant.pop("code"), encoding="utf-8")
+    try:
+        for marked in ("not slow", "slow"):
+            for name in sorted(tests, key=tests.__getitem__):
+                limit = LIMIT + (3 * tests[name] if marked == "not slow" else 600)
+                status = run(tree, [f"tests/{name}", "-m", marked], limit)
+                if status not in (0, 5):  # 5: no test has this mark
+                    return f"{name}, {marked}"
+    finally:
+        file.write_text(code, encoding="utf-8")
+    return None
+
+
+if __name__ == "__main__":
+    main()
