@@ -144,7 +144,7 @@ def draw(tree: Path, count: int, seed: int) -> list[dict[str, Any]]:
     from cosmic_ray.ast import ast_nodes, get_ast_from_path
     from cosmic_ray.operators.provider import OperatorProvider
 
-    every = []
+    every: list[tuple[str, str, int, int]] = []
     for target in TARGETS:
         path = tree / "prm_lightning" / target
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -157,9 +157,9 @@ def draw(tree: Path, count: int, seed: int) -> list[dict[str, Any]]:
                 every += [(str(file.relative_to(tree)), name, k, p[0][0])
                           for k, p in enumerate(places)]  # fmt: skip
     random.Random(seed).shuffle(every)
-    sample = []
-    for file, name, occurrence, line in every:
-        if len(sample) < count and (mutant := make(tree, file, name, occurrence)):
+    sample: list[dict[str, Any]] = []
+    for where, name, occurrence, line in every:
+        if len(sample) < count and (mutant := make(tree, where, name, occurrence)):
             sample.append(mutant | {"line": line})
     return sample
 
