@@ -1,8 +1,6 @@
 """A local model writes as a plain loop over one row would, whatever else is in the batch."""
 
-import gc
-import random
-import weakref
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -12,9 +10,7 @@ from hypothesis import strategies as st
 
 from prm_lightning.answers import extract_answer
 from prm_lightning.generation.local import LocalGenerator, draw
-from prm_lightning.generation.prefixes import Prefixes
 from prm_lightning.generation.prompts import INSTRUCTION, PromptEncoder, user_message
-from prm_lightning.searching.beams import BudgetedWriter
 from prm_lightning.text import split_steps
 from prm_lightning.types import Prompt, Sampling
 
@@ -45,13 +41,16 @@ def naive_greedy(generator, prompt, max_tokens):
     return ids[start:]
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "mistral"])
 def test_greedy_text_is_that_of_a_plain_loop(tiny_model_folder, kind):
     generator = LocalGenerator(str(tiny_model_folder(kind)))
-    for prompt, (completion,) in zip(PROMPTS, generator.generate(PROMPTS, GREEDY), strict=True):
+    found = generator.generate(PROMPTS, GREEDY)
+    for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         ids = naive_greedy(generator, prompt, 12)
         assert completion.tokens == len(ids)
-        assert completion.text == generator.encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        assert completion.text == generator.tokenizer.decode(ids, skip_special_tokens=True)
+    three = generator.generate(PROMPTS, replace(GREEDY, n=3))
+    assert three == [completions * 3 for completions in found]
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 400])
@@ -64,27 +63,13 @@ def test_a_completion_does_not_depend_on_its_batch(generator, tiny_model_folder,
     assert small.generate(PROMPTS[::-1], sampling)[::-1] == together
 
 
-def test_more_samples_leave_the_first_ones_as_they_are(generator):
-    few, many = (
-        generator.generate(PROMPTS[:1], Sampling(n=n, max_tokens=8, temperature=1.0))[0]
-        for n in (2, 5)
-    )
-    assert many[:2] == few
-
-
-def test_samples_and_seeds_and_repeated_prompts_differ(generator):
-    sampling = Sampling(n=2, max_tokens=8, temperature=1.0)
-    twice = generator.generate([PROMPTS[0], PROMPTS[0]], sampling)
-    four = [completion.text for completions in twice for completion in completions]
-    assert len(set(four)) == 4
-    (other,) = generator.generate([PROMPTS[0]], Sampling(n=2, max_tokens=8, temperature=1, seed=1))
-    assert not {completion.text for completion in other} & set(four)
-
-
-def test_at_temperature_0_all_samples_are_one(generator):
-    (first,), (second,) = (generator.generate(PROMPTS[:1], GREEDY) for _ in range(2))
-    (three,) = generator.generate(PROMPTS[:1], Sampling(n=3, max_tokens=12, temperature=0))
-    assert three == [*first, *second, *first]
+def test_samples_seeds_and_repeated_prompts_differ(generator):
+    two = Sampling(n=2, max_tokens=8, temperature=1.0)
+    first, again = generator.generate([PROMPTS[0], PROMPTS[0]], two)
+    (many,) = generator.generate(PROMPTS[:1], replace(two, n=5))
+    assert many[:4] == [*first, *again]  # more samples leave the first ones as they are
+    (other,) = generator.generate(PROMPTS[:1], replace(two, seed=1))
+    assert len({completion.text for completion in [*many, *other]}) == 7
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
@@ -98,28 +83,18 @@ def test_a_completion_ends_before_the_stop_string(generator, length):
     assert cut.tokens < whole.tokens
 
 
-def test_lengths_and_ends_are_told_apart(tiny_model_folder):
-    generator = LocalGenerator(str(tiny_model_folder("qwen3")))
-    ((whole,),) = generator.generate(PROMPTS[:1], GREEDY)
-    assert (whole.tokens, whole.ended) == (12, "length")
-    ids = naive_greedy(generator, PROMPTS[0], 12)
-    generator.end_ids.add(ids[1])
-    end = ids.index(ids[1])
-    ((ended,),) = generator.generate(PROMPTS[:1], GREEDY)
-    assert (ended.tokens, ended.ended) == (end + 1, "end")
-    assert ended.text == generator.encoder.tokenizer.decode(ids[:end])
-
-
 def test_rows_that_end_early_leave_the_others_alone(tiny_model_folder):
     generator = LocalGenerator(str(tiny_model_folder("qwen3")))
     alone = generator.generate(PROMPTS, GREEDY)
-    ids = naive_greedy(generator, PROMPTS[1], 12)
-    generator.end_ids.add(ids[0])
-    expected = [len(naive_greedy(generator, prompt, 12)) for prompt in PROMPTS]
-    found = generator.generate(PROMPTS, GREEDY)
-    assert [completion.tokens for (completion,) in found] == expected
-    for (before,), (after,) in zip(alone, found, strict=True):
-        assert before.text.startswith(after.text)
+    assert {completion.ended for (completion,) in alone} == {"length"}
+    generator.end_ids.add(naive_greedy(generator, PROMPTS[1], 12)[1])
+    written = [naive_greedy(generator, prompt, 12) for prompt in PROMPTS]
+    found = [completion for (completion,) in generator.generate(PROMPTS, GREEDY)]
+    assert [completion.tokens for completion in found] == list(map(len, written))
+    ended = ["end" if ids[-1] in generator.end_ids else "length" for ids in written]
+    assert [completion.ended for completion in found] == ended
+    assert {"end", "length"} == set(ended)
+    assert found[1].text == generator.tokenizer.decode(written[1][:-1])
 
 
 def test_the_context_bounds_a_completion_and_refuses_a_prompt(tiny_model_folder):
@@ -131,7 +106,7 @@ def test_the_context_bounds_a_completion_and_refuses_a_prompt(tiny_model_folder)
         generator.generate([Prompt("apples " * 200)], GREEDY)
 
 
-def test_what_was_begun_stands_behind_the_open_turn_word_for_word(tokenizer):
+def test_what_was_begun_comes_after_the_open_turn_word_for_word(tokenizer):
     encoder = PromptEncoder(tokenizer)
     text = tokenizer.decode(encoder.ids(Prompt("Why? ", "Step 1: two.\n")))
     message = user_message("Why?", INSTRUCTION)
@@ -225,117 +200,6 @@ def naive_top_p(chances, top_p):
         kept[i] = chances[i]
         total += chances[i]
     return [chance / sum(kept) for chance in kept]
-
-
-# -- what was read is not read again ----------------------------------------------------------
-
-
-def grow(writer, rounds=4, beams=4, seed=0, problem="How many apples does Ann have now?"):
-    """Rounds of a beam search that keeps beams at random; every round's completions."""
-    rng = random.Random(seed)
-    begun, found = [""] * beams, []
-    for number in range(rounds):
-        sampling = Sampling(max_tokens=6, temperature=1, stop=("e",), seed=number)
-        prompts = [Prompt(problem, text) for text in begun]
-        found.append([c for (c,) in writer.generate(prompts, sampling)])
-        grown = [text + c.text + "e" for text, c in zip(begun, found[-1], strict=True)]
-        begun = rng.choices(grown, k=beams)
-    return found
-
-
-@pytest.mark.parametrize("kind", ["qwen3", "llama"])
-@pytest.mark.parametrize("tokens_per_batch", [150, 16384])
-def test_a_search_writes_the_same_with_and_without_reading_again(
-    tiny_model_folder, kind, tokens_per_batch
-):
-    folder = str(tiny_model_folder(kind))
-    generator = LocalGenerator(folder, tokens_per_batch=tokens_per_batch)
-    for seed in range(3):
-        assert grow(generator.remembering(), seed=seed) == grow(generator, seed=seed)
-    greedy = generator.remembering()
-    for begun in ("", "She has", "She has 3 apples and", "She has 4", ""):
-        ((completion,),) = greedy.generate([Prompt("How many?", begun)], GREEDY)
-        ids = naive_greedy(generator, Prompt("How many?", begun), 12)
-        assert completion.text == generator.encoder.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def test_what_was_read_or_written_is_not_read_again(generator):
-    read = []
-    hook = generator.model.register_forward_pre_hook(
-        lambda _, __, kwargs: read.append(kwargs["input_ids"].shape), with_kwargs=True
-    )
-    writer, sampling = generator.remembering(), Sampling(max_tokens=5, temperature=0)
-    problem = "How many apples does Ann have now?"
-    ((first,),) = writer.generate([Prompt(problem)], sampling)
-    assert read[0] == (1, len(generator.encoder.ids(Prompt(problem))))
-    read.clear()
-    writer.generate([Prompt(problem, first.text)] * 3, sampling)
-    hook.remove()
-    asked, again = (generator.encoder.ids(Prompt(problem, begun)) for begun in ("", first.text))
-    held = asked + naive_greedy(generator, Prompt(problem), 5)[:4]
-    known = next(n for n in range(len(again)) if again[: n + 1] != held[: n + 1])
-    assert known >= len(asked)  # what was written may be other tokens when it is read
-    assert read[0] == (1, len(again) - min(known, len(again) - 1))
-
-
-def test_what_is_held_is_bounded_and_freed(tiny_model_folder):
-    generator = LocalGenerator(str(tiny_model_folder("qwen3")), tokens_per_batch=120)
-    prefixes = Prefixes(generator.model.config, limit=120)
-    prompts = [Prompt("How many?", begun) for begun in ("", "She", "She has", "Ann")]
-    for wanted in (prompts, prompts[1:], prompts[:1], [Prompt("And Bob?")]):
-        generator.generate(wanted, GREEDY, prefixes)
-        assert 0 < len(prefixes) <= 120
-    prefixes.keep([generator.encoder.ids(prompts[0])])
-    held = len(prefixes)
-    assert held == len(set_of_shared(generator, [Prompt("And Bob?")], prompts[:1]))
-    writer = BudgetedWriter(generator, "How many?", GREEDY, None)
-    writer.write([""])
-    alive = weakref.ref(writer._generator)
-    assert alive() is not None
-    del writer
-    gc.collect()
-    assert alive() is None
-
-
-def set_of_shared(generator, known, wanted):
-    """Prefixes of some prompts that are prefixes of others too."""
-    one, other = (
-        {
-            tuple(ids[:n])
-            for ids in map(generator.encoder.ids, prompts)
-            for n in range(1, len(ids) + 1)
-        }
-        for prompts in (known, wanted)
-    )
-    return one & other
-
-
-def test_a_model_with_sliding_windows_reads_again(tiny_model_folder):
-    folder = tiny_model_folder(
-        "qwen3", sliding_window=8, use_sliding_window=True, max_window_layers=0
-    )
-    generator = LocalGenerator(str(folder))
-    prefixes = Prefixes(generator.model.config, limit=1000)
-    assert grow(generator.remembering()) == grow(generator)
-    generator.generate(PROMPTS, GREEDY, prefixes)
-    assert len(prefixes) == 0
-
-
-def test_an_error_on_the_way_harms_nothing(tiny_model_folder):
-    generator = LocalGenerator(str(tiny_model_folder("qwen3")))
-    writer = generator.remembering()
-    writer.generate(PROMPTS[1:2], GREEDY)
-    turns = iter(range(3))
-
-    def fail_at_the_third(*_):
-        if next(turns) == 2:
-            raise KeyboardInterrupt
-
-    hook = generator.model.model.layers[1].register_forward_pre_hook(fail_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        writer.generate(PROMPTS[1:2], LONG)
-    hook.remove()
-    assert writer.generate(PROMPTS[1:2], LONG) == generator.generate(PROMPTS[1:2], LONG)
 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])

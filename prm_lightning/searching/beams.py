@@ -74,9 +74,7 @@ class BudgetedWriter:
     the last tokens of it are used. Each call has a seed of its own.
 
     Args:
-        generator: gives equal prompts of one call different samples. Of one that can be
-            `remembering`, as `LocalGenerator` can, each solution is read once as it grows; what it
-            holds is freed with this writer.
+        generator: gives equal prompts of one call different samples.
         problem: the question.
         sampling: how; its `n` and `stop` are replaced.
         budget: tokens that may be generated in all; None for any number.
@@ -85,8 +83,7 @@ class BudgetedWriter:
     def __init__(
         self, generator: Generator, problem: str, sampling: Sampling, budget: int | None
     ) -> None:
-        remembering = getattr(generator, "remembering", None)
-        self._generator: Generator = remembering() if remembering else generator
+        self._generator = generator
         self._problem = problem
         self._sampling = sampling
         self._budget = sys.maxsize if budget is None else budget
