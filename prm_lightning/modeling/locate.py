@@ -153,6 +153,11 @@ def explained(name: str) -> Iterator[None]:
             hint += "trust_remote_code if you trust it (fit: model.backbone.trust_remote_code)."
         elif any(code in text for code in ("401", "403", "gated")):
             hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
+        elif "couldn't connect" in text:
+            hint = (
+                "Without a network give a folder as its name: hf download NAME --local-dir FOLDER "
+            )
+            hint += "makes one where there is a network. HF_HUB_OFFLINE=1 spares the waiting."
         else:
             hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."
         first = next(line for line in str(error).splitlines() if line.strip())
