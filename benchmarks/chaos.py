@@ -38,7 +38,7 @@ PHASES = (  # the first two come only before a run's first step
 )  # fmt: skip
 MOST_KILLS = 4  # of one run
 WARM = (  # imported before the runs are forked
-    "prm_lightning.training.cli", "prm_lightning.training.figures", "prm_lightning.sources",
+    "prm_lightning.training.cli", "prm_lightning.sources",
     "prm_lightning.evaluation.report", "tensorboard.backend.event_processing.event_accumulator",
     "torch.utils.tensorboard", "transformers.models.llama.modeling_llama", "peft", "tracing",
 )  # fmt: skip

@@ -36,17 +36,13 @@ def events_of(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """Step and value of everything that TensorBoard shows of a run, after its purge."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     reader.Reload()
-    tags = reader.Tags()
-    found = {
+    return {
         tag: [(event.step, event.value) for event in reader.Scalars(tag)]
-        for tag in tags["scalars"]
+        for tag in reader.Tags()["scalars"]
         if OF_THE_CLOCK not in tag
     }
-    for tag in tags["images"]:
-        found[tag] = [(event.step, event.encoded_image_string) for event in reader.Images(tag)]
-    return found
 
 
 def files_of(path: Path) -> dict[str, bytes]:

@@ -39,14 +39,12 @@ def digest(content: str | Iterable[str]) -> str:
     return hashed.hexdigest()
 
 
-def file_digest(path: Path, *, without_last: int = 0) -> str:
-    """SHA-256 in hex of a file's content, apart from its last `without_last` bytes."""
+def file_digest(path: Path) -> str:
+    """SHA-256 in hex of a file's content."""
     hashed = hashlib.sha256()
-    left = path.stat().st_size - without_last
     with path.open("rb") as file:
-        while left > 0 and (part := file.read(min(1 << 24, left))):
+        while part := file.read(1 << 24):
             hashed.update(part)
-            left -= len(part)
     return hashed.hexdigest()
 
 

@@ -36,7 +36,6 @@ def test_a_digest_of_parts_tells_where_they_end(tmp_path):
     assert digest("\ud800") != digest("\ud801")
     (tmp_path / "file").write_bytes(b"abc")
     assert file_digest(tmp_path / "file") == digest("abc")
-    assert file_digest(tmp_path / "file", without_last=1) == digest("ab")
 
 
 @pytest.mark.parametrize("failing", [written_file, written_folder])

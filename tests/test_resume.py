@@ -15,8 +15,8 @@ from test_training import fit, options  # noqa: F401  a fixture
 
 from prm_lightning.training.checkpoints import (
     STOPPED,
-    SealedCheckpointIO,
     StepCheckpoints,
+    WholeCheckpointIO,
     newest_whole,
 )
 from prm_lightning.training.cli import main
@@ -144,7 +144,7 @@ def test_all_ranks_stop_at_one_step(tiny, tmp_path):
     last = {r: [x["step"] for x in rows if x["rank"] == r and "step" in x][-1] for r in (0, 1)}
     assert last[0] == last[1]
     path = newest_whole(output / "checkpoints")
-    assert SealedCheckpointIO().load_checkpoint(path)["global_step"] == last[0] + 1
+    assert WholeCheckpointIO().load_checkpoint(path)["global_step"] == last[0] + 1
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_so_many_step_checkpoints_are_kept_and_always_the_last(run, keep, steps)
     output = run("run", keep=keep, **{"trainer.max_steps": 6})
     names = sorted(path.name for path in (output / "checkpoints").iterdir())
     assert names == ["last.ckpt", *(f"step-{step:06d}.ckpt" for step in steps)]
-    last = SealedCheckpointIO().load_checkpoint(output / "checkpoints" / "last.ckpt")
+    last = WholeCheckpointIO().load_checkpoint(output / "checkpoints" / "last.ckpt")
     assert last["global_step"] == 6
     assert (output / "best_model" / "prm.json").is_file()
 
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_earlier_checkpoints(run, mo
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
     path = newest_whole(whole.with_name("part") / "checkpoints")
-    assert SealedCheckpointIO().load_checkpoint(path)["global_step"] == 3
+    assert WholeCheckpointIO().load_checkpoint(path)["global_step"] == 3
     assert_same(whole, run("part", **SHORT))
 
 
@@ -247,7 +247,7 @@ def test_a_checkpoint_of_something_else_is_refused(run):
     checkpoint = torch.load(path, weights_only=True)
     for name, theirs, mine in (("format_version", 99, 1), ("backbone", "other/model", "model")):
         changed = {**checkpoint, "prm": {**checkpoint["prm"], name: theirs}}
-        SealedCheckpointIO().save_checkpoint(changed, path)
+        WholeCheckpointIO().save_checkpoint(changed, path)
         with pytest.raises(ValueError, match=rf"checkpoint: its {name} is {theirs!r}.*{mine}"):
             run("run", **{"trainer.max_steps": 1})
 

@@ -21,7 +21,7 @@ from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.training.callbacks import ClosingTable
-from prm_lightning.training.checkpoints import SealedCheckpointIO
+from prm_lightning.training.checkpoints import WholeCheckpointIO
 from prm_lightning.training.cli import main
 from prm_lightning.training.module import PRMModule, learning_rate_share
 
@@ -264,15 +264,15 @@ def test_a_checkpoint_without_its_head_is_refused(fit):
     path = output / "checkpoints" / "last.ckpt"
     whole, checkpoint = (torch.load(path, weights_only=True) for _ in range(2))
     del checkpoint["state_dict"]["prm.head.weight"]
-    SealedCheckpointIO().save_checkpoint(checkpoint, path)
+    WholeCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(ValueError, match=r"checkpoint: .*missing \['prm\.head\.weight'\]"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
     checkpoint["prm"]["head"] = "classes"
-    SealedCheckpointIO().save_checkpoint(checkpoint, path)
+    WholeCheckpointIO().save_checkpoint(checkpoint, path)
     with pytest.raises(ValueError, match=r"checkpoint: its head is 'classes', .* is 'scalar'"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
     whole["PRMDataModule"]["processes"] = 2
-    SealedCheckpointIO().save_checkpoint(whole, path)
+    WholeCheckpointIO().save_checkpoint(whole, path)
     with pytest.raises(ValueError, match=r"written by 2 processes, this run has 1"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
 

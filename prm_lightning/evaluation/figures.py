@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from prm_lightning.modeling.scored_steps import Floats
+from prm_lightning.modeling.metrics import CALIBRATION_BINS
+from prm_lightning.modeling.scored_steps import Floats, divide
 from prm_lightning.terminal import visible
-from prm_lightning.training.figures import precision_and_recall, reliability_bins
 
 POINTS = 400  # of a curve that are drawn; more are averaged in groups
 MARKED = 40  # with more points than this a line has no marks
@@ -200,7 +200,7 @@ def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[
     title = "Scores of right and of wrong steps"
     charts = [Chart(title, lines, SHARE, y_range, "P(correct)", y_label, mark=mark)]
     if wrong.any():
-        recall, precision, _ = precision_and_recall(probabilities, labels)
+        recall, precision = precision_and_recall(probabilities, labels)
         found = Line("flagging up to each score", recall.tolist(), precision.tolist(), "blue")
         base = Line("share of wrong steps", SHARE, [wrong.mean()] * 2, "grey dashed")
         axes = (SHARE, SHARE, "recall of wrong steps", "precision")
@@ -211,6 +211,33 @@ def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[
     calibrated = Line("calibrated", SHARE, SHARE, "grey dashed")
     axes = (SHARE, SHARE, "P(correct)", "share of correct steps")
     return [*charts, Chart("Reliability", [bins, calibrated], *axes)]
+
+
+def reliability_bins(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of 15 equal bins of P(correct): its mean, the share of correct steps, and their number.
+
+    The first two are NaN in a bin without steps.
+    """
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    totals, rights, counts = (
+        np.bincount(bins, weights=each, minlength=CALIBRATION_BINS).astype(np.float64)
+        for each in (probabilities, labels >= 0.5, np.ones(len(bins)))
+    )
+    return divide(totals, counts), divide(rights, counts), counts
+
+
+def precision_and_recall(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats]:
+    """Recall and precision of flagging all steps up to each score, ascending.
+
+    Args:
+        probabilities: ``(N,)`` in [0, 1], P(correct).
+        labels: ``(N,)``; below 0.5 counts as wrong, which at least one step is.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    scores, wrong = probabilities[order], labels[order] < 0.5
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # equal scores: one point
+    found = np.cumsum(wrong)[last]
+    return found / wrong.sum(), found / (last + 1)
 
 
 def draw_best_of_n(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:

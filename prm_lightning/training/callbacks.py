@@ -1,35 +1,29 @@
-"""What a run keeps and shows: models, data, throughput, images, progress, a closing table."""
+"""What a run keeps and shows: models, data, throughput, progress, a closing table."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
-from prm_lightning.files import write_json
+from prm_lightning.batching.data import EncodedSolutions
+from prm_lightning.files import write_json, write_rows
 from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
 from prm_lightning.modeling.prm import gather_weights
+from prm_lightning.modeling.scored_steps import StepScores
 from prm_lightning.terminal import Bar
-from prm_lightning.training.figures import (
-    error_precision_recall,
-    reliability_diagram,
-    step_heat_map,
-)
 from prm_lightning.training.run_folder import VALIDATION_SCORES
-from prm_lightning.training.validation import write_validation_scores
 from prm_lightning.types import StepBatch
 
 FALLBACK = "auroc"
-HEAT_MAP_SOLUTIONS = 8
 
 
 class KeepModels(Callback):
@@ -55,7 +49,6 @@ class KeepModels(Callback):
         self.every = every
         self.step = 0
         self.best: list[float] = []
-        self._measured: torch.Tensor | None = None  # the head as validation saw it
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
@@ -67,19 +60,20 @@ class KeepModels(Callback):
         if self.every and self.step % self.every == 0:
             self._save(trainer, pl_module, f"checkpoint-{self.step}")
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        self._measured = pl_module.model.head.weight.detach().clone()
-
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         rank = rank_validation(pl_module.last_metrics, self.monitor)
-        if not self.best or rank > self.best:
-            self.best = rank
-            self._require_measured(pl_module)
-            pl_module.best_metrics = dict(pl_module.last_metrics)
-            self._save(trainer, pl_module, "best_model")
-            self._save_scores(trainer, pl_module)
+        if self.best and rank <= self.best:
+            return
+        self.best = rank
+        pl_module.best_metrics = dict(pl_module.last_metrics)
+        self._save(trainer, pl_module, "best_model")
+        scores = pl_module.evaluated.compute()  # every rank takes part
+        if trainer.is_global_zero:
+            write_json(self.folder / "metrics.json", defined(pl_module.best_metrics))
+            data = pl_module.datamodule.sides["validate"].data
+            write_rows(self.folder / VALIDATION_SCORES, validation_rows(scores, data))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._save(trainer, pl_module, "final_model")
@@ -93,41 +87,24 @@ class KeepModels(Callback):
         self.best = state_dict["best"]
 
     def _save(self, trainer: Trainer, pl_module: Any, name: str) -> None:
-        threshold = pl_module.last_metrics.get("threshold", math.nan)
-        if math.isfinite(threshold):
-            pl_module.model.record_threshold(threshold, "validation data of the training run")
-        self._record_aggregation(pl_module)
-        weights = gather_weights(pl_module.model)  # every rank takes part
+        """Write the model with the threshold and the aggregation that validation has found."""
+        model, metrics = pl_module.model, defined(pl_module.last_metrics)
+        if "threshold" in metrics:
+            model.record_threshold(metrics["threshold"], "validation data of the training run")
+        pairs = {how: metrics.get(f"pair_accuracy/{how}", math.nan) for how in AGGREGATIONS}
+        if pl_module.aggregation is not None:
+            model.record_aggregation(pl_module.aggregation)
+        elif not math.isnan(pairs[AGGREGATIONS[0]]):
+            model.record_aggregation(max(AGGREGATIONS, key=lambda how: pairs[how]))
+        weights = gather_weights(model)  # every rank takes part
         if trainer.is_global_zero:
-            folder = self.folder / name
-            pl_module.model.save_pretrained(folder, overwrite=True, weights=weights)
+            model.save_pretrained(self.folder / name, overwrite=True, weights=weights)
         trainer.strategy.barrier(name)
 
-    def _record_aggregation(self, pl_module: Any) -> None:
-        """The one that the user fixed, or the best on validation pairs, if there are any."""
-        fixed, metrics = pl_module.aggregation, pl_module.last_metrics
-        accuracies = {how: metrics.get(f"pair_accuracy/{how}", math.nan) for how in AGGREGATIONS}
-        if fixed is not None:
-            pl_module.model.record_aggregation(fixed)
-        elif not math.isnan(accuracies[AGGREGATIONS[0]]):
-            pl_module.model.record_aggregation(max(AGGREGATIONS, key=lambda how: accuracies[how]))
 
-    def _require_measured(self, pl_module: Any) -> None:
-        head = pl_module.model.head.weight.detach()
-        if self._measured is not None and bool((self._measured != head).any()):
-            raise ValueError(
-                "fit: the weights after validation are not those that were validated, so that "
-                "best_model would not hold what was measured. Take the callback that swaps weights "
-                "out of trainer.callbacks."
-            )
-
-    def _save_scores(self, trainer: Trainer, pl_module: Any) -> None:
-        scores = pl_module.evaluated.compute()  # every rank takes part
-        if trainer.is_global_zero:
-            defined = {k: v for k, v in pl_module.best_metrics.items() if math.isfinite(v)}
-            write_json(self.folder / "metrics.json", defined)
-            data = pl_module.datamodule.sides["validate"].data
-            write_validation_scores(self.folder / VALIDATION_SCORES, scores, data)
+def defined(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that are numbers."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
@@ -158,6 +135,31 @@ def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
     return [-math.inf if math.isnan(v) else v for v in (value, tie)]
 
 
+def validation_rows(scores: StepScores, data: EncodedSolutions) -> Iterator[dict[str, Any]]:
+    """One row per solution, as ``scores.jsonl`` of the verb `evaluate` has them.
+
+    Args:
+        scores: of all steps of all solutions of `data`, in any order of solutions.
+        data: the validation side.
+    """
+    spans = zip(scores.starts.tolist(), scores.ends.tolist(), strict=True)
+    for start, end in sorted(spans, key=lambda span: int(scores.solutions[span[0]])):
+        i = int(scores.solutions[start])
+        problem, texts = data.texts(i)
+        steps = slice(data.step_offsets[i], data.step_offsets[i + 1])
+        known = zip(data.labels[steps].tolist(), data.weights[steps].tolist(), strict=True)
+        yield {
+            "model": "best_model",
+            "id": data.solution_names[i],
+            "source": data.source_names[data.sources[i]],
+            "problem": problem,
+            "steps": texts,
+            "labels": [round(y, 6) if weight > 0 else None for y, weight in known],
+            "scores": scores.probabilities[start:end].tolist(),
+            "first_error": int(data.first_errors[i]),
+        }
+
+
 class DataReport(Callback):
     """Writes data.json (what was read, kept, dropped and why, split and encoded), and prints it.
 
@@ -171,78 +173,41 @@ class DataReport(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             write_json(self.folder / "data.json", pl_module.datamodule.report)
-            print("\n".join(describe_run(trainer, pl_module, self.folder)))
+            for head, text in describe_run(trainer, pl_module, self.folder):
+                print(f"{head:12} {text}")
 
 
-def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> list[str]:
+def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> Iterator[tuple[str, str]]:
     """About ten lines: what is trained, on what, and where it goes."""
     report, model = pl_module.datamodule.report, pl_module.model
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    lines = [
-        f"model        {pl_module.backbone.name}, {pl_module.head} head, "
-        f"{trained:,} of {sum(p.numel() for p in model.parameters()):,} weights trained on "
-        f"{trainer.world_size} x {trainer.strategy.root_device.type}"
-    ]
+    total = sum(p.numel() for p in model.parameters())
+    device = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
+    backbone = f"{pl_module.backbone.name}, {pl_module.head} head"
+    yield "model", f"{backbone}, {trained:,} of {total:,} weights trained on {device}"
     for group in ("sources", "val_sources"):
         for name, counts in report.get(group, {}).items():
-            lines.append(f"{group:12} {name}: {counts['kept']} of {counts['read']} rows")
+            yield group, f"{name}: {counts['kept']} of {counts['read']} rows"
             for reason, entry in counts["dropped"].items():
-                lines.append(f"{'':12} {entry['count']} dropped: {reason}; {entry['first'][0]}")
-    for side, described in (("train", "train"), ("validate", "validation")):
+                yield "", f"{entry['count']} dropped: {reason}; {entry['first'][0]}"
+    for side, name in (("train", "train"), ("validate", "validation")):
         if side not in report["encoded"]:
             continue
-        counts, encoded = report[described], report["encoded"][side]
+        counts, encoded = report[name], report["encoded"][side]
+        share = counts["wrong_share"]
+        wrong = "none labelled" if share is None else f"{share:.0%} wrong"
         saved = 1 - encoded["tokens_in_trees"] / encoded["tokens"]
-        share = (
-            "none labelled"
-            if counts["wrong_share"] is None
-            else f"{counts['wrong_share']:.0%} wrong"
+        yield (
+            name,
+            f"{counts['problems']} problems, {encoded['solutions']} solutions, {counts['steps']} "
+            f"steps ({wrong}), {encoded['tokens']:,} tokens, of which trees save {saved:.0%}",
         )
-        lines.append(
-            f"{described:12} {counts['problems']} problems, {encoded['solutions']} solutions, "
-            f"{counts['steps']} steps ({share}), {encoded['tokens']:,} tokens, "
-            f"of which trees save {saved:.0%}"
-        )
-        lines += [
-            f"{'':12} {number} {name.replace('_', ' ')}"
-            for name, number in encoded.items()
-            if number and name not in ("solutions", "tokens", "tokens_in_trees")
-        ]
+        for what, number in encoded.items():
+            if number and what not in ("solutions", "tokens", "tokens_in_trees"):
+                yield "", f"{number} {what.replace('_', ' ')}"
     steps = int(trainer.estimated_stepping_batches)
-    lines.append(f"{'steps':12} {steps} optimizer steps in {trainer.max_epochs or '?'} epochs")
-    return [*lines, f"{'output':12} {folder}"]
-
-
-class Pictures(Callback):
-    """Draws validation into TensorBoard: reliability, precision-recall, a step heat map."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        scores = pl_module.evaluated.compute()  # every rank takes part
-        writers = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-        boards: list[Any] = [writer for writer in writers if hasattr(writer, "add_figure")]
-        if trainer.sanity_checking or not boards or not trainer.is_global_zero:
-            return
-        steps = scores.supervised
-        supervised = steps.probabilities, steps.labels
-        figures = {
-            "val/reliability": reliability_diagram(*supervised),
-            "val/error_precision_recall": error_precision_recall(*supervised),
-            "val/step_heat_map": step_heat_map(self._examples(scores, pl_module)),
-        }
-        step = trainer.global_step - 1  # counted from 0, as Lightning logs the metrics
-        for board in boards:
-            for name, figure in figures.items():
-                board.add_figure(name, figure, global_step=step)
-
-    def _examples(self, scores: Any, pl_module: Any) -> list[Any]:
-        """The first few solutions of the data, the same ones every time."""
-        names = pl_module.datamodule.sides["validate"].data.solution_names
-        examples = []
-        for i in range(min(HEAT_MAP_SOLUTIONS, len(names))):
-            mine = scores.solutions == i
-            labels = np.where(scores.weights[mine] > 0, scores.labels[mine], math.nan)
-            examples.append((names[i], scores.probabilities[mine], labels))
-        return examples
+    yield "steps", f"{steps} optimizer steps in {trainer.max_epochs or '?'} epochs"
+    yield "output", str(folder)
 
 
 class RunProgress(ProgressBar):
@@ -267,17 +232,14 @@ class RunProgress(ProgressBar):
         if self.bar:
             self.bar.show(trainer.global_step, note="validation")
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._end()
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._end()
-
     def print(self, *args: Any, **kwargs: Any) -> None:
         """What a module prints."""
         print(*args, **kwargs)
 
-    def _end(self) -> None:
+    def on_exception(self, *args: Any) -> None:
+        self.on_train_end()
+
+    def on_train_end(self, *args: Any) -> None:
         if self.bar:
             self.bar.end()
             self.bar = None
@@ -306,19 +268,14 @@ class Throughput(Callback):
         self.steps, self.computed, self.separate = state_dict["counts"]
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: StepBatch,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int
     ) -> None:
         data = pl_module.datamodule.sides["train"].data
         ids = batch.solution_ids.cpu().numpy()
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         self.steps += int((batch.weights > 0).sum())
         self.computed += batch.input_ids.numel()
         self.separate += int((data.offsets[ids + 1] - data.offsets[ids]).sum())
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.global_step % every or not self.separate:
             return
         seconds = time.perf_counter() - self.since
@@ -340,7 +297,7 @@ class Throughput(Callback):
 
 
 class ClosingTable(Callback):
-    """Prints metrics next to the baselines, and what was written where.
+    """Prints metrics of the best and the last model, and what was written where.
 
     With ``trainer.num_sanity_val_steps: -1`` the model before training is one of the columns.
 
@@ -349,20 +306,10 @@ class ClosingTable(Callback):
     """
 
     SHOWN = (
-        "auroc",
-        "error_f1",
-        "error_ap",
-        "processbench_f1",
-        "processbench_wrong",
-        "processbench_right",
-        "processbench_f1_at_0.5",
-        "accuracy",
-        "majority_accuracy",
-        "pair_accuracy",
-        "brier",
-        "ece",
-        "loss",
-    )
+        "auroc", "error_f1", "error_ap", "processbench_f1", "processbench_wrong",
+        "processbench_right", "processbench_f1_at_0.5", "accuracy", "majority_accuracy",
+        "pair_accuracy", "brier", "ece", "loss",
+    )  # fmt: skip
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -371,26 +318,22 @@ class ClosingTable(Callback):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
         whole = trainer.num_sanity_val_steps == math.inf
         if whole and trainer.is_global_zero and trainer.ckpt_path is None:
-            defined = {k: v for k, v in pl_module.last_metrics.items() if math.isfinite(v)}
-            write_json(self.untrained, defined)
+            write_json(self.untrained, defined(pl_module.last_metrics))
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        from rich.console import Console
-        from rich.table import Table
-
         untrained = json.loads(self.untrained.read_text()) if self.untrained.is_file() else {}
-        table = Table(title="Validation", title_justify="left")
-        for column in ("metric", "best", "last", "before training"):
-            table.add_column(column, justify="left" if column == "metric" else "right")
+        columns = (pl_module.best_metrics, pl_module.last_metrics, untrained)
+        if not pl_module.last_metrics:
+            print("No validation data: nothing was measured.")
+        else:
+            print(f"{'validation':24}{'best':>8}{'last':>8}{'before training':>18}")
         for name in self.SHOWN:
             if name in pl_module.last_metrics:
-                columns = (pl_module.best_metrics, pl_module.last_metrics, untrained)
                 values = [column.get(name, math.nan) for column in columns]
-                table.add_row(name, *("-" if math.isnan(v) else f"{v:.3f}" for v in values))
-        console = Console()
-        console.print(table if table.row_count else "No validation data: nothing was measured.")
+                best, last, before = ("-" if math.isnan(v) else f"{v:.3f}" for v in values)
+                print(f"{name:24}{best:>8}{last:>8}{before:>18}")
         for name in ("best_model", "final_model", "checkpoints", "metrics.csv", "data.json"):
             if (self.folder / name).exists():
-                console.print(f"{name:12} {self.folder / name}", highlight=False)
+                print(f"{name:12} {self.folder / name}")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: files that say whether they are whole, when they are written, stopping.
+"""Checkpoints of a run: when they are written, which of them are whole, and stopping.
 
 What this file knows of Lightning's loops beyond its hooks (``trainer.fit_loop``, and the entry
 ``loops`` of a checkpoint) is needed because Lightning saves in the middle of a step's hooks: a
@@ -24,10 +24,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from prm_lightning.batching.loading import STOP_SIGNALS
-from prm_lightning.files import file_digest, written_file
+from prm_lightning.files import written_file
 
-SEAL = b"sha256:"
-SEAL_BYTES = len(SEAL) + 64  # with the digest in hex
 LAST = "last.ckpt"
 STEPS = "step-*.ckpt"
 STOPPED = 75  # exit status EX_TEMPFAIL of sysexits.h: ask again later
@@ -35,12 +33,8 @@ STOPPED = 75  # exit status EX_TEMPFAIL of sysexits.h: ask again later
 log = logging.getLogger(__name__)
 
 
-class SealedCheckpointIO(TorchCheckpointIO):
-    """Checkpoint files with a checksum, written whole or not at all, read without pickled code.
-
-    The SHA-256 of a file is in its own end, as the comment that a ZIP archive may have, so that
-    file and checksum cannot be parted, and `torch.load` reads the file as any other.
-    """
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoint files that are written whole or not at all, and read without pickled code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -48,12 +42,13 @@ class SealedCheckpointIO(TorchCheckpointIO):
         """Write a whole checkpoint under its name, or leave what has that name as it is."""
         target = Path(path)
         try:
-            with written_file(target) as partial:
-                torch.save(checkpoint, partial)
-                seal(partial)
+            with written_file(target) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise OSError(
-                f"checkpoint: {target} cannot be written ({_first_line(error)}; "
+                f"checkpoint: {target} cannot be written ({str(error).splitlines()[0]}; "
                 f"{shutil.disk_usage(target.parent).free / 1e6:.1f} MB are free). Earlier "
                 "checkpoints are as they were; free some space or lower --keep."
             ) from error
@@ -67,53 +62,32 @@ class SealedCheckpointIO(TorchCheckpointIO):
             ValueError: it was cut off or changed after it was written.
             FileNotFoundError: there is none.
         """
-        fault = find_fault(Path(path))
-        if fault:
+        if fault := find_fault(Path(path)):
             raise ValueError(
                 f"checkpoint: {path} {fault}. Resume from an earlier one with --ckpt_path FILE, or "
                 "from the newest whole one with --ckpt_path last."
             )
-        loaded: dict[str, Any] = torch.load(
-            path, map_location=map_location or "cpu", weights_only=True
-        )
-        return loaded
-
-
-def seal(path: Path) -> None:
-    """Write the checksum of a ZIP archive into its end, and the file to the disk."""
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.comment = SEAL + b"0" * 64  # its length is part of what is hashed
-    digest = file_digest(path, without_last=64).encode()
-    with path.open("r+b") as file:
-        file.seek(-64, os.SEEK_END)
-        file.write(digest)
-        file.flush()
-        os.fsync(file.fileno())
+        return dict(torch.load(path, map_location=map_location or "cpu", weights_only=True))
 
 
 def find_fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, for a message; None if it is whole.
 
-    A file is compared with its checksum. A folder, which FSDP2 writes, is whole if it has the file
-    that Lightning writes last.
+    A file is a ZIP archive, in which torch writes the CRC-32 of every part. A folder, which FSDP2
+    writes, is whole if it has the file that Lightning writes last.
 
     Raises:
         FileNotFoundError: there is none.
     """
     if path.is_dir():
-        if (path / "sha256.json").exists():
-            return "is a sharded checkpoint of an earlier release, which this one does not read"
         return None if (path / "meta.pt").is_file() else "is cut off"
-    if path.stat().st_size <= SEAL_BYTES:
-        return "is cut off"
-    with path.open("rb") as file:
-        file.seek(-SEAL_BYTES, os.SEEK_END)
-        found = file.read()
-    if not found.startswith(SEAL):
-        return "has no checksum at its end: it is cut off, or was not written by this release"
-    if found[len(SEAL) :] != file_digest(path, without_last=64).encode():
-        return "differs from its checksum: it was changed or damaged"
-    return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return None if archive.testzip() is None else "is damaged"
+    except OSError:
+        raise
+    except Exception:  # every kind of damage has an error of its own
+        return "is cut off or damaged"
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -163,16 +137,16 @@ class StepCheckpoints(Checkpoint):
         self.folder = folder
         self.every = every
         self.keep = keep
-        self.signals = StopSignals()
+        self.stopped_by = ""  # the signal that this process has got
         self.step = 0  # the last one that was finished
         self.saved = 0  # of the newest checkpoint
         self.is_due = self.is_stopping = False
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.signals.listen()
+        self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.signals.listen()
+        self._listen()
         self.step = self.saved = trainer.global_step
         loop = trainer.fit_loop
         if loop.epoch_progress.current.completed == loop.epoch_progress.current.ready:
@@ -186,7 +160,7 @@ class StepCheckpoints(Checkpoint):
             return
         self.step = trainer.global_step
         self.is_stopping = trainer.strategy.reduce_boolean_decision(
-            bool(self.signals.received), all=False
+            bool(self.stopped_by), all=False
         )
         self.is_due = self.is_stopping or self.step % self.every == 0
         if self.step == trainer.max_steps:
@@ -240,17 +214,30 @@ class StepCheckpoints(Checkpoint):
         if done is not None and batches["processed"]:
             batches.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
 
+    def _listen(self) -> None:
+        """Take the signals from now on: Lightning's handlers raise without a checkpoint, or write
+        one in the middle of a step. Lightning puts back what was there before the run."""
+        if threading.current_thread() is threading.main_thread():  # no other can
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: object) -> None:
+        self.stopped_by = signal.Signals(number).name
+
     def _save_if_due(self, trainer: Trainer) -> None:
         if not self.is_due:
             return
         self.is_due = False
         path = self._save(trainer)
         if self.is_stopping:
-            raise Stopped(
-                f"fit: stopped by {self.signals.received or 'a signal'} after optimizer step "
+            if not trainer.is_global_zero:  # a launcher that sees one fail kills the first
+                raise SystemExit(0)
+            print(
+                f"fit: stopped by {self.stopped_by or 'a signal'} after optimizer step "
                 f"{self.step}; {path} is written. The same command with --ckpt_path last resumes.",
-                is_first=trainer.is_global_zero,
+                file=sys.stderr,
             )
+            raise SystemExit(STOPPED)
 
     def _save(self, trainer: Trainer) -> Path:
         path = self.folder / f"step-{self.step:06d}.ckpt"
@@ -284,47 +271,5 @@ def name_last(path: Path) -> None:
     partial.replace(last)
 
 
-class StopSignals:
-    """Remembers that this process was asked to stop, by SIGTERM or SIGUSR1.
-
-    Lightning has handlers of its own for these signals, which raise without a checkpoint, write
-    one in the middle of a step, or start a collective that the other ranks do not expect. They are
-    replaced while training runs; Lightning puts back what was there before.
-    """
-
-    def __init__(self) -> None:
-        self.received = ""
-
-    def listen(self) -> None:
-        """Take the signals from now on; only the main thread of a process can."""
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, self._remember)
-
-    def _remember(self, number: int, frame: object) -> None:
-        self.received = signal.Signals(number).name
-
-
-class Stopped(SystemExit):
-    """Ends a run that was asked to stop, after it wrote its checkpoint.
-
-    The first process says so in one line and exits with `STOPPED`. The others exit with 0: a
-    launcher that sees one of them fail kills the first before it has finished.
-
-    Args:
-        message: the line.
-        is_first: whether this is the process that speaks.
-    """
-
-    def __init__(self, message: str, *, is_first: bool) -> None:
-        super().__init__(STOPPED if is_first else 0)
-        if is_first:
-            print(message, file=sys.stderr)
-
-
 def _age(path: Path) -> tuple[int, str]:
     return path.stat().st_mtime_ns, path.name
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

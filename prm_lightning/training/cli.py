@@ -1,18 +1,19 @@
-"""LightningCLI of `fit`, `validate`, `test` and `predict`."""
+"""LightningCLI of `fit`, `validate`, `test` and `predict`.
+
+In: a command line or a YAML file. Out: the folder of a run. Read next: `module.py`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,31 +23,28 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
 from prm_lightning.command import OneLineParser
-from prm_lightning.files import job_lock, write_json, write_rows
+from prm_lightning.files import disk_faults_named, write_json, write_rows
+from prm_lightning.sources.rows import DATA_SUFFIXES
 from prm_lightning.terminal import quieten_libraries
 from prm_lightning.training.callbacks import (
     ClosingTable,
     DataReport,
     KeepModels,
-    Pictures,
     RunProgress,
     Throughput,
+    defined,
 )
-from prm_lightning.training.checkpoints import (
-    SealedCheckpointIO,
-    StepCheckpoints,
-    newest_whole,
-)
+from prm_lightning.training.checkpoints import StepCheckpoints, WholeCheckpointIO, newest_whole
 from prm_lightning.training.guards import FiniteSteps, Guards
 from prm_lightning.training.module import PRMModule
 from prm_lightning.training.run_folder import (
     CutBackLogs,
-    LightningLog,
     check_folder,
-    one_line_for_disk_faults,
+    locked,
+    log_lightning,
     prepare_folder,
+    quiet_lightning,
     remove,
-    require_writable,
     run_loggers,
     run_record,
 )
@@ -55,38 +53,22 @@ for _name in ("fsdp2", "modelparallelstrategy"):  # Lightning looks names up in 
     StrategyRegistry.register(_name, ModelParallelStrategy, override=True)
 
 SEED = 17
-SHOWN = {  # what `--help` lists, in our words where the docstring is Lightning's
+SHOWN = (  # what `--help` lists
+    "config", "output", "overwrite", "ckpt_path", "seed_everything", "checkpoint_every", "keep",
+    "monitor", "save_models_every", "data.sources", "data.val_sources", "data.test_sources",
+    "data.predict_sources", "data.val_ratio", "data.exclude", "data.balance", "data.template",
+    "data.step_end", "data.max_tokens", "data.tokens_per_batch", "data.solutions_per_step",
+    "model.backbone.name", "model.backbone.quantize", "model.backbone.lora", "model.head",
+    "model.loss", "model.lm_loss", "model.lr", "model.head_lr", "model.schedule",
+    "model.init_from", "trainer.max_epochs", "trainer.max_steps", "trainer.val_check_interval",
+    "trainer.accelerator", "trainer.devices", "trainer.precision",
+)  # fmt: skip
+HELP = {  # in place of Lightning's own words
     "config": "YAML file of options; several may be given, and later ones win",
-    "output": "",
-    "overwrite": "",
     "ckpt_path": "`last`: the run's newest whole checkpoint; or a checkpoint file",
     "seed_everything": "seed of the split, the order of batches, fresh weights and dropout",
-    "checkpoint_every": "",
-    "keep": "",
-    "monitor": "",
-    "save_models_every": "",
-    "data.sources": "",
-    "data.val_sources": "",
-    "data.test_sources": "",
-    "data.predict_sources": "",
-    "data.val_ratio": "",
-    "data.exclude": "",
-    "data.balance": "",
     "data.template": "`chat`, `plain` or `guide`: the text around problem and steps",
     "data.step_end": "text of the one token after each step, where its score is read",
-    "data.max_tokens": "",
-    "data.tokens_per_batch": "",
-    "data.solutions_per_step": "",
-    "model.backbone.name": "",
-    "model.backbone.quantize": "",
-    "model.backbone.lora": "",
-    "model.head": "",
-    "model.loss": "",
-    "model.lm_loss": "",
-    "model.lr": "",
-    "model.head_lr": "",
-    "model.schedule": "",
-    "model.init_from": "",
     "trainer.max_epochs": "how often all solutions are seen",
     "trainer.max_steps": "optimizer steps after which training ends; -1: after `max_epochs`",
     "trainer.val_check_interval": "share of an epoch (1.0), or number of batches (100), between "
@@ -103,15 +85,16 @@ class Parser(OneLineParser, LightningArgumentParser):
     def format_help(self, *args: Any) -> str:
         """The options of `SHOWN`; `HelpAll` shows the others too."""
         lines = [f"usage: {self.prog.replace(' [options]', '')} --config FILE [options]"]
-        group = ""
-        for name, ours in SHOWN.items():
+        group = None
+        for name in SHOWN:
             action = self._option_string_actions.get(f"--{name}")
             if action is None:  # it belongs to another verb
                 continue
-            if group != name.partition(".")[0] and ("." in name or not group):
-                group = name.partition(".")[0]
+            section = name.rpartition(".")[0].partition(".")[0]
+            if section != group:
+                group = section
                 lines.append("")
-            text = ours or " ".join((action.help or "").split()).rstrip(".")
+            text = HELP.get(name) or " ".join((action.help or "").split()).rstrip(".")
             if action.default not in (None, False, argparse.SUPPRESS):
                 text += f" (default: {action.default})"
             lines += wrap(f"  --{name:27} {text}", 98, subsequent_indent=" " * 32)
@@ -120,12 +103,6 @@ class Parser(OneLineParser, LightningArgumentParser):
 
 class HelpAll(argparse.Action):
     """``--help_all``: every option."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(
-            option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS,
-            help="show all options, also those that seldom matter",
-        )  # fmt: skip
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
         """Print them, and end."""
@@ -143,39 +120,33 @@ class PRMCLI(LightningCLI):
 
     def __init__(self, held: ExitStack, **kwargs: Any) -> None:
         self.held = held
-        self.log = held.enter_context(LightningLog())
         self.verb_parsers: list[LightningArgumentParser] = []  # fit, validate, test, predict
         super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Top-level options and what one part needs to know of the other."""
         self.verb_parsers.append(parser)
-        parser.add_argument(
+        add = parser.add_argument
+        add(
             "--output", "--out", "--output_dir", type=str, default=None,
             help="folder of the run (default: outputs/ and the name of the config file)",
         )  # fmt: skip
-        parser.add_argument(
-            "--overwrite", action="store_true", help="replace what a run left in the folder"
+        add("--overwrite", action="store_true", help="replace what a run left in the folder")
+        keep = "step checkpoints that are kept (-1: all, 0: last.ckpt alone)"
+        add("--keep", type=int, default=2, help=keep)
+        every = "optimizer steps between checkpoints"
+        add("--checkpoint_every", type=int, default=500, help=every)
+        monitor = "validation metric, without val/, that chooses best_model"
+        add("--monitor", type=str, default="processbench_f1", help=monitor)
+        models = "optimizer steps between models that stay, in checkpoint-500 and so on; 0: none"
+        add("--save_models_every", type=int, default=0, help=models)
+        add(
+            "--help_all",
+            action=HelpAll,
+            nargs=0,
+            default=argparse.SUPPRESS,
+            help="show all options",
         )
-        parser.add_argument(
-            "--keep",
-            type=int,
-            default=2,
-            help="step checkpoints that are kept (-1: all, 0: last.ckpt alone)",
-        )
-        parser.add_argument(
-            "--checkpoint_every", type=int, default=500, help="optimizer steps between checkpoints"
-        )
-        parser.add_argument(
-            "--monitor", type=str, default="processbench_f1",
-            help="validation metric, without val/, that chooses best_model",
-        )  # fmt: skip
-        parser.add_argument(
-            "--save_models_every", type=int, default=0,
-            help="optimizer steps between models that stay, in folders such as checkpoint-500; "
-            "0 writes none",
-        )  # fmt: skip
-        parser.add_argument("--help_all", action=HelpAll)
         parser.link_arguments("data.template", "model.template")
         parser.link_arguments("data.step_end", "model.step_end")
         parser.link_arguments("model.reward_as", "data.reward_as")
@@ -194,18 +165,18 @@ class PRMCLI(LightningCLI):
         """Name the run's folder, and refuse to mix two runs in it."""
         config = self.config[self.subcommand]
         config.data.seed = data_seed(config.seed_everything)  # `true` is a number by now
+        require_files(config.data.as_dict())
         if config.output is None:
             files = config.get("config") or []
             name = Path(str(files[-1])).stem if files else "run"
             config.output = str(Path("outputs") / name)
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            fit_parser = self.verb_parsers[0]
-            self.record = run_record(fit_parser.dump(config, skip_unset=False))
-            require_writable(self.folder)
-            self.held.enter_context(job_lock(self.folder, "fit"))
+            self.record = run_record(self.verb_parsers[0].dump(config, skip_unset=False))
+            self.held.enter_context(locked(self.folder))
             self.replaced = check_folder(
                 self.folder, self.record, overwrite=config.overwrite, resume=bool(config.ckpt_path)
             )
+            log_lightning(self.folder, self.held)
 
     def instantiate_classes(self) -> None:
         """Build what the configuration names."""
@@ -223,14 +194,14 @@ class PRMCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks."""
         config = self.config_init[self.subcommand].trainer
-        kwargs.setdefault("reload_dataloaders_every_n_epochs", 1)  # every epoch has its own plan
+        kwargs["reload_dataloaders_every_n_epochs"] = 1  # every epoch has its own plan
         if self.subcommand != "fit":
-            return super().instantiate_trainer(**{"logger": False, **kwargs})
+            return super().instantiate_trainer(logger=False, **kwargs)
         if config.logger is not False:
             others = [] if config.logger is True else as_list(config.logger)
             kwargs["logger"] = [*run_loggers(self.folder), *others]
         kwargs["callbacks"] = self._run_callbacks() + (config.callbacks or [])
-        kwargs["plugins"] = [*as_list(config.plugins), SealedCheckpointIO()]
+        kwargs["plugins"] = [*as_list(config.plugins), WholeCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -243,26 +214,22 @@ class PRMCLI(LightningCLI):
             self.resumed = newest_whole(self.folder / "checkpoints")
         if self.trainer.is_global_zero:
             prepare_folder(self.folder, self.record, resumed=bool(self.resumed))
-            self.log.write_to(self.folder)
+        settings = self.config["fit"].model.as_dict()
         for logger in self.trainer.loggers:
-            if not (
-                self.resumed and isinstance(logger, TensorBoardLogger)
-            ):  # would show them twice
-                logger.log_hyperparams(
-                    flatten(self.config[self.subcommand].model.clone().as_dict())
-                )
+            if not (self.resumed and isinstance(logger, TensorBoardLogger)):  # has them already
+                logger.log_hyperparams(settings)
 
     def fit(self, **kwargs: Any) -> None:
         """Train; ``--ckpt_path last`` takes the newest whole checkpoint, or starts without any."""
         if self.resumed:
             self.trainer.num_sanity_val_steps = 0  # its metrics would replace those of the run
-        with one_line_for_disk_faults(self.folder):
+        with disk_faults_named(self.folder):
             self.trainer.fit(**{**kwargs, "ckpt_path": self.resumed})
 
     def after_test(self) -> None:
         """Write test.json, every metric that the test data define."""
         path = self.folder / "test.json"
-        write_json(path, {k: v for k, v in self.model.last_metrics.items() if math.isfinite(v)})
+        write_json(path, defined(self.model.last_metrics))
         print(f"metrics  {path}")
 
     def predict(self, **kwargs: Any) -> None:
@@ -286,7 +253,6 @@ class PRMCLI(LightningCLI):
             FiniteSteps(self.folder),
             Throughput(),
             KeepModels(self.folder, config.monitor, config.save_models_every),
-            Pictures(),
             ClosingTable(self.folder),
         ]
         if config.trainer.enable_progress_bar is not False:
@@ -302,22 +268,27 @@ def data_seed(seed_everything: bool | int) -> int:
     return SEED if isinstance(seed_everything, bool) else seed_everything
 
 
+def require_files(data: Any) -> None:
+    """Find out that a file of rows is not there before a backbone is fetched.
+
+    Raises:
+        FileNotFoundError: a text in these settings names a file of rows that is not there.
+    """
+    if isinstance(data, str) and data.endswith(DATA_SUFFIXES) and not Path(data).exists():
+        raise FileNotFoundError(
+            f"data: there is no file {data!r}. Give a file, a folder or a Hub id that exists."
+        )
+    if isinstance(data, Mapping):
+        data = list(data.values())
+    for value in data if isinstance(data, list) else ():
+        require_files(value)
+
+
 def as_list(value: Any) -> list[Any]:
     """None, one thing or several as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def flatten(values: dict[str, Any] | Namespace, prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted names, as TensorBoard shows them."""
-    flat: dict[str, Any] = {}
-    for name, value in dict(values).items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def name_sources(args: Sequence[str]) -> list[str]:
@@ -343,7 +314,7 @@ def main(args: list[str] | None = None) -> Path | None:
     quieten_libraries()
     if args is None:
         sys.argv[1:] = name_sources(sys.argv[1:])
-    with ExitStack() as held:
+    with quiet_lightning(), ExitStack() as held:
         try:
             cli = PRMCLI(
                 held,
@@ -355,6 +326,7 @@ def main(args: list[str] | None = None) -> Path | None:
                     "use_distributed_sampler": False,  # plans are sharded already
                     "gradient_clip_val": 1.0,
                     "log_every_n_steps": 10,
+                    "enable_model_summary": False,  # `DataReport` says what is trained
                 },
                 load_from_checkpoint_support=False,
                 auto_configure_optimizers=False,  # `PRMModule.configure_optimizers` makes them
@@ -363,5 +335,8 @@ def main(args: list[str] | None = None) -> Path | None:
                 args=args if args is None else name_sources(args),
             )
         except MisconfigurationException as error:
-            raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+            said = " ".join(str(error).split())
+            if "gpu backend" in said:
+                said += " Take --trainer.accelerator cpu, or install a torch that suits the GPU."
+            raise ValueError(f"trainer: {said}") from error
     return cli.folder if cli.subcommand == "fit" and cli.trainer.is_global_zero else None

@@ -188,21 +188,26 @@ class PRMModule(LightningModule):
         """Forget the last epoch's scores."""
         self._start_evaluation("validate")
 
-    def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
-        """Score a batch."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log every metric of `measure` that the data defines."""
-        self._finish_evaluation("validate", None, self.aggregation)
-
     def on_test_epoch_start(self) -> None:
         """Forget what was scored before."""
         self._start_evaluation("test")
 
-    def test_step(self, batch: StepBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Score a batch."""
-        self._evaluate(batch)
+        logits = self(batch)
+        self.evaluated.update(logits, batch)
+        if self.loss == "pqm":
+            total, trusted = batch.total_solutions, (batch.weights.sum(1) > 0).sum()
+        else:
+            total, trusted = batch.total_weight, batch.weights.sum()
+        if trusted > 0:
+            self.eval_loss.update(self._loss(logits, batch) * total / trusted, trusted)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every metric of `measure` that the data defines."""
+        self._finish_evaluation("validate", None, self.aggregation)
 
     def on_test_epoch_end(self) -> None:
         """Threshold and aggregation come from validation data, never from the test set."""
@@ -297,16 +302,6 @@ class PRMModule(LightningModule):
     def _start_evaluation(self, side: str) -> None:
         self.evaluated.begin(self.datamodule.sides[side].data.problems)
         self.eval_loss.reset()
-
-    def _evaluate(self, batch: StepBatch) -> None:
-        logits = self(batch)
-        self.evaluated.update(logits, batch)
-        total = batch.total_solutions if self.loss == "pqm" else batch.total_weight
-        trusted = batch.weights.sum()
-        if self.loss == "pqm":
-            trusted = (batch.weights.sum(1) > 0).sum()
-        if trusted > 0:
-            self.eval_loss.update(self._loss(logits, batch) * total / trusted, trusted)
 
     def _finish_evaluation(
         self, side: str, threshold: float | None, aggregation: Aggregation | None

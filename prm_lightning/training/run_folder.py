@@ -5,14 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import shutil
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from logging.handlers import MemoryHandler
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -20,14 +16,15 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from prm_lightning.files import disk_faults_named, is_disk_fault, written_file
+from prm_lightning.files import job_lock, written_file
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 NONFINITE = "nonfinite.jsonl"
 VALIDATION_SCORES = "val_scores.jsonl"
 LIGHTNING_LOG = "lightning.log"
-LOGS = (METRICS, "events.*", "hparams.yaml", NONFINITE, LIGHTNING_LOG)
+LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+LOGS = (METRICS, "events.*", "hparams.yaml", NONFINITE)
 MODELS = ("checkpoints", "best_model", "final_model", "checkpoint-*")
 WRITTEN = (
     *MODELS, *LOGS, "data.json", "untrained.json", "report.html", "test.json", "metrics.json",
@@ -35,6 +32,28 @@ WRITTEN = (
 )  # fmt: skip  # removed in this order: config.yaml, which says whose folder it is, is the last
 UNFINISHED = (".*.partial", ".*.old", "checkpoints/.*.partial")  # a killed process leaves these
 PER_CALL = ("config", "ckpt_path", "overwrite", "weights_only", "verbose")  # no part of a run
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one run at a time write a folder.
+
+    Raises:
+        BlockingIOError: another one does.
+        OSError: nothing can be written there.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(job_lock(folder, "fit"))
+            folder.mkdir(exist_ok=True)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"fit: nothing can be written to {folder} ({error.strerror}). Give another folder "
+                "with --output."
+            ) from error
+        yield
 
 
 def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> list[Path]:
@@ -47,7 +66,7 @@ def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) ->
         FileExistsError: something is there that would be mixed with this run or lost.
     """
     unfinished = set(find(folder, (*UNFINISHED, LIGHTNING_LOG)))
-    if not folder.exists() or unfinished.issuperset(folder.iterdir()):
+    if unfinished.issuperset(folder.iterdir()):
         return []
     config = folder / CONFIG
     if not config.is_file():
@@ -60,17 +79,13 @@ def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) ->
         return find(folder, WRITTEN)
     if not find(folder, MODELS):  # a run that failed before it had trained
         return [] if is_same else find(folder, WRITTEN)
-    if not resume:
-        raise FileExistsError(
-            f"fit: {folder} holds a run already. Continue it with --ckpt_path last, replace it "
-            "with --overwrite, or give another folder with --output."
-        )
-    if not is_same:
-        raise FileExistsError(
-            f"fit: {folder} holds a run with another configuration (compare {config}). "
-            "Continue it with its own, replace it with --overwrite, or give another --output."
-        )
-    return []
+    if resume and is_same:
+        return []
+    what = "a run with another configuration" if resume else "a run already"
+    raise FileExistsError(
+        f"fit: {folder} holds {what} (compare {config}). Continue it with its own and --ckpt_path "
+        "last, replace it with --overwrite, or give another folder with --output."
+    )
 
 
 def prepare_folder(folder: Path, record: str, *, resumed: bool) -> None:
@@ -89,23 +104,6 @@ def prepare_folder(folder: Path, record: str, *, resumed: bool) -> None:
     remove(find(folder, UNFINISHED if resumed else (*UNFINISHED, *LOGS)))
     with written_file(folder / CONFIG) as partial:
         partial.write_text(record, encoding="utf-8")
-
-
-def require_writable(folder: Path) -> None:
-    """Find out before the work that a folder can be written, or made.
-
-    Raises:
-        OSError: it cannot.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        with TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"fit: nothing can be written to {folder} ({there}: {error.strerror}). Give another "
-            "folder with --output."
-        ) from error
 
 
 def find(folder: Path, patterns: Iterable[str]) -> list[Path]:
@@ -134,57 +132,26 @@ def settled(record: str) -> dict[str, Any]:
 
 
 @contextmanager
-def one_line_for_disk_faults(folder: Path) -> Iterator[None]:
-    """Say which folder cannot be written, whatever part of a run finds it out.
-
-    Raises:
-        OSError: the disk is full, over a quota, broken or read-only.
-    """
-    print_traceback = threading.excepthook
-
-    def print_others(args: threading.ExceptHookArgs) -> None:
-        if not is_disk_fault(args.exc_value):
-            print_traceback(args)
-
-    threading.excepthook = print_others  # TensorBoard's thread hands its error to the main one too
+def quiet_lightning() -> Iterator[None]:
+    """Keep off the terminal what Lightning says about every run; see `log_lightning`."""
+    loggers = [logging.getLogger(name) for name in LIGHTNING_LOGGERS]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
-        with disk_faults_named(folder):
-            yield
+        yield
     finally:
-        threading.excepthook = print_traceback
-
-
-class LightningLog(MemoryHandler):
-    """Keeps what Lightning says about every run off the terminal; a context manager.
-
-    `write_to` lets it go to lightning.log of a run's folder.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(capacity=1000, flushLevel=logging.CRITICAL + 1)
-        self.loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
-        self.before = [(logger.handlers, logger.propagate) for logger in self.loggers]
-
-    def __enter__(self) -> LightningLog:
-        for logger in self.loggers:
-            logger.handlers, logger.propagate = [self], False
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for logger, (handlers, propagate) in zip(self.loggers, self.before, strict=True):
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
-        file = self.target
-        self.close()
-        if file is not None:
-            file.close()
 
-    def write_to(self, folder: Path) -> None:
-        """Write to the log of this folder from now on, and what was said before."""
-        folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / LIGHTNING_LOG, encoding="utf-8", delay=True)
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        self.setTarget(file)
-        self.capacity = 1  # what a killed process has said is in the file
+
+def log_lightning(folder: Path, held: ExitStack) -> None:
+    """Write to lightning.log of a run's folder what Lightning says until `held` ends."""
+    file = logging.FileHandler(folder / LIGHTNING_LOG, encoding="utf-8", delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    held.enter_context(closing(file))
+    for name in LIGHTNING_LOGGERS:
+        logging.getLogger(name).addHandler(file)
 
 
 def run_loggers(folder: Path) -> list[Logger]:
@@ -205,21 +172,13 @@ class RunCSVLogger(Logger):
         folder: the run's folder.
     """
 
+    name = version = ""  # no subfolder
+
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = Path(folder) / METRICS
         self.names: list[str] = []
         self.rows: list[dict[str, Any]] = []
-
-    @property
-    def name(self) -> str:
-        """No subfolder."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """No subfolder."""
-        return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
@@ -262,43 +221,32 @@ class CutBackLogs(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero:
+        if not step or not trainer.is_global_zero:
             return
-        if (self.folder / METRICS).is_file():
-            cut_back(self.folder / METRICS, step)
-        if (self.folder / NONFINITE).is_file():
-            cut_back_lines(self.folder / NONFINITE, step)
-        for logger in trainer.loggers if step else ():
-            if hasattr(logger, "experiment"):
-                purge_events(logger.experiment, step)
+        cut_back(self.folder / METRICS, step)
+        cut_back_lines(self.folder / NONFINITE, step)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+                # Its readers then drop everything from this step on.
+                start = Event(session_log=SessionLog(status=SessionLog.START))
+                logger.experiment.file_writer.add_event(start, step)
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Keep the rows of a CSV file whose ``step`` is below `step`; the file changes as a whole."""
-    names, rows = read_csv(path)
-    write_csv(path, names, [row for row in rows if int(row["step"]) < step])
+    """Keep the rows of a CSV file, if there is one, whose ``step`` is below `step`."""
+    if path.is_file():
+        names, rows = read_csv(path)
+        write_csv(path, names, [row for row in rows if int(row["step"]) < step])
 
 
 def cut_back_lines(path: Path, step: int) -> None:
-    """Keep the lines of a JSONL file whose ``step`` is below `step`."""
-    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
-    with written_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
-
-
-def purge_events(experiment: Any, step: int) -> None:
-    """Tell readers of TensorBoard's files that everything from `step` on is logged again.
-
-    Args:
-        experiment: a logger's; nothing happens unless it is TensorBoard's.
-        step: the first one that comes again.
-    """
-    writer = getattr(experiment, "file_writer", None)
-    if writer is None:
-        return
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+    """Keep the lines of a JSONL file, if there is one, whose ``step`` is below `step`."""
+    if path.is_file():
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
+        with written_file(path) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
