@@ -69,7 +69,7 @@ class Corrupted:
         after_error: label of the later steps: none (``unlabelled``), or 0 (``wrong``).
 
     Raises:
-        ValueError: `n` is below 1, or `carry_on` or `after_error` is unknown.
+        ValueError: `n` is below 1.
     """
 
     def __init__(
@@ -83,15 +83,8 @@ class Corrupted:
         carry_on: Literal["end", "keep", "both"] = "end",
         after_error: Literal["unlabelled", "wrong"] = "unlabelled",
     ) -> None:
-        if (
-            n < 1
-            or carry_on not in ("end", "keep", "both")
-            or after_error not in ("unlabelled", "wrong")
-        ):
-            raise ValueError(
-                f"Corrupted: n={n} must be 1 or more, carry_on={carry_on!r} 'end', 'keep' or "
-                f"'both', and after_error={after_error!r} 'unlabelled' or 'wrong'."
-            )
+        if n < 1:
+            raise ValueError(f"Corrupted: n={n} must be 1 or more.")
         self.source, self.n, self.seed, self.name, self.right = source, n, seed, name, right
         self.carry_on, self.after_error = carry_on, after_error
 
@@ -118,7 +111,7 @@ class Corrupted:
     def _copies(self, solution: Solution) -> Iterator[Solution]:
         rng = Random(f"{self.seed} {solution.id} {solution.problem}")
         texts = [step.text for step in solution.steps]
-        context = Context.of("\n".join([solution.problem, *texts]))
+        context = read_context("\n".join([solution.problem, *texts]))
         places = [at for at, text in enumerate(texts) if _numbers(text)]
         waiting: list[int] = []  # steps, each once before any comes again
         seen = set(texts)  # a copy never repeats another, nor a step
@@ -134,40 +127,27 @@ class Corrupted:
             text, kind = broken
             seen.add(text)
             ends = self.carry_on == "end" or (self.carry_on == "both" and rng.random() < 0.5)
-            later = () if ends else solution.steps[at + 1 :]
             label = 0.0 if self.after_error == "wrong" else None
-            yield replace(
-                solution,
-                steps=(
-                    *solution.steps[:at],
-                    Step(text, 0.0),
-                    *(Step(step.text, label) for step in later),
-                ),
-                source=self.name,
-                id=f"{solution.id}-{copy}-{kind}",
-            )
+            later = [] if ends else [Step(other, label) for other in texts[at + 1 :]]
+            steps = (*solution.steps[:at], Step(text, 0.0), *later)
+            id = f"{solution.id}-{copy}-{kind}"
+            yield replace(solution, steps=steps, source=self.name, id=id)
             copy += 1
 
 
 class Context(NamedTuple):
-    """What the problem and the solution say and how.
+    """What the problem and the solution say, and how they write it."""
 
-    Args:
-        numbers: all of them, for one that is mistaken for another.
-        commas: whether there are commas between thousands.
-        times: how a multiplication is written.
-    """
+    numbers: list[Fraction]  # all of them, for one that is mistaken for another
+    commas: bool  # between thousands
+    times: str  # how a multiplication is written
 
-    numbers: list[Fraction]
-    commas: bool
-    times: str
 
-    @classmethod
-    def of(cls, text: str) -> Context:
-        """Read a text."""
-        times = re.search(r"\d *([*x×]|\\\\times) *\$?\d", text)
-        numbers = [_value(match[0]) for match in _numbers(text)]
-        return cls(numbers, bool(re.search(r"\d,\d{3}\b", text)), times[1] if times else "*")
+def read_context(text: str) -> Context:
+    """The context of the steps of a text."""
+    times = re.search(r"\d *([*x×]|\\\\times) *\$?\d", text)
+    numbers = [_value(match[0]) for match in _numbers(text)]
+    return Context(numbers, bool(re.search(r"\d,\d{3}\b", text)), times[1] if times else "*")
 
 
 def break_step(
@@ -175,11 +155,7 @@ def break_step(
 ) -> tuple[str, Kind] | None:
     """A right step with one number changed, and the kind of change; None where none was found.
 
-    Args:
-        text: of the step.
-        context: the solution it is from.
-        rng: draws the change.
-        taken: texts that the step must not become.
+    Texts that are `taken` are none that it may become.
     """
     groups: dict[tuple[str, Fraction], list[Equation]] = {}  # with copies in calculator marks
     for equation in find_equations(text):
@@ -287,13 +263,10 @@ def _mistake(number: str, context: Context, rng: Random) -> str | None:
 
 
 def _write(value: Fraction, like: str, context: Context, decimals: int = 0) -> str | None:
-    """A value as another number is written; None where that has too few decimals for it.
+    """A value as the number `like` is written; None if that has too few decimals for it.
 
-    Args:
-        value: what to write.
-        like: decides on commas, a leading zero and how many decimals there are.
-        context: decides on commas where `like` is too short to.
-        decimals: how many are allowed where `like` has fewer.
+    Commas between thousands are as in `like`, or as in the context where it is too short to show
+    them; as many decimals as given are allowed where it has fewer.
     """
     shown = len(like.partition(".")[2])
     decimals = max(decimals, shown)

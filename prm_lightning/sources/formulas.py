@@ -1,41 +1,41 @@
-"""Formulas of word problems: parse, evaluate, change one place, and write with units.
+"""Formulas of word problems: parsed, evaluated, changed in one place, written with units.
 
 In: formulas in Python's notation and exact values. Out: equations as a person writes them.
-Read next: `word_problems`.
+Read next: `word_problems.py`.
 """
 
 from __future__ import annotations
 
 import ast
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 Symbol: TypeAlias = Literal["+", "-", "*", "/"]
+# A name is a quantity of the problem or of an earlier step; a number is one that the formula itself
+# brings, such as 60 minutes an hour.
+Expression: TypeAlias = "str | int | Operation"
 
 # Units that may have decimals; any other noun is counted in whole numbers.
 DIVISIBLE = frozenset(("km", "m", "cm", "sqm", "litres", "kg", "hours", "minutes", "euros", "kmh"))
 LARGEST = 1_000_000
+SYMBOLS: dict[type[ast.operator], Symbol] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+}
+OPERATORS: dict[Symbol, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
-    """A quantity of the problem or of an earlier step."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number that the formula itself brings, such as 60 minutes an hour."""
-
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """``left symbol right``."""
 
     symbol: Symbol
@@ -43,62 +43,42 @@ class Operation:
     right: Expression
 
 
-Expression: TypeAlias = Name | Number | Operation
-
-SYMBOLS: dict[type[ast.operator], Symbol] = {
-    ast.Add: "+",
-    ast.Sub: "-",
-    ast.Mult: "*",
-    ast.Div: "/",
-}
-
-
 def parse(formula: str) -> Expression:
-    """Tree of a formula in Python's notation, of names, whole numbers and ``+ - * / ( )``.
-
-    Raises:
-        ValueError: the formula holds anything else.
-    """
+    """A formula in Python's notation, of names, whole numbers and ``+ - * / ( )``."""
 
     def build(node: ast.expr) -> Expression:
         match node:
             case ast.Name(id=name):
-                return Name(name)
+                return name
             case ast.Constant(value=int(value)):
-                return Number(value)
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in SYMBOLS:
+                return value
+            case ast.BinOp(left=left, op=op, right=right):
                 return Operation(SYMBOLS[type(op)], build(left), build(right))
         raise ValueError(f"parse: {formula!r} may hold only names, whole numbers and + - * / ( ).")
 
-    return build(ast.parse(formula, mode="eval").body)
+    return build(ast.parse(formula.strip(), mode="eval").body)
 
 
 def evaluate(expression: Expression, values: Mapping[str, Fraction]) -> Fraction:
     """Exact value; raises ZeroDivisionError and, for a name without a value, KeyError."""
-    if isinstance(expression, Name):
-        return values[expression.name]
-    if isinstance(expression, Number):
-        return Fraction(expression.value)
+    if isinstance(expression, str):
+        return values[expression]
+    if isinstance(expression, int):
+        return Fraction(expression)
     left, right = evaluate(expression.left, values), evaluate(expression.right, values)
-    if expression.symbol == "+":
-        return left + right
-    if expression.symbol == "-":
-        return left - right
-    return left * right if expression.symbol == "*" else left / right
+    return OPERATORS[expression.symbol](left, right)
 
 
-def leaves(expression: Expression) -> Iterator[Name | Number]:
+def leaves(expression: Expression) -> list[str | int]:
     """Names and numbers, from left to right, repeated ones repeatedly."""
     if isinstance(expression, Operation):
-        yield from leaves(expression.left)
-        yield from leaves(expression.right)
-    else:
-        yield expression
+        return leaves(expression.left) + leaves(expression.right)
+    return [expression]
 
 
 def names(expression: Expression) -> list[str]:
     """Names from left to right; one that occurs twice is listed twice."""
-    return [leaf.name for leaf in leaves(expression) if isinstance(leaf, Name)]
+    return [leaf for leaf in leaves(expression) if isinstance(leaf, str)]
 
 
 def substitute(expression: Expression, name: str, replacement: Expression) -> Expression:
@@ -106,7 +86,7 @@ def substitute(expression: Expression, name: str, replacement: Expression) -> Ex
     if isinstance(expression, Operation):
         left = substitute(expression.left, name, replacement)
         return Operation(expression.symbol, left, substitute(expression.right, name, replacement))
-    return replacement if expression == Name(name) else expression
+    return replacement if expression == name else expression
 
 
 def change_one_node(
@@ -116,9 +96,9 @@ def change_one_node(
     yield from change(expression)
     if isinstance(expression, Operation):
         for left in change_one_node(expression.left, change):
-            yield Operation(expression.symbol, left, expression.right)
+            yield expression._replace(left=left)
         for right in change_one_node(expression.right, change):
-            yield Operation(expression.symbol, expression.left, right)
+            yield expression._replace(right=right)
 
 
 def is_sensible(value: Fraction, unit: str) -> bool:
@@ -139,8 +119,7 @@ def is_sensible(value: Fraction, unit: str) -> bool:
     return value != 1 and places % value.denominator == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """How one writer sets numbers and signs.
 
     Args:
@@ -172,20 +151,6 @@ def draw_style(rng: Random) -> Style:
     )
 
 
-def show_decimal(value: Fraction, thousands: str) -> str:
-    """The shortest exact decimal, such as ``1,250`` or ``0.125``.
-
-    Raises:
-        ValueError: more than four decimals would be needed.
-    """
-    top, bottom = value.numerator, value.denominator
-    if 10_000 % bottom:
-        raise ValueError(f"show_decimal: {value} has no decimal of four places.")
-    whole = f"{top // bottom:,}".replace(",", thousands)
-    decimals = f"{top % bottom * 10_000 // bottom:04d}".rstrip("0")
-    return f"{whole}.{decimals}" if decimals else whole
-
-
 def show(value: Fraction, unit: str, style: Style = PRINTED) -> str:
     """The number as it is written in a sentence: ``$12.50``, ``12.5%``, ``3/4``, ``1,250``."""
     if unit == "$":
@@ -194,6 +159,11 @@ def show(value: Fraction, unit: str, style: Style = PRINTED) -> str:
     if unit == "%":
         return show_decimal(value * 100, "") + "%"
     return str(value) if unit == "part" else show_decimal(value, style.thousands)
+
+
+def show_decimal(value: Fraction, thousands: str) -> str:
+    """The shortest decimal, such as ``1,250`` or ``0.125``; exact for what `is_sensible`."""
+    return f"{float(value):,.4f}".rstrip("0").rstrip(".").replace(",", thousands)
 
 
 def write_expression(
@@ -212,18 +182,26 @@ def write_expression(
         style: how numbers and signs are set.
         around: sign of the operation around it, ``%`` in a sum of percentages, empty if none.
     """
-    if not isinstance(expression, Operation):
-        return write_leaf(expression, values, units, style, around)
-    symbol, left, right = expression.symbol, expression.left, expression.right
-    percent = [isinstance(part, Name) and units[part.name] == "%" for part in (left, right)]
-    if symbol == "*" and percent[1] and style.percent == "of" and not isinstance(left, Operation):
-        share = write_leaf(right, values, units, style, "%")
-        return f"{share} of {write_leaf(left, values, units, style, symbol)}"
-    inner = "%" if symbol in "+-" and any(percent) else symbol
-    texts = [write_expression(part, values, units, style, inner) for part in (left, right)]
-    for side, part in enumerate((left, right)):
-        if isinstance(part, Operation) and needs_parentheses(part.symbol, symbol, side):
-            texts[side] = f"({texts[side]})"
+    if isinstance(expression, int):
+        return f"{expression * 100}%" if around == "%" else str(expression)
+    if isinstance(expression, str):
+        value, unit = values[expression], units[expression]
+        if unit == "%" and (around == "/" or (around == "*" and style.percent == "decimal")):
+            return show_decimal(value, "")
+        if unit == "part" and around == "/":
+            return f"({value})"
+        text = show(value, unit, style)
+        return text.removeprefix("$") if style.money == "result" else text
+    symbol, *sides = expression
+    is_share = [isinstance(side, str) and units[side] == "%" for side in sides]
+    if symbol == "*" and is_share[1] and style.percent == "of" and isinstance(sides[0], (str, int)):
+        base = write_expression(sides[0], values, units, style, "*")
+        return f"{write_expression(sides[1], values, units, style, '%')} of {base}"
+    inner = "%" if symbol in "+-" and any(is_share) else symbol
+    texts = [write_expression(side, values, units, style, inner) for side in sides]
+    for k, side in enumerate(sides):
+        if isinstance(side, Operation) and needs_parentheses(side.symbol, symbol, k):
+            texts[k] = f"({texts[k]})"
     sign = {"*": style.times, "/": style.divided}.get(symbol, symbol)
     return f" {sign} ".join(texts)
 
@@ -233,23 +211,3 @@ def needs_parentheses(inner: str, outer: str, side: int) -> bool:
     if outer in "*/" and inner in "+-":
         return True
     return side == 1 and (outer == "/" or (outer == "-" and inner in "+-"))
-
-
-def write_leaf(
-    leaf: Expression,
-    values: Mapping[str, Fraction],
-    units: Mapping[str, str],
-    style: Style,
-    around: str,
-) -> str:
-    """One number of an equation; arguments as in `write_expression`."""
-    if isinstance(leaf, Number):
-        return f"{leaf.value * 100}%" if around == "%" else str(leaf.value)
-    assert isinstance(leaf, Name)
-    value, unit = values[leaf.name], units[leaf.name]
-    if unit == "%" and (around == "/" or (around == "*" and style.percent == "decimal")):
-        return show_decimal(value, "")
-    if unit == "part" and around == "/":
-        return f"({value})"
-    text = show(value, unit, style)
-    return text.removeprefix("$") if style.money == "result" else text

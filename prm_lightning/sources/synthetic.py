@@ -1,14 +1,17 @@
-"""Generated word problems with exact step labels; needs no download."""
+"""Generated word problems with exact step labels; needs no download.
+
+In: the templates of `word_problems.py`, the mistakes of `mistakes.py`. Out: `Solution`s.
+Read next: `mixture.py`, which puts sources together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from random import Random
 from typing import Literal, get_args
 
 from prm_lightning.sources.formulas import show
-from prm_lightning.sources.mistakes import KINDS, Mistake
+from prm_lightning.sources.mistakes import KINDS
 from prm_lightning.sources.word_problems import (
     ANSWER,
     Plan,
@@ -42,6 +45,8 @@ WEIGHTS = {
     "relation": 6.0,
 }
 
+Attempt = tuple[Worked, int, str]  # what is written, index of the mistaken line, kind
+
 
 class Synthetic:
     """Word problems from hand-written templates, each with right and wrong solutions.
@@ -59,7 +64,7 @@ class Synthetic:
         name: the source's name in metrics.
 
     Raises:
-        ValueError: no problems or attempts are asked for, or `split` or `after_error` is unknown.
+        ValueError: no problems or attempts are asked for, or `split` is unknown.
     """
 
     license = "Apache-2.0"  # the templates' own
@@ -77,11 +82,8 @@ class Synthetic:
             raise ValueError(
                 f"Synthetic: problems={problems} and attempts={attempts} must be 1 or more."
             )
-        if split not in get_args(Split) or after_error not in ("unlabelled", "wrong"):
-            raise ValueError(
-                f"Synthetic: split={split!r} must be one of {get_args(Split)}, and "
-                f"after_error={after_error!r} 'unlabelled' or 'wrong'."
-            )
+        if split not in get_args(Split):
+            raise ValueError(f"Synthetic: split={split!r} must be one of {get_args(Split)}.")
         self.problems, self.attempts, self.split, self.seed = problems, attempts, split, seed
         self.after_error, self.name = after_error, name
         self.templates = [template for template in read_templates() if template.split == split]
@@ -97,21 +99,17 @@ class Synthetic:
         for number in range(self.problems):
             rng = Random(f"{self.seed} {self.split} {number}")
             problem = pose(self.templates[number % len(self.templates)], rng)
+            answer = show(problem.values[ANSWER], problem.template.steps[-1].unit)
             for k, (worked, at, kind) in enumerate(solve(problem, self.attempts, rng)):
-                labels = [
-                    1.0 if i < at else 0.0 if i == at else later for i in range(len(worked.texts))
-                ]
+                labels = [1.0] * at + [0.0] + [later] * len(worked.texts)
                 yield Solution(
                     problem=problem.text,
                     steps=tuple(map(Step, worked.texts, labels)),
                     source=self.name,
                     id=f"{self.split}-{self.seed}-{number}-{k}-{kind}",
                     group=problem.template.name,
-                    answer=show(problem.answer, problem.template.steps[-1].unit),
+                    answer=answer,
                 )
-
-
-Attempt = tuple[Worked, int, str]  # what is written, index of the mistaken line, kind
 
 
 def solve(problem: Problem, attempts: int, rng: Random) -> Iterator[Attempt]:
@@ -138,7 +136,7 @@ def vary(wording: Wording, template: Template, rng: Random) -> Wording:
         return other
     start = max(rng.randint(1, steps), rng.randint(1, steps))
     texts = wording.texts[:start] + other.texts[start:]
-    return replace(wording, texts=texts, answer=other.answer, closes=other.closes)
+    return wording._replace(texts=texts, answer=other.answer, closes=other.closes)
 
 
 def try_once(plan: Plan, chances: list[float], rng: Random) -> Attempt:
@@ -158,22 +156,21 @@ def go_wrong(plan: Plan, at: int, rng: Random) -> Attempt | None:
     for kind in reversed(order):
         proposals = list(KINDS[kind](plan, at))
         rng.shuffle(proposals)
-        for mistake in proposals:
-            if worked := make_mistake(plan, at, mistake):
+        for proposal in proposals:
+            if worked := work_out_wrongly(proposal):
                 return worked, at, kind
     return None
 
 
-def make_mistake(plan: Plan, at: int, mistake: Mistake) -> Worked | None:
-    """The written solution; None unless the line at this index is false and all is sensible.
+def work_out_wrongly(plan: Plan) -> Worked | None:
+    """The written solution; None unless the line with the mistake is false and all is sensible.
 
     A line that is true after all, by chance or as another right way, leads to the right answer;
     so does one whose error cancels later, which is left out as well.
     """
-    problem = plan.problem
-    worked = work_out(replace(plan, lines=mistake.lines), at, mistake.misread, mistake.stated)
-    if worked is None or worked.values[-1] == problem.answer:
+    truth, worked = plan.problem.values, work_out(plan)
+    if worked is None or worked.values[-1] == truth[ANSWER]:
         return None
-    truth = {**problem.values, ANSWER: problem.answer}[mistake.lines[at].name]
-    plausible = truth / 12 <= worked.values[at] <= truth * 12  # a larger error would be noticed
-    return worked if plausible else None
+    right = truth[plan.lines[plan.mistake].name]
+    # A larger error would be noticed.
+    return worked if right / 12 <= worked.values[plan.mistake] <= right * 12 else None

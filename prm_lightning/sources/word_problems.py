@@ -2,24 +2,23 @@
 
 In: ``word_problems.yaml``, whose first lines explain its form. Out: a `Problem` with its numbers
 drawn, and a `Plan` of one solution that `work_out` writes down, with or without a mistake.
-Read next: `mistakes`, `synthetic`.
+Read next: `synthetic.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from prm_lightning.sources.formulas import (
     Expression,
-    Name,
     Style,
     draw_style,
     evaluate,
@@ -47,50 +46,29 @@ HE = (
 
 ANSWER = "answer"  # name of the line that only states the answer
 ANSWERS = ("The answer is {answer}.", "So the final answer is {answer}.", "Answer: {answer}")
+TRIES = 5000  # draws of numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
+class Quantity(NamedTuple):
     """A number that the problem states: its unit and the values that it may have."""
 
     unit: str
     values: tuple[Fraction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One step of a solution: a quantity, how it is computed, and ways to say so.
+class Line(NamedTuple):
+    """One step of a solution: a quantity, how it is computed, and ways to say so."""
 
-    Args:
-        name: the quantity that it finds.
-        unit: unit of that quantity.
-        expression: how it follows from the problem and from earlier lines.
-        texts: sentences with ``{eq}`` for ``expression = value``, and perhaps people, words and
-            numbers of the problem.
-        wrong: formulas that people take by mistake, each with its kind.
-    """
-
-    name: str
-    unit: str
-    expression: Expression
-    texts: tuple[str, ...]
-    wrong: tuple[tuple[str, Expression], ...] = ()
+    name: str  # the quantity that it finds
+    unit: str  # of that quantity
+    expression: Expression  # how it follows from the problem and from earlier lines
+    texts: tuple[str, ...]  # sentences with {eq} for "expression = value", people and words
+    wrong: tuple[tuple[str, Expression], ...] = ()  # formulas taken by mistake, each with its kind
 
 
 @dataclass(frozen=True)
 class Template:
-    """Hand-written problem with its solution.
-
-    Args:
-        name: ``theme/name``, unique.
-        split: the only split that uses it, the same for its whole theme.
-        given: quantities that the problem states, by name.
-        questions: ways to ask, with ``{name}`` for a quantity, a person or a word.
-        steps: one or more lines, in order; the last finds the answer.
-        answers: ways to state the answer, with ``{answer}`` for it.
-        words: words to choose from, by placeholder.
-        needs: pairs of formulas; the first must be larger than the second.
-    """
+    """A problem of the file, which explains its fields; `name` is ``theme/name``."""
 
     name: str
     split: Split
@@ -120,6 +98,7 @@ def read_templates() -> tuple[Template, ...]:
 
 
 def read_template(name: str, split: Split, template: Mapping[str, Any]) -> Template:
+    """One template as YAML has it."""
     sides = (need.split(">") for need in template.get("needs", ()))
     return Template(
         name,
@@ -129,7 +108,7 @@ def read_template(name: str, split: Split, template: Mapping[str, Any]) -> Templ
         tuple(read_line(**step) for step in template["steps"]),
         tuple(template["answers"]),
         {word: tuple(choices) for word, choices in template.get("words", {}).items()},
-        tuple((parse(larger.strip()), parse(smaller.strip())) for larger, smaller in sides),
+        tuple((parse(larger), parse(smaller)) for larger, smaller in sides),
     )
 
 
@@ -142,7 +121,7 @@ def read_line(
     """
     name, _, expression = formula.partition("=")
     mistaken = tuple((kind, parse(other)) for kind, other in (wrong or {}).items())
-    return Line(name.strip(), unit, parse(expression.strip()), tuple(texts), mistaken)
+    return Line(name.strip(), unit, parse(expression), tuple(texts), mistaken)
 
 
 def read_quantity(
@@ -162,19 +141,13 @@ def read_quantity(
     return Quantity(unit, tuple(value / (100 if unit == "%" else 1) for value in values))
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """A template with its numbers and names drawn."""
 
     template: Template
     text: str  # the question
     words: Mapping[str, str]  # the text for each placeholder that is no quantity
-    values: Mapping[str, Fraction]  # true value of every given and computed quantity
-
-    @property
-    def answer(self) -> Fraction:
-        """True value of the last line."""
-        return self.values[self.template.steps[-1].name]
+    values: Mapping[str, Fraction]  # true value of every given and computed quantity, and `ANSWER`
 
 
 def pose(template: Template, rng: Random) -> Problem:
@@ -183,39 +156,38 @@ def pose(template: Template, rng: Random) -> Problem:
     Raises:
         ValueError: no sensible numbers were found; the template's ranges do not fit.
     """
-    values = draw_values(template, rng)
+    drawn = (draw_values(template, rng) for _ in range(TRIES))
+    values = next(filter(None, drawn), None)
+    if values is None:
+        raise ValueError(f"pose: no sensible numbers for {template.name!r}; widen its ranges.")
     words = draw_words(template, rng)
     shown = {name: show(values[name], q.unit) for name, q in template.given.items()}
-    return Problem(template, rng.choice(template.questions).format(**words, **shown), words, values)
+    text = rng.choice(template.questions).format(**words, **shown)
+    return Problem(template, text, words, values)
 
 
-def draw_values(template: Template, rng: Random) -> dict[str, Fraction]:
-    for _ in range(5000):
-        values = {name: rng.choice(quantity.values) for name, quantity in template.given.items()}
-        for line in template.steps:
-            values[line.name] = evaluate(line.expression, values)
-            if not is_sensible(values[line.name], line.unit):
-                break
-        else:
-            if all(
-                evaluate(more, values) > evaluate(less, values) for more, less in template.needs
-            ):
-                return values
-    raise ValueError(f"pose: no sensible numbers for {template.name!r}; widen its ranges.")
+def draw_values(template: Template, rng: Random) -> dict[str, Fraction] | None:
+    """Values that may be sensible; None if they are not."""
+    values = {name: rng.choice(quantity.values) for name, quantity in template.given.items()}
+    for line in template.steps:
+        values[line.name] = values[ANSWER] = evaluate(line.expression, values)
+        if not is_sensible(values[line.name], line.unit):
+            return None
+    meets = (evaluate(more, values) > evaluate(less, values) for more, less in template.needs)
+    return values if all(meets) else None
 
 
 def draw_words(template: Template, rng: Random) -> dict[str, str]:
     """Three different people ``a b c``, pronouns of the first, and the template's own words."""
     people = rng.sample(SHE + HE, 3)
-    she = people[0] in SHE
+    is_she = people[0] in SHE
     words = dict(zip("abc", people, strict=True))
-    pronouns = ("she", "She", "her", "Her") if she else ("he", "He", "his", "His")
+    pronouns = ("she", "She", "her", "Her") if is_she else ("he", "He", "his", "His")
     words |= dict(zip(("he", "He", "his", "His"), pronouns, strict=True))
     return words | {name: rng.choice(choices) for name, choices in template.words.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
+class Wording(NamedTuple):
     """One writer's choices for one template."""
 
     style: Style
@@ -223,16 +195,6 @@ class Wording:
     answer: str  # the sentence that states the answer
     closes: bool  # whether a solution ends with that sentence
     joined: int | None  # index of a step that is worked into the next one
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The lines of one solution, each with the one sentence that says it."""
-
-    problem: Problem
-    style: Style
-    lines: tuple[Line, ...]  # in order; a closing line, if there is one, is the last
-    closing: Line  # states the answer, whether or not it is among `lines`
 
 
 def draw_wording(template: Template, rng: Random) -> Wording:
@@ -256,42 +218,42 @@ def can_join(template: Template, k: int) -> bool:
     return short and line.name in after and used.count(line.name) == 1
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The lines of one solution, each with the one sentence that says it."""
+
+    problem: Problem
+    style: Style
+    lines: tuple[Line, ...]  # in order; a closing line, if there is one, is the last
+    closing: Line  # states the answer, whether or not it is among `lines`
+    mistake: int = -1  # index of the line that goes wrong; -1 for none
+    misread: Mapping[str, Fraction] = field(default_factory=dict)  # what it takes for other values
+    stated: Fraction | None = None  # what it gives as its result, if not that of its equation
+
+
 def make_plan(problem: Problem, wording: Wording) -> Plan:
     """The right solution in this wording."""
     steps = problem.template.steps
-    lines = [replace(line, texts=(t,)) for line, t in zip(steps, wording.texts, strict=True)]
+    lines = [line._replace(texts=(t,)) for line, t in zip(steps, wording.texts, strict=True)]
     if (k := wording.joined) is not None:
         after = lines[k + 1]
         whole = substitute(after.expression, lines[k].name, lines[k].expression)
-        lines[k : k + 2] = [replace(after, expression=whole)]
-    last = steps[-1]
-    closing = Line(ANSWER, last.unit, Name(last.name), (wording.answer,))
+        lines[k : k + 2] = [after._replace(expression=whole)]
+    closing = Line(ANSWER, steps[-1].unit, steps[-1].name, (wording.answer,))
     if wording.closes:
         lines.append(closing)
     return Plan(problem, wording.style, tuple(lines), closing)
 
 
-@dataclass(frozen=True, slots=True)
-class Worked:
+class Worked(NamedTuple):
     """A plan written out: the sentence and the claimed value of each line."""
 
     texts: tuple[str, ...]
     values: tuple[Fraction, ...]
 
 
-def work_out(
-    plan: Plan,
-    at: int = -1,
-    misread: Mapping[str, Fraction] | None = None,
-    stated: Fraction | None = None,
-) -> Worked | None:
+def work_out(plan: Plan) -> Worked | None:
     """Write the lines in order, each computed from what the lines before it claim.
-
-    Args:
-        plan: what to follow.
-        at: index of a line with a mistake; -1 for none.
-        misread: quantities that this line takes with another value.
-        stated: the result that this line states; None for the result of its equation.
 
     Returns:
         None if a value is not one that a textbook would have, or a division is by zero.
@@ -299,13 +261,14 @@ def work_out(
     claimed = dict(plan.problem.values)
     texts, values = [], []
     for k, line in enumerate(plan.lines):
-        seen = {**claimed, **misread} if misread and k == at else claimed
+        goes_wrong = k == plan.mistake
+        seen = {**claimed, **plan.misread} if goes_wrong else claimed
         try:
             value = evaluate(line.expression, seen)
         except ZeroDivisionError:
             return None
-        if stated is not None and k == at:
-            value = stated
+        if goes_wrong and plan.stated is not None:
+            value = plan.stated
         if not is_sensible(value, line.unit):
             return None
         claimed[line.name] = value
@@ -320,13 +283,9 @@ def write_line(line: Line, value: Fraction, seen: Mapping[str, Fraction], plan: 
     Around the equation, numbers of the problem are written as they are, even if the equation takes
     them wrongly: "in 12 years she will be 31" would be true where 10 years were asked about.
     """
-    problem, style = plan.problem, plan.style
-    text, units = line.texts[0], problem.template.units
+    problem, style, units = plan.problem, plan.style, plan.problem.template.units
     result = show(value, line.unit, style)
-    shown = {
-        name: show(problem.values[name], units[name], style)
-        for name in problem.template.given
-        if f"{{{name}}}" in text
-    }
+    given = problem.template.given
+    shown = {name: show(problem.values[name], units[name], style) for name in given}
     equation = f"{write_expression(line.expression, seen, units, style)} = {result}"
-    return text.format(**problem.words, **shown, **{ANSWER: result}, eq=equation)
+    return line.texts[0].format(**problem.words, **shown, **{ANSWER: result}, eq=equation)
