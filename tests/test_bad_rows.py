@@ -26,6 +26,7 @@ from prm_lightning.sources import (
     RlhFlow,
     Stepwise,
 )
+from prm_lightning.sources.mixture import SourceSpec, read_mixture
 from prm_lightning.sources.rewards import se_rewards
 from prm_lightning.types import Dropped, Solution
 
@@ -221,15 +222,6 @@ def kept(layout, folder, *solutions):
 every_layout = pytest.mark.parametrize("name", LAYOUTS)
 
 
-@every_layout
-def test_good_rows_are_kept(name, tmp_path):
-    layout = LAYOUTS[name]
-    (first, *_) = kept(layout, tmp_path, STEPS)
-    assert first.problem == "q?"
-    if name not in OTHER_TEXTS:
-        assert [step.text for step in first.steps] == STEPS
-
-
 BAD_LINES = {
     "truncated JSON": lambda good: good[:-20],
     "invalid UTF-8": lambda good: good[:8] + b"\xff\xfe" + good[8:],
@@ -253,10 +245,30 @@ def test_a_line_that_is_no_object_is_dropped_and_named(bad, tmp_path):
     assert len(solutions) == 2 * len(kept(layout, tmp_path, STEPS))
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_other_files_are_read_like_json_lines(name, suffix, tmp_path):
+    layout = LAYOUTS[name]
+    path = str(tmp_path / f"solutions.{suffix}")
+    rows = layout.rows(STEPS) + layout.rows(["r0", "w1"])
+    if suffix == "parquet":
+        pytest.importorskip("datasets").Dataset.from_list(rows).to_parquet(path)
+    else:
+        pandas = pytest.importorskip("pandas")
+        pandas.DataFrame([
+            {c: json.dumps(v) if isinstance(v, (list, dict)) else v for c, v in row.items()}
+            for row in rows
+        ]).to_csv(path, index=False)  # fmt: skip
+    found, dropped = read(layout.source(path))
+    assert not dropped
+    assert found == kept(layout, tmp_path, STEPS, ["r0", "w1"])
+
+
 @every_layout
 def test_separators_inside_a_text_divide_nothing(name, tmp_path):
     texts = ["r0 \u2028 a", "r1 \u2029\x85\x0b\x1c b", "w2 \x00 c"]
     (first, *_) = kept(LAYOUTS[name], tmp_path, texts)
+    assert first.problem == "q?"
     if name not in OTHER_TEXTS:
         assert [step.text for step in first.steps] == texts
 
@@ -268,14 +280,6 @@ def test_a_step_of_a_megabyte_is_a_step(name, tmp_path):
     (first, *_) = kept(LAYOUTS[name], tmp_path, texts)
     assert max(len(step.text) for step in first.steps) >= (1 if name == "attempts" else 999_000)
     assert time.perf_counter() - start < LIMIT
-
-
-@every_layout
-def test_five_hundred_steps_are_a_solution(name, tmp_path):
-    texts = [f"r{k}" for k in range(499)] + ["w499"]
-    found = kept(LAYOUTS[name], tmp_path, texts)
-    if name not in OTHER_TEXTS:
-        assert [step.text for step in found[0].steps] == texts
 
 
 @every_layout
@@ -308,7 +312,8 @@ def test_a_label_that_is_none_is_dropped(name, label, tmp_path):
 
 @every_layout
 def test_duplicated_ids_are_told_apart(name, tmp_path):
-    found = kept(LAYOUTS[name], tmp_path, STEPS, STEPS, STEPS)
+    path = write(tmp_path, *lines_of(LAYOUTS[name], STEPS, STEPS, STEPS))
+    found = read_mixture([SourceSpec(LAYOUTS[name].source(path))]).solutions
     assert len({solution.id for solution in found}) == len(found) > 2
 
 
@@ -330,17 +335,6 @@ def test_a_missing_column_is_named(name, tmp_path):
         read(layout.source(path))
     assert missing in str(error.value)
     assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_parquet_is_read_like_json_lines(name, tmp_path):
-    datasets = pytest.importorskip("datasets")
-    layout = LAYOUTS[name]
-    path = tmp_path / "solutions.parquet"
-    datasets.Dataset.from_list(layout.rows(STEPS) + layout.rows(["r0", "w1"])).to_parquet(path)
-    found, dropped = read(layout.source(str(path)))
-    assert not dropped
-    assert found == kept(layout, tmp_path, STEPS, ["r0", "w1"])
 
 
 @every_layout
@@ -425,7 +419,7 @@ def test_no_damage_to_a_row_moves_a_label(tmp_path_factory, damaged):
         must_be_one_line(error)
 
 
-@given(damaged_bytes(), st.sampled_from([".jsonl", ".json", ".jsonl.gz", ".parquet"]))
+@given(damaged_bytes(), st.sampled_from([".jsonl", ".json", ".jsonl.gz", ".csv", ".parquet"]))
 @settings(max_examples=60)
 def test_no_bytes_crash_a_source(tmp_path_factory, damaged, suffix):
     name, lines = damaged

@@ -1,14 +1,14 @@
 """Rendered chat prompts: the question is cut out, and what is left over is seen."""
 
-import logging
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_rows import solutions, write_lines
+from raw_rows import write_lines
 
-from prm_lightning.sources import Stepwise
+from prm_lightning.sources.mixture import SourceSpec, read_mixture
+from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.text import cut_chat_markup, find_chat_markup
 
 QUESTION = "Is 3 < 4?\nSay | why: <b>x</b>."
@@ -89,10 +89,13 @@ def test_what_only_looks_a_little_like_markup_stays(problem):
 def test_problems_that_still_hold_markup_are_counted_and_named(tmp_path, caplog):
     row = {"completions": ["a"], "labels": [True]}
     unknown = "<|question|>2 + 3?<|reply|>"
-    prompts = [unknown, "2 + 3?", unknown, "<|im_start|>user\n2 + 3?<|im_end|>"]
+    prompts = [unknown, "2 + 3?", unknown + "!", "<|im_start|>user\n2 + 3?<|im_end|>"]
     path = write_lines(tmp_path / "r.jsonl", *({"prompt": p, **row} for p in prompts))
-    with caplog.at_level(logging.WARNING, logger="prm_lightning"):
-        assert solutions(Stepwise(path))[3].problem == "2 + 3?"
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert "r: 2 problems still hold" in message
-    assert "'<|question|>' in r:0" in message
+    mixture = read_mixture([SourceSpec(Stepwise(path))])
+    assert mixture.solutions[3].problem == "2 + 3?"
+    assert mixture.report()["r"]["chat_markup"] == {
+        "<|question|>": {"count": 2, "first": ["r:0", "r:2"]}
+    }
+    (message,) = caplog.messages
+    assert "2 problems still hold" in message
+    assert "'<|question|>', such as that of r:0" in message

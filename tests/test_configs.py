@@ -10,7 +10,7 @@ from memory import MODELS, largest_batch, model_config
 
 from prm_lightning.command import UsageError
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.sources.source_list import as_specs
+from prm_lightning.sources.mixture import as_specs
 from prm_lightning.training.cli import main
 from prm_lightning.types import Source
 

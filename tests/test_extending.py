@@ -18,8 +18,7 @@ from prm_lightning.modeling.heads import HEADS, HeadKind
 from prm_lightning.modeling.losses import COSTS, StepCost, reward_weighted_loss
 from prm_lightning.modeling.model_folder import read_head
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.sources.mixture import read_mixture
-from prm_lightning.sources.source_list import as_specs
+from prm_lightning.sources.mixture import as_specs, read_mixture
 from prm_lightning.types import Aggregation
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -70,7 +69,7 @@ def test_a_layout_is_one_class_and_one_line_of_yaml(tmp_path, monkeypatch):
     first, second = mixture.solutions
     assert (texts(first), labels(first)) == (["3 * 4 = 12", "2 + 12 = 15"], [1.0, 0.0])
     assert (labels(second), second.id) == ([0.0, None], "graded:1")
-    dropped = mixture.report.to_json()["graded"]["dropped"]
+    dropped = mixture.report()["graded"]["dropped"]
     assert {reason: found["count"] for reason, found in dropped.items()} == {
         "no question": 1,
         "right is no count": 1,

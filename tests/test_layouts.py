@@ -26,9 +26,10 @@ ROW = {
 
 
 def test_steps_before_the_error_are_right_and_steps_after_it_unlabelled(tmp_path):
-    right = {**ROW, "id": "gsm8k-2", "label": -1, "final_answer_correct": True}
+    right = {**ROW, "id": 7, "label": -1, "final_answer_correct": True}
     wrong, right = solutions(ProcessBench(write_lines(tmp_path / "p.jsonl", ROW, right)))
     assert (wrong.problem, wrong.source, wrong.id) == ("1 + 1 + 1?", "p", "gsm8k-1")
+    assert right.id == "p:1"
     assert texts(wrong) == ROW["steps"]
     assert labels(wrong) == [1.0, 0.0, None]
     assert labels(right) == [1.0, 1.0, 1.0]
@@ -51,30 +52,11 @@ def test_the_first_error_is_the_label_whatever_is_blank(label, blank, tmp_path_f
         assert len(found.steps) == 6 - len(blank)
 
 
-@pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0), (1.0, 0.0), ("1", "false")])
-def test_solutions_are_chosen_by_their_final_answer(tmp_path, yes, no):
-    other = {**ROW, "id": "b", "final_answer_correct": yes}
-    path = write_lines(tmp_path / "p.jsonl", {**ROW, "final_answer_correct": no}, other)
-    dropped, kept = ProcessBench(path, final_answer="correct").read()
-    assert (kept.id, dropped.reason) == ("b", "final answer not correct")
-    kept, dropped = ProcessBench(path, final_answer="wrong").read()
-    assert (kept.id, dropped.reason) == ("gsm8k-1", "final answer not wrong")
-    path = write_lines(tmp_path / "p.jsonl", ROW, {**ROW, "final_answer_correct": 2})
-    assert [row.reason for row in ProcessBench(path).read() if isinstance(row, Dropped)] == [
-        "final_answer_correct is no flag"
-    ]
-
-
 @pytest.mark.parametrize("label", [3, -2, 0.5, True, "1", float("nan"), float("inf"), [1]])
 def test_a_label_that_names_no_step_is_dropped(tmp_path, label):
     path = write_lines(tmp_path / "p.jsonl", ROW, {**ROW, "label": label})
     _, dropped = ProcessBench(path).read()
     assert dropped.reason == "label is no step"
-
-
-def test_an_id_that_is_taken_gets_a_suffix(tmp_path):
-    path = write_lines(tmp_path / "p.jsonl", ROW, ROW, {**ROW, "id": None}, {**ROW, "id": 7})
-    assert [s.id for s in ProcessBench(path).read()] == ["gsm8k-1", "gsm8k-1#2", "p:2", "p:3"]
 
 
 def test_all_of_processbench_is_read():

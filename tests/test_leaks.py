@@ -39,21 +39,11 @@ def test_problems_of_other_files_are_left_out(tmp_path):
         {"question": {"problem": "Six apples?"}, "label": {}},
     ]
     file = write(tmp_path / "held_out.jsonl", *rows)
-    problems = [
-        "one apple",
-        "Two apples.",
-        "three apples",
-        "Four apples?",
-        "Five apples?",
-        "six apples",
-    ]
+    problems = ["one apple", "Two apples.", "three apples"]
+    problems += ["Four apples?", "Five apples?", "six apples"]
     kept, reports = exclude([solution(p) for p in problems], [file])
     assert [s.problem for s in kept] == ["Five apples?"]
-    assert (reports[file]["problems"], reports[file]["exact"], reports[file]["left_out"]) == (
-        5,
-        5,
-        True,
-    )
+    assert [reports[file][key] for key in ("problems", "exact", "left_out")] == [5, 5, True]
     assert reports[file]["first"][1] == {
         "source": "s",
         "id": "",
@@ -62,6 +52,9 @@ def test_problems_of_other_files_are_left_out(tmp_path):
         "similarity": 1.0,
     }
     assert exclude(kept, []) == (kept, {})
+    many = write(tmp_path / "many.jsonl", *({"problem": f"{n} pears"} for n in range(20)))
+    report = exclude([solution(f"{n} pears") for n in range(3, 15)], [many])[1][many]
+    assert (report["problems"], len(report["first"])) == (12, FIRST)
 
 
 def test_near_duplicates_of_held_out_problems_are_left_out(tmp_path):
@@ -70,24 +63,10 @@ def test_near_duplicates_of_held_out_problems_are_left_out(tmp_path):
     kept, reports = exclude(train, [held])
     assert kept == train[-1:]
     report = reports[held]
-    assert (report["problems"], report["exact"], report["near"], report["solutions"]) == (
-        2,
-        1,
-        1,
-        3,
-    )
+    assert [report[key] for key in ("problems", "exact", "near", "solutions")] == [2, 1, 1, 3]
     assert [leak["id"] for leak in report["first"]] == ["30", "25"]
     assert 0.4 <= report["first"][0]["similarity"] < report["first"][1]["similarity"] == 1
     assert {leak["found_at"] for leak in report["first"]} == {f"{held}:1"}
-
-
-def test_a_report_names_the_first_ones_and_counts_the_others(tmp_path):
-    held = write(tmp_path / "a.jsonl", *({"problem": f"{n} apples"} for n in range(20)))
-    _, reports = exclude([solution(f"{n} apples") for n in range(3, 15)], [held])
-    assert reports[held]["problems"] == 12
-    assert [leak["problem"] for leak in reports[held]["first"]] == [
-        f"{n} apples" for n in range(3, 3 + FIRST)
-    ]
 
 
 def test_evaluation_sources_are_reported_with_a_warning_and_kept(caplog):
@@ -161,7 +140,7 @@ def test_a_run_reports_how_its_problems_were_split(tmp_path, tokenizer):
 def test_a_row_whose_problem_cannot_be_read_is_refused(tmp_path, line):
     file = tmp_path / "f.jsonl"
     file.write_text('{"problem": "p"}\n' + line)
-    with pytest.raises(ValueError, match=r"exclude: .*f\.jsonl:2"):
+    with pytest.raises(ValueError, match=r"f\.jsonl:2: "):
         exclude([solution("p")], [str(file)])
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from raw_rows import labels, solutions, texts, write_lines
 
 from prm_lightning.sources import MathShepherd, OpenRlhf, RlhFlow
-from prm_lightning.sources.file_source import RowError
 from prm_lightning.sources.marked_text import cut_first_step, find_first_step
 from prm_lightning.sources.rewards import first_error
+from prm_lightning.sources.rows import RowError
 from prm_lightning.text import remove_step_number
 
 
@@ -231,8 +231,6 @@ def test_placeholder_keys_and_chat_markup_are_as_the_user_says(tmp_path):
     )  # fmt: skip
     assert solution.problem == "Find x."
     assert (texts(solution), labels(solution)) == (["x is", "in the text\nx = 1"], [0.5, 1.0])
-    with pytest.raises(ValueError, match="placeholder_token is empty"):
-        OpenRlhf("x.jsonl", placeholder_token="")
 
 
 @pytest.mark.parametrize("value", [["+", "-", "+"], ["-", "+"]])
@@ -279,8 +277,6 @@ def test_known_problems_divide_the_first_turn_where_steps_have_no_numbers(tmp_pa
         tmp_path / "problems.jsonl",
         {"problem": "Find x. Then find it again."},
         {"problem": "Find x."},
-        {"problem": None},
-        "no row",
     )
     rows = (
         {"conversations": chat("Find x. It is 3.", "+")},
@@ -291,7 +287,7 @@ def test_known_problems_divide_the_first_turn_where_steps_have_no_numbers(tmp_pa
     assert (short.problem, texts(short)) == ("Find x.", ["It is 3."])
     assert (long.problem, texts(long)) == ("Find x. Then find it again.", ["It is 3."])
     assert dropped.reason == "no first step"
-    with pytest.raises(ValueError, match="no row of problems="):
+    with pytest.raises(ValueError, match="expected a problem as text"):
         none = write_lines(tmp_path / "none.jsonl", {"x": 1})
         read(RlhFlow, tmp_path, *rows, problems=none)
 

@@ -8,8 +8,7 @@ import yaml
 from raw_rows import write_lines
 
 from prm_lightning.sources import Corrupted, Gsm8k, SourceSpec, Stepwise
-from prm_lightning.sources.mixture import read_mixture
-from prm_lightning.sources.source_list import as_specs
+from prm_lightning.sources.mixture import as_specs, read_mixture
 from prm_lightning.training.cli import main
 
 CONFIG = Path(__file__).parents[1] / "configs" / "smollm2_gsm8k.yaml"

@@ -1,7 +1,6 @@
 """Stepwise rows, and what `format` writes: what is read, and what is dropped and why."""
 
 import json
-import logging
 import random
 import subprocess
 import sys
@@ -17,6 +16,14 @@ from prm_lightning.sources.formatting import write_solutions
 from prm_lightning.types import Dropped, Solution, Source, Step
 
 GOOD = {"prompt": "2 + 3?", "completions": ["2 + 3 = 5", "#### 5"], "labels": [True, False]}
+WHOLE = {"problem": "2 + 3?", "steps": ["2 + 3 = 5", "So 6"], "labels": [1, 0.25]}
+BAD_WHOLE = [
+    ({"weights": [1]}, "steps and weights differ in number"),
+    ({"weights": [1, -1]}, "weight below 0"),
+    ({"weights": [1, float("inf")]}, "weight below 0"),
+    ({"weights": 1}, "weights are not a list"),
+    ({"problem": ""}, "no problem"),
+]
 
 
 @pytest.fixture
@@ -50,37 +57,26 @@ def test_the_name_and_the_answer_column_are_taken(write):
 
 
 def test_every_kind_of_label_survives(write):
-    row = {"prompt": "p", "completions": list("abcde"), "labels": [True, 0.25, None, 1, False]}
+    given = [True, 0.25, None, 1, False, "+", "-", "true", "False", " 0.5 "]
+    row = {"prompt": "p", "completions": list("abcdefghij"), "labels": given}
     (solution,) = read(write(row))
-    assert labels(solution) == [1.0, 0.25, None, 1.0, 0.0]
+    assert labels(solution) == [1.0, 0.25, None, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.5]
 
 
 def test_the_question_is_cut_out_and_steps_are_cleaned(write):
-    (solution,) = read(
-        write(
-            {
-                "prompt": "<|user|>\n2 * 3?<|end|>\n<|assistant|>\n",
-                "completions": [" 2*3=<<2*3=6>>6\r\n\r\nso", "", " \t", "<<6=6>>", "#### 6"],
-                "labels": [True, False, 0.5, 0.75, False],
-            }
-        )
+    path = write(
+        {
+            "prompt": "<|user|>\n2 * 3?<|end|>\n<|assistant|>\n",
+            "completions": [" 2*3=<<2*3=6>>6\r\n\r\nso", "", " \t", "<<6=6>>", "#### 6"],
+            "labels": [True, False, 0.5, 0.75, False],
+        }
     )
+    (solution,) = read(path)
     assert solution.problem == "2 * 3?"
     assert texts(solution) == ["2*3=6\nso", "<<6=6>>", "#### 6"]  # only blank lines are no steps
     assert labels(solution) == [1.0, 0.75, 0.0]
-
-
-def test_calculator_marks_can_be_kept(write):
-    path = write({**GOOD, "completions": ["<<2+3=5>>5", "x"]})
-    assert texts(read(path, calculator_marks="keep")[0]) == ["<<2+3=5>>5", "x"]
-
-
-def test_lines_end_at_newlines_alone_and_odd_characters_survive(write):
-    odd = "a\u2028b\u2029c\x85d\x0be\x00f"
-    path = write({**GOOD, "prompt": odd, "completions": [odd, odd]}, "", GOOD)
-    first, second = read(path)
-    assert (first.problem, texts(first)) == (odd, [odd, odd])
-    assert second.id == "rows:1"  # a blank line is no row
+    (kept,) = read(path, calculator_marks="keep")
+    assert texts(kept)[0] == "2*3=<<2*3=6>>6\nso"
 
 
 @given(
@@ -112,28 +108,24 @@ def test_steps_and_labels_stay_together(rows, tmp_path_factory):
     [
         ({**GOOD, "labels": [True]}, "steps and labels differ in number", "2 completions but 1"),
         ({**GOOD, "completions": ["a", 3]}, "step is not text", "completions[1] is 3"),
-        ({**GOOD, "completions": ["a", None]}, "step is not text", "completions[1] is None"),
         (
             json.dumps({**GOOD, "completions": ["a", "\ud800"]}),
             "text with half a character",
             "mend or remove",
         ),
         ({**GOOD, "labels": [True, 1.5]}, "label outside [0, 1]", "labels[1] is 1.5"),
-        ({**GOOD, "labels": [-1, 1]}, "label outside [0, 1]", "labels[0] is -1"),
         ({**GOOD, "labels": [True, float("nan")]}, "label outside [0, 1]", "labels[1] is nan"),
-        ({**GOOD, "labels": [True, "+"]}, "label outside [0, 1]", "labels[1] is '+'"),
-        ({**GOOD, "labels": None}, "missing column", "no labels among"),
+        ({**GOOD, "labels": [True, "yes"]}, "label outside [0, 1]", "labels[1] is 'yes'"),
         ({**GOOD, "completions": "abc"}, "completions are not a list", "'abc'"),
         ({**GOOD, "prompt": " \n"}, "no prompt", "prompt is ' \\n'"),
         ({**GOOD, "prompt": None}, "missing column", "no prompt among"),
         ({**GOOD, "prompt": "<|user|>\n<|end|>\n"}, "no prompt", "<|user|>"),
         ({**GOOD, "completions": [], "labels": []}, "no steps", "completions is []"),
         ({**GOOD, "completions": ["", " "]}, "no steps", "not blank"),
-        ({"prompt": "p", "labels": []}, "missing column", "no completions among prompt, labels"),
         ("{nope", "not a JSON object", "'{nope' is not JSON"),
         ("[1]", "not a JSON object", "[1] is of type list"),
-        ("\x00\x00", "not a JSON object", "'\\x00\\x00'"),
-        ('{"a":"\udcff"}', "not a JSON object", "utf-8"),
+        *[({**WHOLE, **changed}, reason, "") for changed, reason in BAD_WHOLE],
+        ('{"a":"\udcff"}', "text with half a character", "mend or remove"),
         ("[" * 100_000, "not a JSON object", "recursion"),
     ],
 )
@@ -156,15 +148,6 @@ def test_a_file_of_another_layout_names_the_columns_found_and_expected(write):
         read(path)
     with pytest.raises(ValueError, match=r"columns \(none\), expected prompt"):
         read(write("no json", name="text.jsonl"))
-
-
-def test_gsm8k_gen_stepwise_is_compared_with_what_is_documented(write, tmp_path, caplog):
-    write({**GOOD, "labels": [1, True], "extra": 1}, name="gsm8k-gen-stepwise/train.jsonl")
-    with caplog.at_level(logging.WARNING, logger="prm_lightning"):
-        assert len(read(str(tmp_path / "gsm8k-gen-stepwise"))) == 1
-    columns, rows = [record.getMessage() for record in caplog.records]
-    assert "extra int, labels list[bool|int], prompt str, documented are" in columns
-    assert "found 1 rows, documented are 50916 rows" in rows
 
 
 def test_importing_sources_stays_light():
@@ -211,12 +194,6 @@ def test_attempts_become_solutions_whose_lines_are_steps(write):
     assert {s.problem for s in found} == {"2 + 3?"}
 
 
-def test_attempts_need_one_label_each(write):
-    path = write(GOOD, {**GOOD, "labels": [True]}, {**GOOD, "completions": ["", "\n"]})
-    *_, short, blank = read(path, completions="attempts")
-    assert (short.reason, blank.reason) == ("steps and labels differ in number", "no steps")
-
-
 def test_an_attempt_that_is_right_to_the_end_gives_the_answer_of_its_problem(write):
     def row(prompt, last, *labels):
         return {"prompt": prompt, "completions": ["so", last], "labels": labels}
@@ -229,26 +206,6 @@ def test_an_attempt_that_is_right_to_the_end_gives_the_answer_of_its_problem(wri
         {**row("q", "#### 9", False, False), "answer": "9"},
     )
     assert [s.answer for s in read(path)] == ["1,200", "1,200", None, "8", "9"]
-
-
-def test_a_full_size_file_takes_seconds_and_is_never_held(write, tmp_path):
-    import time
-    import tracemalloc
-
-    steps = [f"line {k}: {k} + {k} = <<{k}+{k}={2 * k}>>{2 * k}" for k in range(4)]
-    lines = "".join(
-        json.dumps({"prompt": f"problem {k}", "completions": steps, "labels": [True] * 4}) + "\n"
-        for k in range(2_000)
-    )
-    (tmp_path / "big.jsonl").write_text(lines)
-    start = time.process_time()
-    assert sum(len(solution.steps) for solution in Stepwise(str(tmp_path / "big.jsonl")).read())
-    assert time.process_time() - start < 2  # a 25th of the full set
-    tracemalloc.start()
-    assert sum(1 for _ in Stepwise(str(tmp_path / "big.jsonl")).read()) == 2_000
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < len(lines) / 4
 
 
 # ---- what `format` writes ------------------------------------------------------------------------
@@ -272,19 +229,6 @@ def step_rows(problem, steps):
         }
         for k, (text, label) in enumerate(steps)
     ]
-
-
-@given(st.lists(st.tuples(WORDS, STEPS), min_size=1, max_size=4))
-@settings(max_examples=40)
-def test_consecutive_rows_are_joined(tmp_path_factory, attempts):
-    rows = [row for problem, steps in attempts for row in step_rows(problem, steps)]
-    path = write_lines(tmp_path_factory.getbasetemp() / "prm_train.jsonl", *rows)
-    found = solutions(Stepwise(path))
-    assert [(s.problem, texts(s), labels(s)) for s in found] == [
-        (problem.strip(), [text.strip() for text, _ in steps], [float(y) for _, y in steps])
-        for problem, steps in attempts
-    ]
-    assert len({s.id for s in found}) == len(found)
 
 
 @given(st.lists(st.tuples(WORDS, STEPS), min_size=1, max_size=4), st.integers(0, 99))
@@ -325,10 +269,12 @@ def test_what_format_writes_comes_back(tmp_path_factory, attempts):
     path = tmp_path_factory.getbasetemp() / "prm_train.jsonl"
     write_solutions(path, made, "solutions")
     assert solutions(Stepwise(str(path))) == made
+    assert {s.source for s in Stepwise(str(path), name="other").read()} == {"other"}
     write_solutions(path, made, "steps")
     found = solutions(Stepwise(str(path)))
     assert [(s.problem, texts(s)) for s in found] == [(s.problem, texts(s)) for s in made]
     assert [labels(s) for s in found] == [[float(y >= 0.5) for y in labels(s)] for s in made]
+    assert len({s.id for s in found}) == len(found)
 
 
 def test_a_bad_row_between_others_does_not_part_a_solution(tmp_path):
@@ -337,63 +283,3 @@ def test_a_bad_row_between_others_does_not_part_a_solution(tmp_path):
     dropped, solution = Stepwise(path).read()
     assert (dropped.place, dropped.reason) == (f"{path}:2", "label outside [0, 1]")
     assert (texts(solution), labels(solution)) == (["a", "b", "c"], [1.0, None, 0.0])
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"previous_steps": []},
-        {"reasoning_path": ["a", "c"]},
-        {"step_index": 0},
-        {"total_steps": 1},
-        {"total_steps": "2"},
-    ],
-)
-def test_columns_that_contradict_each_other_are_dropped(tmp_path, changed):
-    good, row = step_rows("p", [("a", 1), ("b", 0)])
-    kept, dropped = sorted(
-        Stepwise(write_lines(tmp_path / "f.jsonl", good, {**row, **changed})).read(),
-        key=lambda item: isinstance(item, Dropped),
-    )
-    assert (texts(kept), labels(kept)) == (["a"], [1.0])
-    assert dropped.reason == "columns contradict each other"
-
-
-WHOLE = {
-    "problem": "2 + 3?",
-    "steps": ["2 + 3 = 5", "So 6"],
-    "labels": [1, 0.25],
-    "weights": [1.0, 0],
-    "source": "mine",
-    "id": "mine:7",
-}
-
-
-def test_whole_solutions_keep_weights_name_and_id(tmp_path):
-    path = write_lines(tmp_path / "f.jsonl", WHOLE, {**WHOLE, "weights": None}, WHOLE)
-    first, second, third = solutions(Stepwise(path))
-    assert (first.source, first.id, second.id, third.id) == (
-        "mine",
-        *["mine:7", "mine:7#2"],
-        "mine:7#3",
-    )
-    assert (labels(first), [s.weight for s in first.steps]) == ([1.0, 0.25], [1.0, 0.0])
-    assert [s.weight for s in second.steps] == [1.0, 1.0]
-    assert {s.source for s in Stepwise(path, name="other").read()} == {"other"}
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"weights": [1]}, "steps and weights differ in number"),
-        ({"weights": [1, -1]}, "weight below 0"),
-        ({"weights": [1, float("inf")]}, "weight below 0"),
-        ({"weights": 1}, "weights are not a list"),
-        ({"labels": [1]}, "steps and labels differ in number"),
-        ({"problem": ""}, "no problem"),
-    ],
-)
-def test_a_bad_whole_solution_is_dropped(tmp_path, changed, reason):
-    good, dropped = Stepwise(write_lines(tmp_path / "f.jsonl", WHOLE, {**WHOLE, **changed})).read()
-    assert isinstance(good, Solution)
-    assert dropped.reason == reason

@@ -19,9 +19,15 @@ from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.batching.loading import Order, PlannedDataset, PlannedLoader, leave_to_the_run
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
 from prm_lightning.sources.leaks import exclude, report_leaks
-from prm_lightning.sources.mixture import Mixture, describe, fingerprint, read_mixture
+from prm_lightning.sources.mixture import (
+    Mixture,
+    Sources,
+    as_specs,
+    describe,
+    fingerprint,
+    read_mixture,
+)
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
-from prm_lightning.sources.source_list import Sources, as_specs
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.types import Solution, StepBatch
 
@@ -126,7 +132,7 @@ class PRMDataModule(LightningDataModule):
                     f"Give at least one source, in the YAML or as --data.{stage}_sources."
                 )
             mixture = self._read(stage)
-            self.report[f"{stage}_sources"] = mixture.report.to_json()
+            self.report[f"{stage}_sources"] = mixture.report()
             self._encode(stage, mixture.solutions)
         if self._resume.get("fingerprint", self.fingerprint) != self.fingerprint:
             raise ValueError(
@@ -254,7 +260,7 @@ class PRMDataModule(LightningDataModule):
         leaks |= report_leaks(train, evaluated)
         train = balance(train, self.balance, self.seed)
         self.report |= {
-            "sources": mixture.report.to_json(),
+            "sources": mixture.report(),
             "excluded": len(mixture.solutions) - len(kept),
             "leaks": leaks,
             "train": describe(train),
@@ -290,7 +296,7 @@ class PRMDataModule(LightningDataModule):
             evaluated["test_sources"] = self._read("test").solutions
         if self.sources["validate"]:
             mixture = self._read("validate")
-            self.report["val_sources"] = mixture.report.to_json()
+            self.report["val_sources"] = mixture.report()
             evaluated["val_sources"] = mixture.solutions
             return solutions, mixture.solutions, evaluated
         split = split_by_group(solutions, self.val_ratio, self.seed)

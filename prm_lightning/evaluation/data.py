@@ -26,12 +26,10 @@ from prm_lightning.sources.fields import (
     step_cleaner,
     texts_in,
 )
-from prm_lightning.sources.file_source import RowError, parse_rows
 from prm_lightning.sources.layouts import open_source
 from prm_lightning.sources.leaks import find_leaks
-from prm_lightning.sources.mixture import SourceSpec, read_mixture
-from prm_lightning.sources.rows import Row, name_of, read_rows
-from prm_lightning.sources.source_list import specs_in
+from prm_lightning.sources.mixture import SourceSpec, as_specs, read_mixture
+from prm_lightning.sources.rows import Row, RowError, name_of, parse_rows, read_rows
 from prm_lightning.types import Dropped, Solution, Source, Step
 
 PROCESSBENCH = "Qwen/ProcessBench"
@@ -117,7 +115,7 @@ def read_data(
     specs = [spec for path in paths for spec in _open(path)]
     keep_labels = benchmark == "prmbench"
     mixture = read_mixture(specs, after_first_error="keep" if keep_labels else "mask")
-    dropped = Counter(row.reason for rows in mixture.report.dropped.values() for row in rows)
+    dropped = Counter(row.reason for rows in mixture.dropped.values() for row in rows)
     solutions = mixture.solutions
     if benchmark == "processbench":
         subsets = [_ID.fullmatch(solution.id) for solution in solutions]
@@ -130,7 +128,7 @@ def read_data(
 
 def _open(path: str) -> list[SourceSpec]:
     if Path(path).suffix in (".yaml", ".yml"):
-        return specs_in(Path(path), "evaluate")
+        return as_specs(path)
     if path == PROCESSBENCH and not Path(path).exists():
         return [SourceSpec(open_source(path, split), name=split) for split in SUBSETS]
     first = (row for row in islice(read_rows(path), 100) if isinstance(row, Row))  # may be broken

@@ -1,4 +1,4 @@
-"""What a field of a raw row must be; each function checks one field and says what is wrong.
+"""What a field of a raw row must be; each function checks one field and says what is wrong with it.
 
 In: a value of a row. Out: the value, of a known type, or a `RowError`.
 Read next: `stepwise.py` and `layouts.py`, which use them.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeGuard
 
-from prm_lightning.sources.file_source import RowError
+from prm_lightning.sources.rows import RowError
 from prm_lightning.text import (
     cut_chat_markup,
     fold_newlines,
@@ -21,46 +21,53 @@ from prm_lightning.types import Step
 
 Marks = Literal["remove", "keep"]
 
-SIGNS = {"+": 1.0, "-": 0.0}
+LABELS = {"+": 1.0, "-": 0.0, "true": 1.0, "false": 0.0}
 FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NUMBER = re.compile(r"\d{0,3}(?:\.\d{1,20})?(?:[eE]-\d{1,2})?")
+
+
+def unexpected(reason: str, what: str, value: object, expected: str) -> RowError:
+    """The error of a row with a wrong value.
+
+    Args:
+        reason: a short fixed phrase to count by.
+        what: where the value is, such as ``labels[2]``.
+        value: what was found.
+        expected: in its place.
+    """
+    return RowError(
+        reason, f"{what} is {show(value)}, expected {expected}; mend or remove the row."
+    )
 
 
 def problem_in(value: object, column: str) -> str:
     """The question as plain text, cut out of chat markup and stripped."""
     problem = cut_chat_markup(value).strip() if is_text(value) else ""
     if not problem:
-        raise RowError(
-            f"no {column}", f"{column} is {show(value)}, expected the question as text; fill it in."
-        )
+        raise unexpected(f"no {column}", column, value, "the question as text")
     return problem
 
 
 def list_in(value: object, column: str) -> list[Any]:
     """The value itself, which must be a list."""
     if not isinstance(value, list):
-        raise RowError(
-            f"{column} {'are' if column.endswith('s') else 'is'} not a list",
-            f"{column} is {show(value)}, expected a list; write one.",
-        )
+        verb = "are" if column.endswith("s") else "is"
+        raise unexpected(f"{column} {verb} not a list", column, value, "a list")
     return value
 
 
 def mapping_in(value: object, column: str) -> dict[str, Any]:
     """The value itself, which must be an object."""
     if not isinstance(value, dict):
-        raise RowError(
-            f"{column.partition('[')[0]} is not an object",
-            f"{column} is {show(value)}, expected an object; mend the row.",
-        )
+        name = column.partition("[")[0]
+        raise unexpected(f"{name} is not an object", column, value, "an object")
     return value
 
 
 def text_in(value: object, column: str) -> str:
     """The value itself, which must be a text."""
     if not is_text(value):
-        raise RowError(f"{column} is not text", f"{column} is {show(value)}, expected text.")
+        raise unexpected(f"{column} is not text", column, value, "text")
     return value
 
 
@@ -69,58 +76,38 @@ def texts_in(value: object, column: str) -> list[str]:
     texts = list_in(value, column)
     for number, text in enumerate(texts):
         if not is_text(text):
-            raise RowError(
-                "step is not text",
-                f"{column}[{number}] is {show(text)}, expected text; write it as text, or remove "
-                "it with its label.",
-            )
+            raise unexpected("step is not text", f"{column}[{number}]", text, "text")
     return texts
 
 
 def labels_in(value: object, column: str) -> list[float | None]:
-    """A list of labels: bools, numbers in [0, 1] and nulls."""
+    """A list of labels, see `label_in`."""
     labels = list_in(value, column)
     return [label_in(label, f"{column}[{number}]") for number, label in enumerate(labels)]
 
 
 def label_in(value: object, what: str) -> float | None:
-    """A label: a bool, a number in [0, 1] or null."""
-    if value is None or (isinstance(value, (bool, int, float)) and 0 <= value <= 1):
-        return None if value is None else float(value)
-    raise RowError(
-        "label outside [0, 1]",
-        f"{what} is {show(value)}, expected true, false, null or a number in [0, 1]; rescale or "
-        "remove it.",
-    )
+    """A label: a bool, ``+`` or ``-``, a number in [0, 1], any of these as text, or null."""
+    label = value
+    if isinstance(value, str):
+        text = value.strip().lower()
+        try:
+            label = LABELS[text] if text in LABELS else float(text)
+        except ValueError:
+            label = text
+    if label is None or (isinstance(label, (bool, int, float)) and 0 <= label <= 1):
+        return None if label is None else float(label)
+    expected = "true, false, +, -, null or a number in [0, 1]"
+    raise unexpected("label outside [0, 1]", what, value, expected)
 
 
 def flag_in(value: object, column: str) -> bool | None:
-    """A flag: a bool, or 0 or 1 as Parquet and CSV have it, or the same as text; None stays."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, (int, float)) and value in (0, 1):
-        return bool(value)
-    if isinstance(value, str) and (known := FLAGS.get(value.strip().lower())) is not None:
-        return known
-    raise RowError(
-        f"{column.rpartition('.')[2]} is no flag",
-        f"{column} is {show(value)}, expected true or false; mend the row.",
-    )
-
-
-def sign_in(value: object, what: str) -> float | None:
-    """A label written as ``+`` or ``-``, or as a number in [0, 1]; else as `label_in`."""
-    if isinstance(value, str):
-        text = value.strip()
-        if text in SIGNS:
-            return SIGNS[text]
-        if text[-1:].isdigit() and _NUMBER.fullmatch(text):
-            return label_in(float(text), what)
-        raise RowError(
-            "label outside [0, 1]",
-            f"{what} is {show(value)}, expected + or -, or a number in [0, 1]; mend the row.",
-        )
-    return label_in(value, what)
+    """A flag: a bool, or 0 or 1 as Parquet and CSV have it, or one of these as text; None stays."""
+    flag = FLAGS.get(str(value).strip().lower())
+    if flag is None and value is not None:
+        reason = f"{column.rpartition('.')[2]} is no flag"
+        raise unexpected(reason, column, value, "true or false")
+    return flag
 
 
 def make_steps(
@@ -141,23 +128,25 @@ def make_steps(
     """
     weights = [1.0] * len(texts) if weights is None else weights
     for others, kind in ((labels, "labels"), (weights, "weights")):
-        if len(others) != len(texts):
-            raise RowError(
-                f"steps and {kind} differ in number",
-                f"{len(texts)} {column} but {len(others)} {kind}, expected one per step; write "
-                "null for an unlabelled step.",
-            )
+        require_count(others, kind, texts, column)
     steps = tuple(
         Step(clean(text), label, weight)
         for text, label, weight in zip(texts, labels, weights, strict=True)
         if text.strip()
     )
     if not steps:
-        raise RowError(
-            "no steps",
-            f"{column} is {show(texts)}, expected a step that is not blank; remove the row.",
-        )
+        raise unexpected("no steps", column, texts, "a step that is not blank")
     return steps
+
+
+def require_count(values: Sequence[Any], kind: str, steps: Sequence[str], column: str) -> None:
+    """Raise a `RowError` unless there is one value for each step."""
+    if len(values) != len(steps):
+        raise RowError(
+            f"steps and {kind} differ in number",
+            f"{len(steps)} {column} but {len(values)} {kind}, expected one per step; write null "
+            "for an unlabelled step.",
+        )
 
 
 def step_cleaner(calculator_marks: Marks, step_numbers: Marks = "keep") -> Callable[[str], str]:

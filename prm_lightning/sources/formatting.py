@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import Any, Literal
 
 from prm_lightning.command import run_verb
 from prm_lightning.files import job_lock, require_replaceable, written_folder
 from prm_lightning.sources.mixture import (
-    ReadReport,
+    Mixture,
     SourceSpec,
+    as_specs,
     describe,
     read_mixture,
 )
 from prm_lightning.sources.rewards import supervised_steps
-from prm_lightning.sources.source_list import as_specs, specs_in
-from prm_lightning.sources.splits import Balance, balance, split_by_group
+from prm_lightning.sources.splits import Balance, Split, balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.terminal import Bar
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 Layout = Literal["steps", "solutions"]
 
 GSM8K_GEN_STEPWISE = "ebony59/gsm8k-gen-stepwise"
-SHORT_NAMES = {"gsm8k-gen-stepwise": GSM8K_GEN_STEPWISE}
 ALIASES = {"--dataset": "--source", "--no_balance": "--balance=none"}
 TRAIN_FILE, VAL_FILE = "prm_train.jsonl", "prm_val.jsonl"
 ROWS_A_PROBLEM = 100  # read at most to preview a problem
@@ -90,16 +84,16 @@ def format_files(
     if preview is not None:
         max_problems = min(preview, max_problems or preview)
         max_examples = max_examples or preview * ROWS_A_PROBLEM
-        _print_summary(_format(specs, max_examples, max_problems, balance, val_ratio, seed))
+        _print_summary(*_format(specs, max_examples, max_problems, balance, val_ratio, seed))
         print("preview: nothing was written")
         return
     with job_lock(folder, "format"):
         require_replaceable(folder, overwrite=overwrite, ours=ours)
-        formatted = _format(specs, max_examples, max_problems, balance, val_ratio, seed)
+        mixture, split = _format(specs, max_examples, max_problems, balance, val_ratio, seed)
         with written_folder(folder, overwrite=overwrite, ours=ours) as partial:
-            write_solutions(partial / TRAIN_FILE, formatted.train, layout)
-            write_solutions(partial / VAL_FILE, formatted.validation, layout)
-    _print_summary(formatted)
+            write_solutions(partial / TRAIN_FILE, split.train, layout)
+            write_solutions(partial / VAL_FILE, split.validation, layout)
+    _print_summary(mixture, split)
     print(f"wrote {output}/{TRAIN_FILE} and {VAL_FILE}")
 
 
@@ -130,8 +124,8 @@ def format_stepwise(
     """
     is_balanced = balance if balance_dataset is None else balance_dataset
     how: Balance = "subsample" if is_balanced else "none"
-    formatted = _format(read_specs(source), max_examples, max_problems, how, val_ratio, seed)
-    return StepRows(formatted.train), StepRows(formatted.validation)
+    _, split = _format(read_specs(source), max_examples, max_problems, how, val_ratio, seed)
+    return StepRows(split.train), StepRows(split.validation)
 
 
 def read_specs(source: str) -> list[SourceSpec]:
@@ -140,10 +134,8 @@ def read_specs(source: str) -> list[SourceSpec]:
     Raises:
         ValueError: a YAML file holds no list of sources.
     """
-    if Path(source).suffix in (".yaml", ".yml"):
-        return specs_in(Path(source), "format")
-    if source in (*SHORT_NAMES, *SHORT_NAMES.values()):  # its layout is known without looking
-        return [SourceSpec(Stepwise(SHORT_NAMES.get(source, source)))]
+    if source == GSM8K_GEN_STEPWISE.partition("/")[2]:
+        return [SourceSpec(Stepwise(GSM8K_GEN_STEPWISE))]
     return as_specs(source)
 
 
@@ -160,29 +152,15 @@ class StepRows(Sequence[dict[str, Any]]):
 
     def __init__(self, solutions: Sequence[Solution]) -> None:
         self.solutions = solutions
-        self._ends = list(accumulate(len(supervised_steps(solution)) for solution in solutions))
+        self._places = [(s, k) for s in solutions for k, _ in supervised_steps(s)]
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"StepRows: there are {len(self)} rows, and none has index {index}.")
-        number = bisect_right(self._ends, place)
-        solution = self.solutions[number]
-        steps = supervised_steps(solution)
-        return _step_row(solution, steps[place - self._ends[number]][0])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for solution in self.solutions:
-            yield from _step_rows(solution)
+            return [_step_row(*place) for place in self._places[index]]
+        return _step_row(*self._places[index])
 
 
 def write_solutions(path: Path, solutions: Sequence[Solution], layout: Layout) -> None:
@@ -192,25 +170,9 @@ def write_solutions(path: Path, solutions: Sequence[Solution], layout: Layout) -
         Bar(f"writing {path.name}", len(solutions)) as bar,
     ):
         for solution in solutions:
-            rows = [_solution_row(solution)] if layout == "solutions" else _step_rows(solution)
+            rows = [_solution_row(solution)] if layout == "solutions" else StepRows([solution])
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             bar.advance()
-
-
-class _Formatted(NamedTuple):
-    """Solutions ready to be written.
-
-    Args:
-        train: balanced as asked.
-        validation: as they are, since a balanced validation set would flatter a model.
-        report: what was read.
-        split: see `Split.report`.
-    """
-
-    train: list[Solution]
-    validation: list[Solution]
-    report: ReadReport
-    split: dict[str, Any]
 
 
 def _format(
@@ -220,22 +182,21 @@ def _format(
     how: Balance,
     val_ratio: float,
     seed: int,
-) -> _Formatted:
-    """Read, choose, split by problem and balance; every label is kept, also after an error."""
+) -> tuple[Mixture, Split]:
+    """Read, choose, split by problem and balance; every label is kept, also after an error.
+
+    Validation stays as it is, since a balanced validation set would flatter a model.
+    """
     with Bar("reading") as bar:
         mixture = read_mixture(specs, max_rows=max_examples, each_row=bar.advance)
-    solutions = mixture.solutions
-    if max_problems is not None:
-        keys = {p: normalise_problem(p) for p in dict.fromkeys(s.problem for s in solutions)}
-        first = set(list(dict.fromkeys(keys.values()))[:max_problems])
-        solutions = [solution for solution in solutions if keys[solution.problem] in first]
+    keys = {
+        problem: normalise_problem(problem) for problem in {s.problem for s in mixture.solutions}
+    }
+    first = list(dict.fromkeys(keys[s.problem] for s in mixture.solutions))[:max_problems]
+    chosen = set(first)
+    solutions = [s for s in mixture.solutions if keys[s.problem] in chosen]
     split = split_by_group(solutions, val_ratio, seed)
-    train = balance(split.train, how, seed)
-    return _Formatted(train, split.validation, mixture.report, split.report)
-
-
-def _step_rows(solution: Solution) -> Iterable[dict[str, Any]]:
-    return (_step_row(solution, k) for k, _ in supervised_steps(solution))
+    return mixture, split._replace(train=balance(split.train, how, seed))
 
 
 def _step_row(solution: Solution, k: int) -> dict[str, Any]:
@@ -265,49 +226,40 @@ def _solution_row(solution: Solution) -> dict[str, Any]:
     }
 
 
-def _print_summary(formatted: _Formatted) -> None:
+def _print_summary(mixture: Mixture, split: Split) -> None:
     """Print counts of both sides, what was dropped, and a right and a wrong step."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     table = Table("", "problems", "solutions", "steps", "correct", "wrong", "% wrong")
-    for name, side in (("train", formatted.train), ("validation", formatted.validation)):
+    for name, side in (("train", split.train), ("validation", split.validation)):
         shape = describe(side)
         share = shape["wrong_share"]
         keys = ("problems", "solutions", "supervised_steps", "correct_steps", "wrong_steps")
         percent = "" if share is None else f"{100 * share:.1f}"
         table.add_row(name, *(f"{shape[key]:,}" for key in keys), percent)
     console.print(table)
-    for name, entry in formatted.report.to_json().items():
+    for name, entry in mixture.report().items():
         lengths = entry["steps_per_solution"]
         steps = f", {lengths['min']} to {lengths['max']} steps each" if lengths else ""
         console.print(f"{name}: {entry['read']:,} rows read, {entry['kept']:,} kept{steps}")
         for reason, dropped in entry["dropped"].items():
-            console.print(f"  dropped {dropped['count']:,}: {reason}", markup=False)
-            console.print(f"    {dropped['first'][0]}", markup=False)
-    if moved := formatted.split["moved"]["keys"]:
+            console.print(f"  dropped {dropped['count']:,}: {reason}\n    {dropped['first'][0]}")
+    if moved := split.report["moved"]["keys"]:
         console.print(f"{moved:,} problems changed sides to stay with near duplicates")
-    _print_samples(console, formatted.train)
-
-
-def _print_samples(console: Console, solutions: Sequence[Solution]) -> None:
-    """The first right step and the first wrong one, each with what leads to it."""
-    first: dict[int, dict[str, Any]] = {}
-    for row in StepRows(solutions):
-        first.setdefault(row["label"], row)
-        if len(first) == 2:
-            break
+    rows = StepRows(split.train)
     for label, name in ((1, "correct"), (0, "wrong")):
-        if label not in first:
+        row = next((row for row in rows if row["label"] == label), None)
+        if row is None:
             continue
-        row = first[label]
-        place = f"step {row['step_index'] + 1} of {row['total_steps']}"
-        console.print(f"\n{name}, {place}", style="bold")
-        console.print(row["problem"][:SHOWN], markup=False)
+        console.print(
+            f"\n{name}, step {row['step_index'] + 1} of {row['total_steps']}", style="bold"
+        )
+        console.print(row["problem"][:SHOWN])
         for text in row["previous_steps"]:
-            console.print(f"    {text[:SHOWN]}", markup=False, style="dim")
-        console.print(f"  > {row['step'][:SHOWN]}", markup=False)
+            console.print(f"    {text[:SHOWN]}", style="dim")
+        console.print(f"  > {row['step'][:SHOWN]}")
     console.print()
 
 

@@ -1,16 +1,14 @@
 """A folder that the verb `label` wrote: solutions with verdicts on their steps.
 
-In: ``solutions.jsonl`` and ``dataset.json`` of the folder. Out: `Solution`s with rewards or labels.
+In: ``solutions.jsonl`` of the folder. Out: `Solution`s with rewards or labels.
 Read next: `rewards.py`, which makes labels and weights of rewards.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from prm_lightning.sources.fields import (
     answer_in,
@@ -19,34 +17,19 @@ from prm_lightning.sources.fields import (
     labels_in,
     list_in,
     problem_in,
-    show,
+    require_count,
     texts_in,
+    unexpected,
 )
-from prm_lightning.sources.file_source import RowError, finish, parse_rows, require_columns
 from prm_lightning.sources.rewards import he_rewards, se_rewards
-from prm_lightning.sources.rows import read_rows
+from prm_lightning.sources.rows import parse_rows, read_rows, require_columns
 from prm_lightning.text import fold_newlines, guide_text
 from prm_lightning.types import Dropped, Solution, Step, Verdict
 
 LAYOUTS = (("question", "steps", "verdicts"), ("question", "steps", "step_rewards"))
-KINDS = ("HE", "SE")
 LABELS: dict[Verdict | None, float] = {"correct": 1.0, "incorrect": 0.0}
 
-
-class _Row(NamedTuple):
-    """What a line of ``solutions.jsonl`` holds.
-
-    Args:
-        id: of the solution.
-        guide: the columns that `Labelled.rows` gives.
-        verdicts: one per step; all None where the line has none.
-        labels: one per step, with ``rewards="labels"`` alone.
-    """
-
-    id: str
-    guide: dict[str, Any]
-    verdicts: list[Verdict | None]
-    labels: list[float | None]
+GuideRow = dict[str, Any]
 
 
 # {"question": "2 + 3?", "solution": "It is 5.\nSo 6.", "steps": ["It is 5.", "So 6."],
@@ -81,13 +64,11 @@ class Labelled:
 
         Raises:
             FileNotFoundError: the folder, or a file of it, is missing.
-            ValueError: the folder is incomplete, empty, or lacks needed columns altogether.
+            ValueError: the folder is empty, or lacks needed columns altogether.
         """
-        rows = self._read()
-        solutions = (row if isinstance(row, Dropped) else self._to_solution(row) for row in rows)
-        return finish(solutions, self.name)
+        return (row if isinstance(row, Dropped) else row[0] for row in self._read())
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[GuideRow]:
         """Yield what each solution is as ``question, solution, steps, step_rewards, is_correct,
         ground_truth_answer``; ``step_rewards`` are in [-1, 1], None where nothing is known.
 
@@ -99,7 +80,7 @@ class Labelled:
         for row in self._read():
             if isinstance(row, Dropped):
                 raise ValueError(row.message)
-            yield row.guide
+            yield row[1]
 
     def training_view(self) -> Iterator[dict[str, Any]]:
         """Yield one row for each rewarded step: ``input_text`` up to it in the template `guide`,
@@ -117,145 +98,75 @@ class Labelled:
                         "reward_value": reward,
                     }
 
-    def _read(self) -> Iterator[_Row | Dropped]:
-        own_kind = _kind_of(Path(self.folder))
-
-        def parse(row: dict[str, Any], id: str) -> Iterator[_Row]:
-            guide = _guide_row(row)
-            count = len(guide["steps"])
-            verdicts: list[Verdict | None] = [None] * count
-            labels: list[float | None] = [None] * count
-            made = None
-            if self.rewards is not None or "verdicts" in row:
-                verdicts = _verdicts_in(_require(row, "verdicts"), count)
-                kind = "verdicts" if self.rewards == "labels" else self.rewards or own_kind
-                made = _make_rewards(kind, verdicts, guide["is_correct"])
-            if self.rewards is None:
-                made = _own_rewards(_require(row, "step_rewards"), count, made)
-            if self.rewards == "labels":
-                labels = labels_in(_require(row, "labels"), "labels")
-                _require_count(labels, count, "labels")
-                made = [None if label is None else 2 * label - 1 for label in labels]
-            key = row.get("key")
-            own_id = key if key and is_text(key) else id
-            yield _Row(own_id, guide | {"step_rewards": made}, verdicts, labels)
-
-        rows = read_rows(str(Path(self.folder, "solutions.jsonl")))
-        return parse_rows(rows, parse, self.name, LAYOUTS)
-
-    def _to_solution(self, row: _Row) -> Solution:
-        guide, steps = row.guide, []
-        for text, verdict, reward, label in zip(
-            guide["steps"], row.verdicts, guide["step_rewards"], row.labels, strict=True
-        ):
-            step = Step(fold_newlines(text), verdict=verdict)
-            if self.rewards == "labels":
-                steps.append(replace(step, label=label))
-            elif self.rewards == "verdicts":
-                steps.append(replace(step, label=LABELS.get(verdict)))
-            else:
-                steps.append(replace(step, reward=reward, weight=float(reward is not None)))
-        return Solution(
-            guide["question"], tuple(steps), self.name, row.id, answer=guide["ground_truth_answer"]
-        )
-
-
-def _kind_of(folder: Path) -> str:
-    """The kind of reward that a complete folder holds."""
-    file = folder / "dataset.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"Labelled: {folder} has no dataset.json, which is written last, so it is "
-            f"{'incomplete' if folder.is_dir() else 'missing'}; run label again to finish it, or "
-            "name another folder."
-        )
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"Labelled: {file} is not valid JSON ({str(error)[:100]}); run label again."
-        ) from error
-    kind = found.get("reward") if isinstance(found, dict) else None
-    if kind not in KINDS:
-        raise ValueError(
-            f"Labelled: {file} names the reward {show(kind)}, expected HE or SE; run label again."
-        )
-    return str(kind)
-
-
-def _guide_row(values: dict[str, Any]) -> dict[str, Any]:
-    """The guide's columns, except for the rewards."""
-    question, steps = problem_in(values["question"], "question"), texts_in(values["steps"], "steps")
-    if not steps or not all(step.strip() for step in steps):
-        shown = show(steps)
-        raise RowError("no steps", f"steps is {shown}, expected steps that are not blank.")
-    solution = values.get("solution")
-    return {
-        "question": question,
-        "solution": solution if is_text(solution) else "\n".join(steps),
-        "steps": steps,
-        "step_rewards": [],
-        "is_correct": flag_in(values.get("is_correct"), "is_correct"),
-        "ground_truth_answer": answer_in(values.get("ground_truth_answer")),
-    }
-
-
-def _verdicts_in(value: object, count: int) -> list[Verdict | None]:
-    verdicts = list_in(value, "verdicts")
-    _require_count(verdicts, count, "verdicts")
-    for number, verdict in enumerate(verdicts):
-        if verdict is not None and verdict not in get_args(Verdict):
-            raise RowError(
-                "verdict unknown",
-                f"verdicts[{number}] is {show(verdict)}, expected correct, incorrect, unsure or "
-                "null.",
+    def _read(self) -> Iterator[tuple[Solution, GuideRow] | Dropped]:
+        folder = Path(self.folder)
+        if not (folder / "dataset.json").is_file():
+            raise FileNotFoundError(
+                f"Labelled: {folder} has no dataset.json, which is written last, so it is "
+                f"{'incomplete' if folder.is_dir() else 'missing'}; run label again to finish it, "
+                "or name another folder."
             )
-    return verdicts
+        rows = read_rows(str(folder / "solutions.jsonl"))
+        return parse_rows(rows, self._parse, self.name, LAYOUTS)
+
+    def _parse(self, row: dict[str, Any], id: str) -> Iterator[tuple[Solution, GuideRow]]:
+        question, texts = problem_in(row["question"], "question"), texts_in(row["steps"], "steps")
+        if not texts or not all(text.strip() for text in texts):
+            raise unexpected("no steps", "steps", texts, "steps that are not blank")
+        is_correct = flag_in(row.get("is_correct"), "is_correct")
+        verdicts: list[Verdict | None] = [None] * len(texts)
+        if self.rewards is not None or "verdicts" in row:
+            verdicts = _verdicts_in(_column(row, "verdicts", texts))
+        rewards, labels = [None] * len(texts), [None] * len(texts)
+        if self.rewards is None:
+            rewards = _rewards_in(_column(row, "step_rewards", texts))
+        elif self.rewards == "SE":
+            rewards = se_rewards(verdicts)
+        elif self.rewards == "verdicts":
+            labels = [LABELS.get(verdict) for verdict in verdicts]
+        elif self.rewards == "labels":
+            labels = labels_in(_column(row, "labels", texts), "labels")
+        elif is_correct is None:
+            raise unexpected("is_correct unknown", "is_correct", None, "true or false for HE")
+        else:
+            rewards = he_rewards(verdicts, is_correct)
+        by_reward = self.rewards in (None, "HE", "SE")
+        weights = [float(r is not None) if by_reward else 1.0 for r in rewards]
+        steps = tuple(map(Step, map(fold_newlines, texts), labels, weights, verdicts, rewards))
+        key, solution, answer = (row.get(c) for c in ("key", "solution", "ground_truth_answer"))
+        own_id = key if is_text(key) and key else id
+        guide = {
+            "question": question,
+            "solution": solution if is_text(solution) else "\n".join(texts),
+            "steps": texts,
+            "step_rewards": rewards
+            if by_reward
+            else [y if y is None else 2 * y - 1 for y in labels],
+            "is_correct": is_correct,
+            "ground_truth_answer": answer_in(answer),
+        }
+        yield Solution(question, steps, self.name, own_id, answer=answer_in(answer)), guide
 
 
-def _make_rewards(
-    kind: str, verdicts: list[Verdict | None], correct: bool | None
-) -> list[float | None]:
-    if kind == "SE":
-        return se_rewards(verdicts)
-    if kind == "verdicts":
-        return he_rewards(verdicts, solution_correct=True)
-    if correct is None:
-        raise RowError("is_correct unknown", "is_correct is null, expected true or false for HE.")
-    return he_rewards(verdicts, correct)
-
-
-def _own_rewards(value: object, count: int, made: list[float | None] | None) -> list[float | None]:
-    """The rewards of a line, which must agree with its verdicts, if it has any."""
-    rewards = list_in(value, "step_rewards")
-    _require_count(rewards, count, "step_rewards")
-    for number, reward in enumerate(rewards):
-        if reward is not None and not (type(reward) in (int, float) and -1 <= reward <= 1):
-            raise RowError(
-                "reward outside [-1, 1]",
-                f"step_rewards[{number}] is {show(reward)}, expected null or a number in [-1, 1].",
-            )
-        if made and not _same(reward, made[number]):
-            raise RowError(
-                "rewards contradict verdicts",
-                f"step_rewards[{number}] is {show(reward)}, and the verdicts give {made[number]}; "
-                "set rewards to HE or SE to make them anew, or run label again.",
-            )
-    return [None if reward is None else float(reward) for reward in rewards]
-
-
-def _same(one: float | None, other: float | None) -> bool:
-    return one is other if one is None or other is None else abs(one - other) < 1e-3
-
-
-def _require(row: dict[str, Any], column: str) -> Any:
+def _column(row: dict[str, Any], column: str, steps: list[str]) -> list[Any]:
+    """A column that must be there, with one value for each step."""
     require_columns(row, [(column,)])
-    return row[column]
+    values = list_in(row[column], column)
+    require_count(values, column, steps, "steps")
+    return values
 
 
-def _require_count(values: list[Any], count: int, column: str) -> None:
-    if len(values) != count:
-        raise RowError(
-            f"steps and {column} differ in number",
-            f"{count} steps but {len(values)} {column}, expected one per step; run label again.",
-        )
+def _verdicts_in(values: list[Any]) -> list[Verdict | None]:
+    for number, verdict in enumerate(values):
+        if verdict is not None and verdict not in get_args(Verdict):
+            expected = "correct, incorrect, unsure or null"
+            raise unexpected("verdict unknown", f"verdicts[{number}]", verdict, expected)
+    return values
+
+
+def _rewards_in(values: list[Any]) -> list[float | None]:
+    for number, reward in enumerate(values):
+        if reward is not None and not (type(reward) in (int, float) and -1 <= reward <= 1):
+            expected = "null or a number in [-1, 1]"
+            raise unexpected("reward outside [-1, 1]", f"step_rewards[{number}]", reward, expected)
+    return [None if reward is None else float(reward) for reward in values]

@@ -6,7 +6,7 @@ Read next: `mixture.py`, which puts sources together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,21 +15,19 @@ from typing import Any, Literal
 from prm_lightning.sources.fields import (
     Marks,
     answer_in,
-    flag_in,
     list_in,
     make_steps,
     mapping_in,
     problem_in,
-    show,
     step_cleaner,
     text_in,
     texts_in,
+    unexpected,
 )
-from prm_lightning.sources.file_source import LAYOUTS, FileSource, RowError, layout_of
 from prm_lightning.sources.labelled import Labelled
 from prm_lightning.sources.marked_text import MathShepherd, OpenRlhf, RlhFlow
-from prm_lightning.sources.rows import Row, Rows, read_rows
-from prm_lightning.sources.stepwise import ANSWER_MARK, Stepwise
+from prm_lightning.sources.rows import FileSource, Row, RowError, Rows, read_rows
+from prm_lightning.sources.stepwise import Stepwise, answer_of
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import ALL_CORRECT, Solution, Source, Step
 
@@ -47,24 +45,12 @@ class ProcessBench(FileSource):
     it are right, steps after it unlabelled. A solution may reach the right answer with a wrong
     step, and a wrong answer with every step right. ProcessBench itself has the splits ``gsm8k``,
     ``math``, ``olympiadbench`` and ``omnimath``.
-
-    Args:
-        final_answer: read the solutions with a ``correct`` or a ``wrong`` final answer alone; the
-            others are dropped and counted.
     """
 
-    layouts = LAYOUTS["ProcessBench"]
-    final_answer: Literal["any", "correct", "wrong"] = "any"
+    layouts = (("problem", "steps", "label"),)
 
     def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
         """A row as one solution, with its own id if it has one."""
-        correct = flag_in(row.get("final_answer_correct"), "final_answer_correct")
-        if self.final_answer != "any" and correct is not (self.final_answer == "correct"):
-            raise RowError(
-                f"final answer not {self.final_answer}",
-                f"final_answer_correct is {show(correct)}, and final_answer={self.final_answer} "
-                "was asked for.",
-            )
         texts = texts_in(row["steps"], "steps")
         steps = make_steps(texts, _labels_until(row["label"], texts), fold_newlines)
         problem, own = problem_in(row["problem"], "problem"), row.get("id")
@@ -93,9 +79,7 @@ class Gsm8k(FileSource):
         lines = text_in(row["answer"], "answer").replace("\r\n", "\n").split("\n")
         clean = step_cleaner(self.calculator_marks)
         steps = make_steps(lines, [1.0] * len(lines), clean, "lines of answer")
-        last = steps[-1].text
-        answer = last.removeprefix(ANSWER_MARK).strip() if last.startswith(ANSWER_MARK) else ""
-        yield Solution(problem, steps, self.name, id, answer=answer or None)
+        yield Solution(problem, steps, self.name, id, answer=answer_of(steps[-1].text))
 
 
 # {"question": {"problem": "2 + 3?", "ground_truth_answer": "5"}, "labeler": "…",
@@ -122,7 +106,7 @@ class Prm800k(FileSource):
             labellers answered.
     """
 
-    layouts = LAYOUTS["Prm800k"]
+    layouts = (("question", "label"),)
     neutral: Literal["correct", "incorrect", "unlabelled"] = "correct"
     human_completion: Literal["correct", "unlabelled"] = "correct"
     control_rows: Literal["keep", "drop"] = "keep"
@@ -144,7 +128,7 @@ class Prm800k(FileSource):
         steps = list_in(row["label"].get("steps"), "steps")
         path, branches = self._walk(steps)
         if not path and not branches:
-            raise RowError("no steps", f"steps is {show(steps)}, expected a completion with text.")
+            raise unexpected("no steps", "steps", steps, "a completion with text")
         ends = [k for k, (length, _) in enumerate(branches) if length == len(path)]
         main = [*path, branches.pop(ends[0])[1]] if ends else path
         context = [replace(step, weight=0.0) for step in path]
@@ -164,18 +148,17 @@ class Prm800k(FileSource):
                 for k, completion in enumerate(list_in(step.get("completions") or [], what))
             ]
             chosen, human = step.get("chosen_completion"), step.get("human_completion")
-            count = len(completions)
-            if chosen is not None and not (type(chosen) is int and 0 <= chosen < count):
-                raise RowError(
-                    "chosen completion is none",
-                    f"{what}.chosen_completion is {show(chosen)}, expected null or the index of "
-                    f"one of its {count} completions; mend or remove the row.",
-                )
+            if chosen is not None and not (type(chosen) is int and 0 <= chosen < len(completions)):
+                expected = f"null or the index of one of its {len(completions)} completions"
+                reason = "chosen completion is none"
+                raise unexpected(reason, f"{what}.chosen_completion", chosen, expected)
             branches += [(len(path), c) for k, c in enumerate(completions) if c and k != chosen]
             if chosen is None and human is None:
                 break
-            taken = self._step(human, f"{what}.human_completion") if chosen is None else None
-            taken = taken if chosen is None else completions[chosen]
+            if chosen is None:
+                taken = self._step(human, f"{what}.human_completion")
+            else:
+                taken = completions[chosen]
             path += [taken] if taken else []
         return path, branches
 
@@ -188,21 +171,17 @@ class Prm800k(FileSource):
         neutral = {"correct": 1.0, "incorrect": 0.0, "unlabelled": None}[self.neutral]
         labels = {1: 1.0, 0: neutral, -1: 0.0, None: 1.0 if by_hand else None}
         if isinstance(rating, (bool, str, list, dict)) or rating not in labels:
-            raise RowError(
-                "rating unknown",
-                f"{what}.rating is {show(rating)}, expected 1, 0, -1 or null; mend the row.",
-            )
+            raise unexpected("rating unknown", f"{what}.rating", rating, "1, 0, -1 or null")
         return Step(fold_newlines(text), labels[rating]) if text.strip() else None
 
 
-SOURCES: dict[str, type[FileSource]] = {
-    "Stepwise": Stepwise,
-    "ProcessBench": ProcessBench,
-    "MathShepherd": MathShepherd,
-    "OpenRlhf": OpenRlhf,
-    "RlhFlow": RlhFlow,
-    "Prm800k": Prm800k,
-}
+SOURCES = (Stepwise, ProcessBench, MathShepherd, OpenRlhf, RlhFlow, Prm800k)
+
+
+def layout_of(columns: Iterable[str]) -> type[FileSource] | None:
+    """The source that reads rows with these columns; the first one of ours that does."""
+    found = set(columns)
+    return next((s for s in SOURCES if any(map(found.issuperset, s.layouts))), None)
 
 
 def open_source(path: Rows, split: str = "train", name: str = "") -> Source:
@@ -224,7 +203,7 @@ def open_source(path: Rows, split: str = "train", name: str = "") -> Source:
     for row in islice(read_rows(rows, split), FIRST_ROWS):
         if isinstance(row, Row):
             if found := layout_of(row.filled):
-                return SOURCES[found](rows, split, name)
+                return found(rows, split, name)
             columns.update(dict.fromkeys(row.filled))
     raise ValueError(
         f"{path if isinstance(path, str) else 'rows'}: the layout is unknown, the columns are "
@@ -237,17 +216,11 @@ def _labels_until(label: Any, texts: list[str]) -> list[float | None]:
     """1 before the first wrong step, 0 at it, none after it."""
     first = label if type(label) in (int, float) else None
     if first is None or first != first // 1 or not ALL_CORRECT <= first < len(texts):
-        raise RowError(
-            "label is no step",
-            f"label is {show(label)} and there are {len(texts)} steps, expected -1 or the 0-based "
-            "index of the first wrong step; mend or remove the row.",
-        )
+        expected = "-1 or the 0-based index of the first wrong step"
+        raise unexpected("label is no step", "label", label, expected)
     first = int(first)
     if first == ALL_CORRECT:
         return [1.0] * len(texts)
     if not texts[first].strip():
-        raise RowError(
-            "wrong step is blank",
-            f"label is {first}, but steps[{first}] is {show(texts[first])}; remove the row.",
-        )
+        raise unexpected("wrong step is blank", f"steps[{first}]", texts[first], "a wrong step")
     return [*[1.0] * first, 0.0, *[None] * (len(texts) - first - 1)]

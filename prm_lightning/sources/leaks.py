@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prm_lightning.sources.rows import read_rows
-from prm_lightning.text import cut_chat_markup, normalise_problem
-from prm_lightning.types import Dropped, Solution
+from prm_lightning.sources.problems import read_questions
+from prm_lightning.text import normalise_problem
+from prm_lightning.types import Solution
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 WORDS = 5
 NEAR = 2, 5  # the least similarity of near duplicates, as numerator and denominator
 COMPARED_AT_ONCE = 512  # problems, each with all others: bounds the memory for the shared 5-grams
-
-PROBLEM_KEYS = ("prompt", "problem", "question", "input")
 FIRST = 5  # leaks that a report spells out, of each evaluation set
 SHOWN = 100  # characters of a problem in a report
 
@@ -107,18 +105,16 @@ def nearest(problems: Sequence[str], others: Sequence[str]) -> dict[int, tuple[i
         For each such problem, by index, the index of the most similar one of `others`, the first
         of several, and the Jaccard similarity of the two; 1 for a copy.
     """
+    import numpy as np
+
     copies = {other: i for i, other in reversed(list(enumerate(others)))}
     found = {i: (copies[text], 1.0) for i, text in enumerate(problems) if text in copies}
     grams = _gram_matrix([*problems, *others])
-    known = grams[len(problems) :]
     for start in range(0, len(problems), COMPARED_AT_ONCE):
         stop = min(start + COMPARED_AT_ONCE, len(problems))
-        rows, columns, similarities = _near(grams[start:stop], known)
-        for row, column, similarity in zip(rows, columns, similarities, strict=True):
-            i, candidate = start + int(row), (int(column), float(similarity))
-            other, best = found.get(i, (0, 0.0))
-            if similarity > best or (similarity == best < 1 and column < other):
-                found[i] = candidate
+        rows, columns, similarity = _near(grams[start:stop], grams[len(problems) :])
+        for k in np.lexsort((columns, -similarity)):  # the most similar first
+            found.setdefault(start + int(rows[k]), (int(columns[k]), float(similarity[k])))
     return found
 
 
@@ -127,20 +123,16 @@ def _gram_matrix(texts: Sequence[str]) -> csr_array:
     import numpy as np
     from scipy.sparse import csr_array
 
-    words = [_WORD.findall(text) for text in texts]
-    numbers: dict[str, int] = {}
-    flat = [numbers.setdefault(word, len(numbers)) for text in words for word in text]
-    padding = [-1] * WORDS  # of no text, so that a window begins at every word
-    owners = np.array([*np.repeat(np.arange(len(texts)), list(map(len, words))), *padding], int)
-    windows = np.lib.stride_tricks.sliding_window_view(np.array([*flat, *padding], int), WORDS)
-    inside = owners[: len(flat)] == owners[WORDS - 1 : -1]
-    grams = np.unique(windows[:-1][inside], axis=0, return_inverse=True)[1].reshape(-1)
-    places = owners[: len(flat)][inside], grams
-    shape = len(texts), int(grams.max(initial=0)) + 1
-    matrix = csr_array((np.ones(len(grams), np.int32), places), shape=shape)
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    return matrix
+    numbers: dict[tuple[str, ...], int] = {}
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, text in enumerate(texts):
+        words = _WORD.findall(text)
+        grams = {tuple(words[k : k + WORDS]) for k in range(len(words) - WORDS + 1)}
+        columns += [numbers.setdefault(gram, len(numbers)) for gram in grams]
+        rows += [row] * len(grams)
+    ones = np.ones(len(rows), np.int32)
+    return csr_array((ones, (rows, columns)), shape=(len(texts), len(numbers) + 1))
 
 
 def _near(
@@ -176,9 +168,7 @@ def exclude(
 
     Args:
         solutions: those that would train.
-        files: paths as `read_rows` takes them, whose rows hold a problem as text under
-            ``prompt``, ``problem``, ``question`` or ``input`` (the last is cut at
-            Math-Shepherd's "Step 1:"), or under ``question.problem`` as in PRM800K.
+        files: as `read_questions` reads them.
 
     Returns:
         The solutions kept, and for each file the report of `find_leaks`, in which a problem that
@@ -188,12 +178,9 @@ def exclude(
         FileNotFoundError: a file is missing.
         ValueError: a row of a file holds no problem; what cannot be read cannot be kept apart.
     """
-    reports: dict[str, dict[str, Any]] = {}
-    left_out: set[str] = set()
-    for file in files:
-        leaks = find_leaks(solutions, read_problems(file))
-        reports[file] = {**leaks.report, "left_out": True}
-        left_out |= leaks.problems
+    leaks = {file: find_leaks(solutions, read_questions(file)) for file in files}
+    left_out = frozenset[str]().union(*(found.problems for found in leaks.values()))
+    reports = {file: {**found.report, "left_out": True} for file, found in leaks.items()}
     return [s for s in solutions if s.problem not in left_out], reports
 
 
@@ -208,17 +195,14 @@ def find_leaks(solutions: Sequence[Solution], held_out: Iterable[tuple[str, str]
     places: dict[str, str] = {}
     for problem, place in held_out:
         places.setdefault(normalise_problem(problem), place)
-    first_solution: dict[str, Solution] = {}
-    written: dict[str, str] = {}  # from each problem as it is written to the normalised one
+    keys = {problem: normalise_problem(problem) for problem in {s.problem for s in solutions}}
+    first: dict[str, Solution] = {}  # solution of each normalised problem
     for solution in solutions:
-        if solution.problem not in written:
-            written[solution.problem] = normalise_problem(solution.problem)
-            first_solution.setdefault(written[solution.problem], solution)
-    problems, held_problems = list(first_solution), list(places)
-    found = {problems[i]: (held_problems[j], s) for i, (j, s) in
-             nearest(problems, held_problems).items()}  # fmt: skip
-    leaking = frozenset(problem for problem, key in written.items() if key in found)
-    exact = sum(problem == held for problem, (held, _) in found.items())
+        first.setdefault(keys[solution.problem], solution)
+    problems, held = list(first), list(places)
+    found = {problems[i]: (held[j], s) for i, (j, s) in sorted(nearest(problems, held).items())}
+    leaking = frozenset(problem for problem, key in keys.items() if key in found)
+    exact = sum(problem == other for problem, (other, _) in found.items())
     report = {
         "problems": len(found),
         "exact": exact,
@@ -226,13 +210,13 @@ def find_leaks(solutions: Sequence[Solution], held_out: Iterable[tuple[str, str]
         "solutions": sum(solution.problem in leaking for solution in solutions),
         "first": [
             {
-                "source": first_solution[problem].source,
-                "id": first_solution[problem].id,
-                "problem": first_solution[problem].problem[:SHOWN],
-                "found_at": places[found[problem][0]],
-                "similarity": round(found[problem][1], 3),
+                "source": first[problem].source,
+                "id": first[problem].id,
+                "problem": first[problem].problem[:SHOWN],
+                "found_at": places[other],
+                "similarity": round(similarity, 3),
             }
-            for problem in [p for p in problems if p in found][:FIRST]
+            for problem, (other, similarity) in list(found.items())[:FIRST]
         ],
     }
     return Leaks(leaking, report)
@@ -250,36 +234,12 @@ def report_leaks(
     reports: dict[str, dict[str, Any]] = {}
     for name, others in evaluated.items():
         held_out = [(other.problem, f"{other.source} {other.id}") for other in others]
-        reports[name] = {**find_leaks(solutions, held_out).report, "left_out": False}
-        if reports[name]["problems"]:
+        report = find_leaks(solutions, held_out).report
+        reports[name] = {**report, "left_out": False}
+        if report["problems"]:
             log.warning(
                 "%d problems that train are in %s too, %d of them word for word (first: %s). "
                 "Name the files of those problems in data.exclude to leave them out.",
-                reports[name]["problems"],
-                name,
-                reports[name]["exact"],
-                reports[name]["first"][0]["found_at"],
-            )
+                report["problems"], name, report["exact"], report["first"][0]["found_at"],
+            )  # fmt: skip
     return reports
-
-
-def read_problems(file: str) -> Iterator[tuple[str, str]]:
-    """The problem of every row of a file and the place of the row, as for `exclude`.
-
-    Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: a row holds no problem.
-    """
-    for row in read_rows(file):
-        if isinstance(row, Dropped):
-            raise ValueError(f"exclude: {row.message}")
-        nested = row.values.get("question")
-        values = nested if isinstance(nested, dict) else row.values
-        key = next((k for k in PROBLEM_KEYS if isinstance(values.get(k), str)), None)
-        if key is None:
-            raise ValueError(
-                f"exclude: {row.place} has the columns {ascii(', '.join(row.values))[1:200]}, "
-                f"expected a problem as text under one of {', '.join(PROBLEM_KEYS)}; rename one."
-            )
-        text = cut_chat_markup(values[key])
-        yield text.partition("Step 1:")[0] if key == "input" else text, row.place

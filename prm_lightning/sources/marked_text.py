@@ -7,7 +7,6 @@ Read next: `mixture.py`, which puts sources together.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,25 +15,23 @@ from typing import Any
 from prm_lightning.sources.fields import (
     Marks,
     is_text,
+    label_in,
+    labels_in,
     list_in,
     make_steps,
     mapping_in,
     problem_in,
     show,
-    sign_in,
     step_cleaner,
     text_in,
+    unexpected,
 )
-from prm_lightning.sources.file_source import LAYOUTS, Columns, FileSource, RowError
-from prm_lightning.sources.rows import Row, read_rows
-from prm_lightning.text import cut_chat_markup
+from prm_lightning.sources.problems import read_questions
+from prm_lightning.sources.rows import Columns, FileSource, RowError
 from prm_lightning.types import Solution
 
 STEP_MARK = "ки"  # of Math-Shepherd; one token of the models that it was made with
 ROLES = {"human": "user", "gpt": "assistant"}
-PROBLEM_COLUMNS = ("prompt", "problem", "question")
-KEY_SIZE = 16  # characters by which known problems are looked up
-SHORT = ""  # the key of shorter ones
 
 _SIGN = re.compile(r"[+-]|\d{0,3}(?:\.\d{1,20})?(?:[eE]-\d{1,2})?")
 _FIRST_STEP = re.compile(r"\bstep 1:", re.IGNORECASE)
@@ -59,7 +56,7 @@ class MathShepherd(FileSource):
         step_numbers: ``remove`` takes "Step 3:" off the steps, which other sources do not have.
     """
 
-    layouts = LAYOUTS["MathShepherd"]
+    layouts = (("input", "label"),)
     calculator_marks: Marks = "remove"
     step_numbers: Marks = "remove"
 
@@ -68,12 +65,11 @@ class MathShepherd(FileSource):
         text, label = (text_in(row[column], column) for column in ("input", "label"))
         pieces = text.split(STEP_MARK)
         if len(pieces) == 1:
-            raise RowError("no steps", f"input has no {STEP_MARK}, expected one after each step.")
+            raise unexpected("no steps", "input", text, f"{STEP_MARK} after each step")
         labels = _read_labels(pieces, label)
         question, first, step = find_first_step(pieces)
-        texts = [step, *pieces[first + 1 :]]
         clean = step_cleaner(self.calculator_marks, self.step_numbers)
-        steps = make_steps(texts, [*labels[first:], None], clean, "input")
+        steps = make_steps([step, *pieces[first + 1 :]], [*labels[first:], None], clean, "input")
         yield Solution(problem_in(question, "input"), steps, self.name, id)
 
 
@@ -88,7 +84,7 @@ class OpenRlhf(FileSource):
     placeholder is an unlabelled step.
 
     Args:
-        placeholder_token: the text after every step.
+        placeholder_token: the text after every step, not empty.
         input_key: column of the text.
         label_key: column of the values.
         question_end: the text between question and first step; empty means that the first step
@@ -97,6 +93,7 @@ class OpenRlhf(FileSource):
         step_numbers: ``remove`` takes "Step 3:" off the steps, which other sources do not have.
     """
 
+    layouts = (("input", "value"),)
     placeholder_token: str = STEP_MARK
     input_key: str = "input"
     label_key: str = "value"
@@ -104,41 +101,28 @@ class OpenRlhf(FileSource):
     calculator_marks: Marks = "remove"
     step_numbers: Marks = "remove"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.placeholder_token:
-            raise ValueError(
-                "OpenRlhf: placeholder_token is empty, expected the text after every step; "
-                f"leave it out for {STEP_MARK!r}."
-            )
-
     def needed(self) -> Sequence[Columns]:
         """The two columns that are read."""
         return [(self.input_key, self.label_key)]
 
     def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
         """A row as one solution."""
-        pieces = text_in(row[self.input_key], self.input_key).split(self.placeholder_token)
-        values = list_in(row[self.label_key], self.label_key)
-        labels = [sign_in(value, f"{self.label_key}[{k}]") for k, value in enumerate(values)]
-        marks = len(pieces) - 1
+        text, labels = text_in(row[self.input_key], self.input_key), row[self.label_key]
+        pieces, labels = text.split(self.placeholder_token), labels_in(labels, self.label_key)
+        marks, mark = len(pieces) - 1, show(self.placeholder_token)
         if not marks:
-            raise RowError(
-                "no placeholder",
-                f"{self.input_key} has no {show(self.placeholder_token)}, expected one after each "
-                "step; set placeholder_token.",
-            )
+            expected = f"{mark} after each step (placeholder_token)"
+            raise unexpected("no placeholder", self.input_key, text, expected)
         question, first, step = find_first_step(pieces, self.question_end)
         if len(labels) not in (marks, marks - first):
             raise RowError(
                 "steps and labels differ in number",
-                f"{marks} placeholders {show(self.placeholder_token)} but {len(labels)} values, "
-                "expected one each; check placeholder_token, or mend the row.",
+                f"{marks} placeholders {mark} but {len(labels)} values, expected one each; check "
+                "placeholder_token, or mend the row.",
             )
         labels = labels[first:] if len(labels) == marks else labels
         clean = step_cleaner(self.calculator_marks, self.step_numbers)
-        texts = [step, *pieces[first + 1 :]]
-        steps = make_steps(texts, [*labels, None], clean, self.input_key)
+        steps = make_steps([step, *pieces[first + 1 :]], [*labels, None], clean, self.input_key)
         yield Solution(problem_in(question, self.input_key), steps, self.name, id)
 
 
@@ -155,13 +139,13 @@ class RlhFlow(FileSource):
     last step without a label is unlabelled.
 
     Args:
-        problems: data set with the questions under ``prompt``, ``problem`` or ``question``, for
-            data whose steps have no numbers, such as RLHFlow/Deepseek-PRM-Data.
+        problems: data set with the questions, see `read_questions`, for data whose steps have no
+            numbers, such as RLHFlow/Deepseek-PRM-Data.
         calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps.
         step_numbers: ``remove`` takes "Step 3:" off the steps, which other sources do not have.
     """
 
-    layouts = LAYOUTS["RlhFlow"]
+    layouts = (("conversations",), ("messages",))
     problems: str = ""
     calculator_marks: Marks = "remove"
     step_numbers: Marks = "remove"
@@ -175,25 +159,24 @@ class RlhFlow(FileSource):
         yield Solution(problem_in(question, "first turn"), steps, self.name, id)
 
     @cached_property
-    def _known(self) -> dict[str, list[str]]:
-        """The problems by their first characters."""
-        return _read_problems(self.problems) if self.problems else {}
+    def _known(self) -> set[str]:
+        questions = read_questions(self.problems) if self.problems else ()
+        return {question.strip() for question, _ in questions}
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        """How long known problems are, longest first."""
+        return sorted({len(problem) for problem in self._known}, reverse=True)
 
     def _divide(self, turn: str) -> tuple[str, str]:
         """Question and first step."""
-        near = [*self._known.get(turn[:KEY_SIZE], []), *self._known.get(SHORT, [])]
-        fitting = [problem for problem in near if turn.startswith(problem) and turn != problem]
-        if fitting:
-            question = max(fitting, key=len)
-            return question, turn[len(question) :]
-        cut = cut_first_step(turn)
-        if cut:
+        for length in self._lengths:
+            if length < len(turn) and turn[:length] in self._known:
+                return turn[:length], turn[length:]
+        if cut := cut_first_step(turn):
             return cut
-        raise RowError(
-            "no first step",
-            f"{show(turn)} does not show where the question ends, expected Step 1: or a known "
-            "problem; name a data set of the problems under problems.",
-        )
+        expected = "Step 1: after the question, or a question that is in problems"
+        raise unexpected("no first step", "the first turn", turn, expected)
 
 
 def cut_first_step(text: str) -> tuple[str, str] | None:
@@ -218,11 +201,7 @@ def cut_first_step(text: str) -> tuple[str, str] | None:
         at_start = [at for at in at_start if text[:at].strip()]  # there is a question before it
         found = at_start or counting_up
         if len(found) != 1:
-            raise RowError(
-                "several first steps",
-                f"{show(text)} has several places where the first step may begin, expected one "
-                '"Step 1:"; mend or remove the row.',
-            )
+            raise unexpected("several first steps", "the text", text, 'one "Step 1:"')
     return (text[: found[0]].strip(), text[found[0] :].strip()) if found else None
 
 
@@ -260,11 +239,8 @@ def find_first_step(pieces: Sequence[str], question_end: str = "") -> tuple[str,
             return question.strip() + mark, 0, step.strip()
         if len(pieces) > 2:
             return question.strip() + mark, 1, pieces[1]
-    raise RowError(
-        "no first step",
-        f"{show(pieces[0])} does not show where the question ends, expected "
-        f"{show(question_end or 'Step 1:')}; put it before the first step.",
-    )
+    expected = f"{show(question_end or 'Step 1:')} before the first step"
+    raise unexpected("no first step", "the question", pieces[0], expected)
 
 
 def _read_labels(pieces: Sequence[str], label: str) -> list[float | None]:
@@ -272,69 +248,32 @@ def _read_labels(pieces: Sequence[str], label: str) -> list[float | None]:
     labels, at = [], 0
     for piece in pieces[:-1]:
         sign = _SIGN.match(label, at + len(piece)) if label.startswith(piece, at) else None
-        if not sign or not sign.group():
-            raise _mismatch(label[at:], piece)
-        labels.append(sign_in(sign.group(), "label"))
+        if not sign or not sign[0]:
+            break
+        labels.append(label_in(sign[0], "label"))
         at = sign.end()
-    if label[at:].strip() != pieces[-1].strip():
-        raise _mismatch(label[at:], pieces[-1])
+    if len(labels) < len(pieces) - 1 or label[at:].strip() != pieces[-1].strip():
+        expected = f"the text of input with +, - or a number in place of {STEP_MARK}"
+        raise unexpected("input and label differ", "label", label[at:], expected)
     return labels
-
-
-def _mismatch(found: str, piece: str) -> RowError:
-    return RowError(
-        "input and label differ",
-        f"label has {show(found)} where input has {show(piece)}, expected the same text "
-        "with +, - or a number in place of the mark; mend or remove the row.",
-    )
-
-
-def _read_problems(path: str) -> dict[str, list[str]]:
-    """The problems of a data set, by their first characters."""
-    known: dict[str, list[str]] = defaultdict(list)
-    for row in read_rows(path):
-        values = row.values if isinstance(row, Row) else {}
-        text = next((values[key] for key in PROBLEM_COLUMNS if is_text(values.get(key))), "")
-        problem = cut_chat_markup(text).strip()
-        key = problem[:KEY_SIZE] if len(problem) >= KEY_SIZE else SHORT
-        if problem and problem not in known[key]:
-            known[key].append(problem)
-    if not any(known.values()):
-        raise ValueError(
-            f"RlhFlow: no row of problems={path!r} holds a problem as text under one of "
-            f"{', '.join(PROBLEM_COLUMNS)}; name another data set."
-        )
-    return known
 
 
 def _read_turns(row: dict[str, Any]) -> tuple[list[str], list[float | None]]:
     """What the user says, and the label that each is answered with."""
     column = "conversations" if "conversations" in row else "messages"
-    turns = [
-        _read_turn(turn, f"{column}[{number}]")
-        for number, turn in enumerate(list_in(row[column], column))
-    ]
-    while turns and turns[0][0] == "system":
-        turns.pop(0)
-    roles = [role for role, _ in turns]
+    roles, texts = [], []
+    for number, turn in enumerate(list_in(row[column], column)):
+        fields = mapping_in(turn, f"{column}[{number}]")
+        role = fields.get("role", fields.get("from"))
+        text = fields.get("content", fields.get("value"))
+        if not is_text(text) or not isinstance(role, str):
+            what, items = f"{column}[{number}]", list(fields.items())
+            raise unexpected("turn is not text", what, items, "a role and a content as text")
+        if roles or role != "system":
+            roles.append(ROLES.get(role, role))
+            texts.append(text)
     if not roles or roles != (["user", "assistant"] * len(roles))[: len(roles)]:
-        raise RowError(
-            "turns do not alternate",
-            f"{column} has the roles {show(roles)}, expected user and assistant in turn; mend or "
-            "remove the row.",
-        )
-    texts = [text for _, text in turns[::2]]
-    labels = [sign_in(text, "an assistant's turn") for _, text in turns[1::2]]
-    return texts, [*labels, *[None] * (len(texts) - len(labels))]
-
-
-def _read_turn(turn: object, what: str) -> tuple[str, str]:
-    fields = mapping_in(turn, what)
-    role = fields.get("role", fields.get("from"))
-    text = fields.get("content", fields.get("value"))
-    if not is_text(text) or not isinstance(role, str):
-        raise RowError(
-            "turn is not text",
-            f"{what} is {show(list(fields.items()))}, expected a role and a content as text.",
-        )
-    return ROLES.get(role, role), text
+        expected = "user and assistant in turn"
+        raise unexpected("turns do not alternate", f"roles of {column}", roles, expected)
+    labels = [label_in(text, "an assistant's turn") for text in texts[1::2]]
+    return texts[::2], [*labels, *[None] * (len(texts[::2]) - len(labels))]

@@ -1,21 +1,23 @@
-"""Several sources read into one list of solutions, with a report of what was kept and dropped.
+"""Several sources, however they are written down, read into one list of solutions and counted.
 
-In: `SourceSpec`, the list of sources of a configuration. Out: `Mixture`, whose labels and weights
+In: the value of ``data.sources`` in a configuration. Out: `Mixture`, whose labels and weights
 are settled. Next: `leaks.py` and `splits.py`, which divide the solutions.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from prm_lightning.files import digest
-from prm_lightning.sources.file_source import claim_id
+from prm_lightning.sources.layouts import layout_of, open_source
 from prm_lightning.sources.rewards import (
     AfterFirstError,
     RewardAs,
@@ -24,11 +26,18 @@ from prm_lightning.sources.rewards import (
     supervise,
     supervised_steps,
 )
-from prm_lightning.text import normalise_problem
+from prm_lightning.terminal import did_you_mean
+from prm_lightning.text import find_chat_markup, normalise_problem
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source
 
+SHORT_NAMES = (
+    "Corrupted", "Gsm8k", "Labelled", "MathShepherd", "OpenRlhf", "Prm800k", "ProcessBench",
+    "RlhFlow", "Stepwise", "Synthetic",
+)  # fmt: skip
 FIRST_MESSAGES = 3  # of each reason to drop a row, kept for the report
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,36 +71,119 @@ class SourceSpec:
             )
 
 
-@dataclass(frozen=True)
-class ReadReport:
-    """What became of the rows of a mixture.
+# The spelling for configurations: jsonargparse takes the first that fits. Because of `Path` it does
+# not open a file that a string names, which holds rows, to look for options in it.
+Sources = list[SourceSpec | dict[str, Any] | str] | dict[str, Any] | str | Path
+
+
+def as_specs(sources: Any) -> list[SourceSpec]:
+    """What is meant by a source or a list of them.
 
     Args:
-        solutions: the rows kept, of all sources.
-        dropped: the rows that could not be used, by the name of their source; every source has
-            an entry.
-        licenses: licence of each source that states one, by the name of the source.
+        sources: one of these, or a list of them: a `SourceSpec`; a source; a file, folder or Hub
+            id, whose layout is told by its columns, or a YAML file with such a list; a dict with
+            ``path``, ``class_path`` (short names of our sources will do) or ``source``, and any of
+            ``repeat, limit, name, license``. Rows in memory are a list of dicts whose columns are
+            those of a layout, or anything else that iterates over such dicts.
+
+    Raises:
+        FileNotFoundError: there is nothing at a path.
+        ValueError: an entry is none of these, or its layout is unknown.
     """
+    if sources is None:
+        return []
+    if isinstance(sources, (str, Path, Mapping, SourceSpec, Source)):
+        return _specs_of(sources)
+    if isinstance(sources, Sequence):
+        first = sources[0] if sources else None
+        if not (isinstance(first, Mapping) and layout_of(first)):
+            return [spec for entry in sources for spec in _specs_of(entry)]
+    if isinstance(sources, Iterable):
+        return [SourceSpec(open_source(sources))]
+    raise _not_a_source(sources)
 
-    solutions: list[Solution]
-    dropped: dict[str, list[Dropped]]
-    licenses: dict[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, dict[str, Any]]:
-        """Counts and shape by source, for ``data.json``."""
-        kept: dict[str, list[Solution]] = {name: [] for name in self.dropped}
-        for solution in self.solutions:
-            kept.setdefault(solution.source, []).append(solution)
-        return {
-            name: {
-                "read": len(solutions) + len(self.dropped.get(name, [])),
-                "kept": len(solutions),
-                "dropped": _count_by_reason(self.dropped.get(name, [])),
-                **describe(solutions),
-                **({"license": self.licenses[name]} if name in self.licenses else {}),
-            }
-            for name, solutions in kept.items()
-        }
+def _specs_in(file: Path) -> list[SourceSpec]:
+    """Sources that a YAML file lists, at its top, under ``sources`` or under ``data.sources``."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = content.get("data", content)
+        listed = content.get("sources") if isinstance(content, dict) else content
+        if not listed or not isinstance(listed, (list, dict, str)):
+            raise ValueError("no list of sources at its top, under sources or under data.sources")
+        return as_specs(listed)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{file} is no list of sources ({' '.join(str(error).split())[:300]}); write "
+            "- path: rows.jsonl, or - source: {class_path: Stepwise, init_args: {path: ...}}"
+        ) from error
+
+
+def _specs_of(entry: Any) -> list[SourceSpec]:
+    if isinstance(entry, SourceSpec):
+        return [entry]
+    if isinstance(entry, (str, Path)) and Path(entry).suffix in (".yaml", ".yml"):
+        return _specs_in(Path(entry))
+    if isinstance(entry, (str, Path)):
+        return [SourceSpec(open_source(str(entry)))]
+    if isinstance(entry, Source):
+        return [SourceSpec(entry)]
+    if not isinstance(entry, Mapping):
+        raise _not_a_source(entry)
+    rest = dict(entry)
+    options = {k: rest.pop(k) for k in ("repeat", "limit", "name", "license") if k in rest}
+    if rest.keys() == {"source"}:
+        source = _specs_of(rest["source"])[0].source
+    elif "path" in rest and rest.keys() <= {"path", "split"}:
+        source = open_source(**rest)
+    elif "class_path" in rest and rest.keys() <= {"class_path", "init_args"}:
+        source = _build(rest)
+    else:
+        raise _not_a_source(entry)
+    return [SourceSpec(source, **options)]
+
+
+def _build(entry: dict[str, Any]) -> Source:
+    """The object of a ``class_path`` with ``init_args``."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=Source)
+    full = _with_full_names(entry)
+    try:
+        found: Source = parser.instantiate(parser.parse_object({"source": full})).source
+    except (ArgumentError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"source {full['class_path']}: {reason}") from error
+    return found
+
+
+def _with_full_names(value: Any) -> Any:
+    """A value in which short names of our sources are dotted paths."""
+    if not isinstance(value, Mapping):
+        return value
+    full = {key: _with_full_names(inner) for key, inner in value.items()}
+    name = full.get("class_path")
+    if isinstance(name, str) and "." not in name:
+        if name not in SHORT_NAMES:
+            raise ValueError(
+                f"class_path {name!r} is no source of ours, expected one of "
+                f"{', '.join(SHORT_NAMES)}, or the dotted path of a class of your own."
+                f"{did_you_mean(name, SHORT_NAMES)}"
+            )
+        full["class_path"] = f"prm_lightning.sources.{name}"
+    return full
+
+
+def _not_a_source(entry: object) -> ValueError:
+    return ValueError(
+        f"{ascii(entry)[:80]} is no source, expected a path, {{path: rows.jsonl}}, or "
+        "{class_path: Stepwise, init_args: {path: rows.jsonl}}, with repeat, limit, name and "
+        "license if you like."
+    )
 
 
 @dataclass(frozen=True)
@@ -101,12 +193,35 @@ class Mixture:
     Args:
         solutions: the rows kept; their ids are unique within a source name.
         repeats: draws per epoch of each solution.
-        report: what was kept and dropped.
+        dropped: the rows that could not be used, by the name of their source; every source has
+            an entry.
+        licenses: licence of each source that states one, by the name of the source.
     """
 
-    solutions: list[Solution]
-    repeats: list[float]
-    report: ReadReport
+    solutions: list[Solution] = field(default_factory=list)
+    repeats: list[float] = field(default_factory=list)
+    dropped: dict[str, list[Dropped]] = field(default_factory=dict)
+    licenses: dict[str, str] = field(default_factory=dict)
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Counts and shape by source, for ``data.json``."""
+        kept: dict[str, list[Solution]] = {name: [] for name in self.dropped}
+        for solution in self.solutions:
+            kept.setdefault(solution.source, []).append(solution)
+        report = {}
+        for name, solutions in kept.items():
+            dropped = self.dropped.get(name, [])
+            report[name] = {
+                "read": len(solutions) + len(dropped),
+                "kept": len(solutions),
+                "dropped": _counted((row.reason, row.message) for row in dropped),
+                **describe(solutions),
+            }
+            if markup := _left_over_markup(solutions):
+                report[name]["chat_markup"] = markup
+            if name in self.licenses:
+                report[name]["license"] = self.licenses[name]
+        return report
 
 
 def read_mixture(
@@ -123,7 +238,7 @@ def read_mixture(
 
     Sources of one name are reported together; an id that is taken there gets a suffix such as
     ``#2``, and an empty one becomes ``name:position``. Dropped rows of a source whose solutions
-    have several names count under the first of them.
+    have several names count under the first of them. Chat markup left in problems is a warning.
 
     Args:
         specs: the sources, in the order in which they are read.
@@ -135,36 +250,58 @@ def read_mixture(
         each_row: called after each row that is read, to show progress.
 
     Raises:
-        ValueError: nothing is supervised, or ``strict`` and a row was dropped. Errors of the
-            sources, such as a missing file, rise as they are.
+        ValueError: nothing is supervised, or ``strict`` and a row was dropped.
     """
-    mixture = Mixture([], [], ReadReport([], {}))
+    mixture = Mixture()
     ids: defaultdict[str, Counter[str]] = defaultdict(Counter)
     left = max_rows
     for spec in specs:
-        solutions, dropped = _read_source(spec, left, each_row, strict=strict)
-        if left is not None:
-            left -= len(solutions) + len(dropped)
-        own_name = solutions[0].source if solutions else _name_of(spec.source)
-        mixture.report.dropped.setdefault(spec.name or own_name, []).extend(dropped)
+        limit = min((n for n in (spec.limit, left) if n is not None), default=None)
+        solutions, dropped = _read_source(spec.source, limit, each_row, strict=strict)
+        left = None if left is None else left - len(solutions) - len(dropped)
+        own = solutions[0].source if solutions else getattr(spec.source, "name", "")
+        own = spec.name or own or type(spec.source).__name__
+        mixture.dropped.setdefault(own, []).extend(dropped)
         for position, solution in enumerate(solutions):
             name = spec.name or solution.source
             if license := spec.license or getattr(spec.source, "license", None):
-                mixture.report.licenses[name] = license
-            id = claim_id(solution.id or f"{name}:{position}", ids[name])
-            named = replace(solution, source=name, id=id)
-            mixture.solutions.append(supervise(named, reward_as, after_first_error))
+                mixture.licenses[name] = license
+            id = _claim_id(solution.id or f"{name}:{position}", ids[name])
+            solution = supervise(
+                replace(solution, source=name, id=id), reward_as, after_first_error
+            )
+            mixture.solutions.append(solution)
             mixture.repeats.append(spec.repeat)
-    mixture.report.solutions.extend(mixture.solutions)
     if unlabelled == "refuse" and not any(map(supervised_steps, mixture.solutions)):
-        dropped = [row for rows in mixture.report.dropped.values() for row in rows]
+        rows = [row for dropped in mixture.dropped.values() for row in dropped]
         raise ValueError(
             f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
-            f"from {', '.join(mixture.report.dropped) or 'no source'} has a label with a weight "
-            "above 0; add a source with labels or see why its rows were dropped: "
-            f"{_count_by_reason(dropped)}"
+            f"from {', '.join(mixture.dropped) or 'no source'} has a label with a weight above 0; "
+            "add a source with labels or see why its rows were dropped: "
+            f"{_counted((row.reason, row.message) for row in rows)}"
         )
+    for markup, found in _left_over_markup(mixture.solutions).items():
+        log.warning(
+            "%d problems still hold what looks like chat markup, %r, such as that of %s; cut it "
+            "out of the prompts.", found["count"], markup, found["first"][0],
+        )  # fmt: skip
     return mixture
+
+
+def _read_source(
+    source: Source, limit: int | None, each_row: Callable[[], object], *, strict: bool
+) -> tuple[list[Solution], list[Dropped]]:
+    solutions: list[Solution] = []
+    dropped: list[Dropped] = []
+    for row in islice(source.read(), limit):
+        each_row()
+        if isinstance(row, Solution):
+            solutions.append(row)
+        elif strict:
+            raise ValueError(row.message)
+        else:
+            dropped.append(row)
+    return solutions, dropped
 
 
 def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
@@ -212,21 +349,19 @@ def fingerprint(solutions: Sequence[Solution]) -> str:
     return digest(map(content, solutions))
 
 
-def _read_source(
-    spec: SourceSpec, most: int | None, each_row: Callable[[], object], *, strict: bool
-) -> tuple[list[Solution], list[Dropped]]:
-    solutions: list[Solution] = []
-    dropped: list[Dropped] = []
-    limit = min((n for n in (spec.limit, most) if n is not None), default=None)
-    for row in islice(spec.source.read(), limit):
-        each_row()
-        if isinstance(row, Solution):
-            solutions.append(row)
-        elif strict:
-            raise ValueError(row.message)
-        else:
-            dropped.append(row)
-    return solutions, dropped
+def _claim_id(id: str, taken: Counter[str]) -> str:
+    """The id, with a suffix such as ``#2`` where it is taken already."""
+    taken[id] += 1
+    return id if taken[id] == 1 else _claim_id(f"{id}#{taken[id]}", taken)
+
+
+def _left_over_markup(solutions: Sequence[Solution]) -> dict[str, dict[str, Any]]:
+    """What looks like chat markup in problems: in how many, and ids of the first ones."""
+    ids: dict[str, str] = {}
+    for solution in solutions:
+        ids.setdefault(solution.problem, solution.id)
+    found = ((find_chat_markup(problem), id) for problem, id in ids.items())
+    return _counted((markup, id) for markup, id in found if markup)
 
 
 def _quantiles(numbers: Sequence[int]) -> dict[str, int]:
@@ -234,16 +369,12 @@ def _quantiles(numbers: Sequence[int]) -> dict[str, int]:
     return {name: ranked[round(q * (len(ranked) - 1))] for name, q in QUANTILES.items() if ranked}
 
 
-def _name_of(source: Source) -> str:
-    """What a source is called before it has yielded a solution."""
-    return str(getattr(source, "name", type(source).__name__))
-
-
-def _count_by_reason(dropped: Sequence[Dropped]) -> dict[str, dict[str, Any]]:
+def _counted(found: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """How often each reason was found, and the first messages of it."""
     counts: dict[str, dict[str, Any]] = {}
-    for row in dropped:
-        entry = counts.setdefault(row.reason, {"count": 0, "first": []})
+    for reason, message in found:
+        entry = counts.setdefault(reason, {"count": 0, "first": []})
         entry["count"] += 1
         if len(entry["first"]) < FIRST_MESSAGES:
-            entry["first"].append(row.message)
+            entry["first"].append(message)
     return counts

@@ -1,4 +1,4 @@
-"""Problems with reference answers, for the verbs `label` and `search`.
+"""Problems with reference answers, for the verbs `label` and `search`; the questions of any rows.
 
 In: rows with a question and an answer. Out: `Problem`s, each question once.
 Read next: `labelling/stages.py` and `searching/verb.py`.
@@ -6,20 +6,20 @@ Read next: `labelling/stages.py` and `searching/verb.py`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prm_lightning.answers import extract_answer, same_answer
-from prm_lightning.sources.fields import flag_in, problem_in, show
-from prm_lightning.sources.file_source import RowError
-from prm_lightning.sources.rows import read_rows
-from prm_lightning.text import normalise_problem
+from prm_lightning.files import digest
+from prm_lightning.sources.fields import flag_in, problem_in, show, unexpected
+from prm_lightning.sources.rows import RowError, read_rows
+from prm_lightning.text import cut_chat_markup, normalise_problem
 from prm_lightning.types import Dropped
 
 QUESTION_COLUMNS = ("question", "problem")
 ANSWER_COLUMNS = ("expected_answer", "answer", "final_answer", "ground_truth_answer")
+ANY_QUESTION_COLUMNS = ("prompt", "problem", "question", "input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +73,43 @@ def read_problems(path: str, limit: int | None = None) -> Iterator[Problem | Dro
         raise ValueError(f"problems: no row of {path} is a problem with an answer ({last.message})")
 
 
+def read_questions(path: str) -> Iterator[tuple[str, str]]:
+    """The question of every row of a data set, and the place of the row.
+
+    A question is a text under ``prompt``, ``problem``, ``question`` or ``input`` (the last is cut
+    at Math-Shepherd's "Step 1:"), or under ``question.problem`` as in PRM800K.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: a row holds no question; what cannot be read cannot be compared.
+    """
+    for row in read_rows(path):
+        if isinstance(row, Dropped):
+            raise ValueError(row.message)
+        nested = row.values.get("question")
+        values = nested if isinstance(nested, dict) else row.values
+        key = next((k for k in ANY_QUESTION_COLUMNS if isinstance(values.get(k), str)), None)
+        if key is None:
+            raise ValueError(
+                f"{row.place}: has the columns {ascii(', '.join(row.values))[1:200]}, expected a "
+                f"problem as text under one of {', '.join(ANY_QUESTION_COLUMNS)}; rename one."
+            )
+        text = cut_chat_markup(values[key])
+        yield text.partition("Step 1:")[0] if key == "input" else text, row.place
+
+
 def problem_id(question: str) -> str:
     """16 hexadecimal digits that copies of a question share."""
-    return hashlib.sha256(normalise_problem(question).encode()).hexdigest()[:16]
+    return digest(normalise_problem(question))[:16]
 
 
 def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
     question = problem_in(_first_of(row, QUESTION_COLUMNS), "question")
-    answer = _first_of(row, ANSWER_COLUMNS)
-    key = problem_id(question)
+    answer, key = _first_of(row, ANSWER_COLUMNS), problem_id(question)
     if key in seen:
         raise RowError("question seen before", "left out, each question is taken once.")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer == "":
-        raise RowError(
-            "no answer",
-            f"the answer is {show(answer)}, expected text or a number in "
-            f"{', '.join(ANSWER_COLUMNS)}.",
-        )
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        raise unexpected("no answer", "the answer", answer, f"one in {', '.join(ANSWER_COLUMNS)}")
     is_correct = flag_in(row.get("is_correct"), "is_correct")
     if is_correct is False:
         raise RowError("not flagged correct", "left out, its is_correct is false.")
@@ -98,10 +118,8 @@ def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
         raise RowError("no answer", f"left out, its answer {show(answer)} states none.")
     predicted = row.get("predicted_answer")
     if is_correct and predicted is not None and not same_answer(stated, str(predicted)):
-        raise RowError(
-            "flagged correct with another answer",
-            f"left out, predicted {show(predicted)}, expected {show(stated)}.",
-        )
+        reason = "flagged correct with another answer"
+        raise unexpected(reason, "predicted_answer", predicted, show(stated))
     return Problem(key, question, stated)
 
 

@@ -1,11 +1,12 @@
-"""Files, folders, Hub data sets and rows in memory as raw rows, each with its place.
+"""Files, folders, Hub data sets and rows in memory as raw rows; and a source made of them.
 
-In: a path, a Hub id, or a list of dicts. Out: `Row`s, and `Dropped` for what is none.
-Read next: `file_source.py`, which makes solutions of rows.
+In: a path, a Hub id, or a list of dicts. Out: `Row`s, and `Dropped` for what is none; of a
+`FileSource` the `Solution`s that they hold. Read next: `fields.py`, then `stepwise.py`.
 """
 
 from __future__ import annotations
 
+import ast
 import bz2
 import gzip
 import json
@@ -13,23 +14,25 @@ import logging
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple, TypeVar
 
-from prm_lightning.types import Dropped
+from prm_lightning.types import Dropped, Solution
 
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-JSON_SUFFIXES = (".json", *(".json" + packed for packed in COMPRESSED))
-LINES_SUFFIXES = (".jsonl", *(".jsonl" + packed for packed in COMPRESSED))
-DATA_SUFFIXES = (*LINES_SUFFIXES, *JSON_SUFFIXES, ".parquet")
+JSON_SUFFIXES, LINES_SUFFIXES, CSV_SUFFIXES = (
+    (kind, *(kind + packed for packed in COMPRESSED)) for kind in (".json", ".jsonl", ".csv")
+)
+DATA_SUFFIXES = (*LINES_SUFFIXES, *JSON_SUFFIXES, *CSV_SUFFIXES, ".parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-LONGEST_LINE = 64 * 2**20  # bytes, decompressed
-LARGEST_ARRAY = 2**30  # bytes that a compressed JSON array may have
+CHUNK = 1024  # rows that are read at a time where a file is no text
 
-_BYTE_ORDER = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"{\0": "UTF-16", b"\0{": "UTF-16"}
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a character, or the first half of a pair
+T = TypeVar("T")
+Rows = str | Iterable[Mapping[str, Any]]
+Columns = tuple[str, ...]
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +54,6 @@ class Row(NamedTuple):
         return {column: value for column, value in self.values.items() if value is not None}
 
 
-Rows = str | Iterable[Mapping[str, Any]]
-
-
 def read_rows(
     path: Rows, split: str = "train", *, streaming: bool = False
 ) -> Iterator[Row | Dropped]:
@@ -63,22 +63,22 @@ def read_rows(
     which JSON can hold and UTF-8 cannot).
 
     Args:
-        path: a JSON Lines, JSON (an array of objects) or Parquet file, the first two also
+        path: a JSON Lines, JSON (an array of objects), CSV or Parquet file, all but the last also
             compressed (``.gz``, ``.bz2``, ``.xz``); a folder of such files; else, if it looks
-            like ``owner/name``, a data set of the Hugging Face Hub; or rows in memory.
+            like ``owner/name``, a data set of the Hugging Face Hub; or rows in memory. Lists in
+            the cells of a CSV file are written as JSON, or as Python prints them.
         split: which split of a folder or Hub data set; a file is one split.
         streaming: read a Hub data set over the network as it is needed, instead of fetching it
-            first. Local files are always read as they are needed, but for a JSON array.
+            first. Local files are always read as they are needed, except for a JSON array.
 
     Raises:
         FileNotFoundError: there is no such file, and no such data set can be reached.
         ValueError: the data set is empty, broken as a whole, or has no such split.
     """
-    empty = True
-    for row in _read(path, split, "stream" if streaming else "fetch"):
-        empty = False
+    row = None
+    for row in _read(path, split, streaming):
         yield row
-    if empty:
+    if row is None:
         raise ValueError(f"{path}: empty, expected at least one row; check that it is complete.")
 
 
@@ -91,7 +91,7 @@ def name_of(path: Rows) -> str:
     return name.removesuffix(suffix) or name
 
 
-def _read(path: Rows, split: str, how: str) -> Iterator[Row | Dropped]:
+def _read(path: Rows, split: str, streaming: bool) -> Iterator[Row | Dropped]:
     if not isinstance(path, str):
         return (_checked(f"rows[{k}]", values) for k, values in enumerate(path))
     if Path(path).is_file():
@@ -99,7 +99,7 @@ def _read(path: Rows, split: str, how: str) -> Iterator[Row | Dropped]:
     if Path(path).is_dir():
         return (row for file in files_of_split(path, split) for row in read_file(Path(file)))
     if HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
-        return _read_hub(path, split, streaming=how == "stream")
+        return _read_hub(path, split, streaming)
     raise FileNotFoundError(
         f"{path!r}: no such file or folder, and not a Hub id of the form owner/name; "
         f"name an existing file ({', '.join(DATA_SUFFIXES)}), a folder of such files or a Hub id."
@@ -108,41 +108,38 @@ def _read(path: Rows, split: str, how: str) -> Iterator[Row | Dropped]:
 
 def read_file(file: Path) -> Iterator[Row | Dropped]:
     """The rows of one file, see `read_rows`."""
-    if _is_parquet(file):
+    if file.suffix == ".parquet":
         return read_row_groups(file)
+    if file.name.endswith(CSV_SUFFIXES):
+        return _read_csv(file)
     with _opened(file) as stream:
         head = stream.read(4096)
-    if encoding := _BYTE_ORDER.get(head[:2]):
-        raise ValueError(
-            f"{file}: line 1 is not UTF-8, perhaps {encoding} (it begins with {head[:4]!r}); save "
-            "it as UTF-8."
-        )
+    if not (encoding := json.detect_encoding(head)).startswith("utf-8"):
+        raise ValueError(f"{file}: is not UTF-8, but perhaps {encoding}; save it as UTF-8.")
     is_array = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-    return (
-        _read_array(file) if is_array and file.name.endswith(JSON_SUFFIXES) else _read_lines(file)
-    )
+    if is_array and file.name.endswith(JSON_SUFFIXES):
+        return _read_array(file)
+    return _read_lines(file)
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[IO[bytes]]:
-    opener = COMPRESSED.get(file.suffix)
-    if opener is None:
-        with file.open("rb") as stream:
-            yield stream
-        return
     try:
-        with opener(file, "rb") as stream:
+        with COMPRESSED.get(file.suffix, open)(file, "rb") as stream:
             yield stream
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(
-            f"{file}: not a readable {file.suffix} file ({_first_line(error)}); fetch or compress "
-            "it again."
-        ) from error
+        raise _unreadable(file, file.suffix, error) from error
+
+
+def _unreadable(file: Path, kind: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{file}: not a readable {kind} file ({_first_line(error)}); fetch or write it again."
+    )
 
 
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
     with _opened(file) as stream:
-        yield from parse_lines(file, iter(lambda: stream.readline(LONGEST_LINE + 1), b""))
+        yield from parse_lines(file, stream)
 
 
 def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[Row | Dropped]:
@@ -153,62 +150,37 @@ def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[
         if not line.strip():
             continue
         place = f"{file}:{number}"
-        if len(line) > LONGEST_LINE:
-            raise ValueError(
-                f"{place}: a line of more than {LONGEST_LINE // 2**20} MiB, expected one row per "
-                "line; check that the file is JSON Lines."
-            )
         try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if number == 1 and re.search(rb"\r[^\n]", line.strip()):
-                raise ValueError(
-                    f"{file}: its lines end in CR alone, expected LF or CRLF; save it with other "
-                    "line ends."
-                ) from error
             text = line.decode(errors="backslashreplace").strip()
             yield _malformed(place, text, f"not JSON ({_first_line(error)})")
-            continue
-        yield _checked(place, value, can_be_half=_SURROGATE.search(line) is not None)
+        else:
+            yield _checked(place, value)
 
 
 def _read_array(file: Path) -> Iterator[Row | Dropped]:
-    most = LARGEST_ARRAY if file.suffix in COMPRESSED else -1
-    with _opened(file) as stream:
-        content = stream.read(most)
-        if most > 0 and stream.read(1):
-            raise ValueError(
-                f"{file}: a JSON array of more than {most // 2**20} MiB; decompress it, or write "
-                "one object per line and call the file .jsonl."
-            )
     try:
-        values = json.loads(content.decode("utf-8-sig"))
+        with _opened(file) as stream:
+            values = json.load(stream)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file}: not valid JSON ({_first_line(error)}), expected an array of objects; "
             "mend it, or write one object per line and call the file .jsonl."
         ) from error
-    can_be_half = _SURROGATE.search(content) is not None
-    return (_checked(f"{file}[{k}]", v, can_be_half=can_be_half) for k, v in enumerate(values))
+    return (_checked(f"{file}[{k}]", value) for k, value in enumerate(values))
 
 
-def _checked(place: str, value: Any, *, can_be_half: bool = True) -> Row | Dropped:
+def _checked(place: str, value: Any) -> Row | Dropped:
     """The one check of every row that is read."""
     if not isinstance(value, Mapping):
         return _malformed(place, value, f"of type {type(value).__name__}")
-    if can_be_half and not _is_utf8(value):
+    try:
+        json.dumps(value, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError:
         message = f"{place}: {ascii(value)[:60]} holds half a character; mend or remove the row."
         return Dropped(place, "text with half a character", message)
     return Row(place, dict(value))
-
-
-def _is_utf8(value: Any) -> bool:
-    """Whether every text in a value can be written as UTF-8."""
-    if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
-    if isinstance(value, Mapping):
-        return all(_is_utf8(key) and _is_utf8(inner) for key, inner in value.items())
-    return not isinstance(value, (list, tuple)) or all(map(_is_utf8, value))
 
 
 def _malformed(place: str, value: object, what: str) -> Dropped:
@@ -217,14 +189,40 @@ def _malformed(place: str, value: object, what: str) -> Dropped:
     return Dropped(place, "not a JSON object", message)
 
 
-def files_of_split(folder: str, split: str = "train") -> list[str]:
-    """Full paths of the data files of a folder, in the order in which they are read."""
-    # `datasets` knows how folders name their splits and reads the YAML of a data set card. It
-    # takes a relative folder called "json" or "csv" for a format of its own: hence the full path.
-    from datasets import load_dataset_builder
+def _read_csv(file: Path) -> Iterator[Row | Dropped]:
+    import pandas
 
     try:
-        found = load_dataset_builder(str(Path(folder).resolve())).config.data_files or {}
+        with pandas.read_csv(file, chunksize=CHUNK, dtype_backend="numpy_nullable") as chunks:
+            for chunk in chunks:
+                filled = chunk.astype(object).where(chunk.notna(), None)
+                for index, values in zip(chunk.index, filled.to_dict("records"), strict=True):
+                    row = {column: _cell(value) for column, value in values.items()}
+                    yield _checked(f"{file}[{index}]", row)
+    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise _unreadable(file, "CSV", error) from error
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a CSV file; a list or an object where it is one in JSON, or as Python prints it."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        for parse in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return parse(value)
+    return value
+
+
+def files_of_split(folder: str, split: str = "train") -> list[str]:
+    """Full paths of the data files of a folder, in the order in which they are read.
+
+    `datasets` knows how folders name their splits. It takes the files of one kind and passes over
+    the others in silence; here a warning names them.
+    """
+    from datasets import load_dataset_builder
+
+    here = Path(folder).resolve()  # `datasets` takes a relative "json" or "csv" for a format
+    try:
+        found = load_dataset_builder(str(here)).config.data_files or {}
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder}: no data files found in this folder ({_first_line(error)}), expected "
@@ -235,33 +233,15 @@ def files_of_split(folder: str, split: str = "train") -> list[str]:
         raise ValueError(
             f"{folder}: has no split {split!r}, only {', '.join(splits)}; set split to one of them."
         )
-    _require_all_read(Path(folder), {Path(file) for files in splits.values() for file in files})
-    return splits[split]
-
-
-def _require_all_read(folder: Path, read: set[Path]) -> None:
-    """`datasets` reads the files of one kind in a folder and passes over the others in silence."""
+    read = {file for files in splits.values() for file in files}
     for file in sorted(read):
-        if not file.name.endswith(DATA_SUFFIXES):
-            raise ValueError(
-                f"{file}: cannot be read, expected {', '.join(DATA_SUFFIXES)} in this folder; "
-                "convert it."
-            )
-    files = [p for p in sorted(folder.resolve().rglob("*")) if p.name.endswith(DATA_SUFFIXES)]
-    left_out = [p for p in files if p not in read and p.name[0] not in "._"]
-    is_parquet = any(map(_is_parquet, read))
-    other_kind = [p for p in left_out if p.suffix != ".json" and is_parquet != _is_parquet(p)]
-    if other_kind and not (folder / "README.md").exists():  # a data set card may choose files
-        raise ValueError(
-            f"{folder}: holds Parquet and JSON Lines files, of which only one kind would be read, "
-            f"without {other_kind[0].name}; name one file, or move the others."
-        )
+        if not file.endswith(DATA_SUFFIXES):
+            raise ValueError(f"{file}: cannot be read, expected {', '.join(DATA_SUFFIXES)}.")
+    visible = [p for p in sorted(here.rglob("*")) if p.name[0] not in "._"]
+    left_out = [p.name for p in visible if p.name.endswith(DATA_SUFFIXES) and str(p) not in read]
     if left_out:
-        log.warning("%s: not read, of no split: %s", folder, ", ".join(p.name for p in left_out))
-
-
-def _is_parquet(file: Path) -> bool:
-    return file.suffix == ".parquet"
+        log.warning("%s: not read, of no split or another kind: %s", folder, ", ".join(left_out))
+    return splits[split]
 
 
 def read_row_groups(
@@ -280,17 +260,15 @@ def read_row_groups(
     index = first
     try:
         content = pyarrow.parquet.ParquetFile(file)
-        for batch in content.iter_batches(batch_size=1024, row_groups=groups):
+        for batch in content.iter_batches(batch_size=CHUNK, row_groups=groups):
             for values in batch.to_pylist():
                 yield Row(f"{file}[{index}]", values)
                 index += 1
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise ValueError(
-            f"{file}: not a readable Parquet file ({_first_line(error)}); fetch or write it again."
-        ) from error
+        raise _unreadable(file, "Parquet", error) from error
 
 
-def _read_hub(path: str, split: str, *, streaming: bool) -> Iterator[Row | Dropped]:
+def _read_hub(path: str, split: str, streaming: bool) -> Iterator[Row | Dropped]:
     from datasets import load_dataset
 
     place = path
@@ -307,5 +285,114 @@ def _read_hub(path: str, split: str, *, streaming: bool) -> Iterator[Row | Dropp
 
 
 def _first_line(error: Exception) -> str:
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    return lines[0][:300]
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+class RowError(Exception):
+    """A row that cannot become a solution.
+
+    Args:
+        reason: a short fixed phrase to count by.
+        message: what was found, what was expected, what to change; without the place.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+@dataclass
+class FileSource:
+    """Solutions in the rows of a file, a folder, a Hub data set or a list.
+
+    A subclass is a dataclass with `layouts`, the columns that it needs, in one way or several, with
+    its options as fields, and with `parse`.
+
+    Args:
+        path: as `read_rows` takes it.
+        split: which split of a folder or Hub data set; a file is one split.
+        name: what to report the solutions under; empty means the file's stem, the folder's name
+            or the last part of the Hub id.
+    """
+
+    layouts: ClassVar[tuple[Columns, ...]] = ()
+
+    path: Rows
+    split: str = "train"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.name or name_of(self.path)
+
+    def parse(self, row: dict[str, Any], id: str) -> Iterable[Solution]:
+        """What a row holds.
+
+        Args:
+            row: its columns that are not null, those of one of the `layouts` among them.
+            id: for its solution, ``name:row index``.
+
+        Raises:
+            RowError: the row cannot be used.
+        """
+        raise NotImplementedError
+
+    def read(self) -> Iterator[Solution | Dropped]:
+        """Yield the solutions of each row, or why there are none.
+
+        Raises:
+            FileNotFoundError: there is nothing at ``path``, here or on the Hub.
+            ValueError: the data are empty, broken as a whole, or lack needed columns altogether.
+        """
+        return parse_rows(read_rows(self.path, self.split), self.parse, self.name, self.needed())
+
+    def needed(self) -> Sequence[Columns]:
+        """The columns needed, in one way or several."""
+        return self.layouts
+
+
+def parse_rows(
+    rows: Iterable[Row | Dropped],
+    parse: Callable[[dict[str, Any], str], Iterable[T]],
+    name: str,
+    layouts: Sequence[Columns],
+) -> Iterator[T | Dropped]:
+    """Yield what each row holds; a row that `parse` refuses with a `RowError` is `Dropped`.
+
+    Args:
+        rows: as `read_rows` gives them.
+        parse: takes a row's columns that are not null, and its id, ``name:row index``.
+        name: of the source.
+        layouts: the columns needed, in one way or several.
+
+    Raises:
+        ValueError: no row has the columns of any of the layouts.
+    """
+    columns: set[str] = set()
+    for index, row in enumerate(rows):
+        if isinstance(row, Dropped):
+            yield row
+            continue
+        filled = row.filled
+        columns.update(filled)
+        try:
+            require_columns(filled, layouts)
+            found = list(parse(filled, f"{name}:{index}"))
+        except RowError as error:
+            yield Dropped(row.place, error.reason, f"{row.place}: {error.message}")
+        else:
+            yield from found
+    if not any(columns.issuperset(layout) for layout in layouts):
+        expected = " or ".join(", ".join(layout) for layout in layouts)
+        raise ValueError(
+            f"{name}: the rows have the columns {', '.join(sorted(columns)) or '(none)'}, "
+            f"expected {expected}; rename them, or name the source that reads these."
+        )
+
+
+def require_columns(row: dict[str, Any], layouts: Sequence[Columns]) -> None:
+    """Raise a `RowError` that names the missing columns, unless one of the layouts is there."""
+    missing = [[column for column in layout if column not in row] for layout in layouts]
+    if missing and all(missing):
+        found = ascii(", ".join(row))[1:-1][:200] or "(none)"
+        raise RowError("missing column", f"no {', '.join(min(missing, key=len))} among {found}.")

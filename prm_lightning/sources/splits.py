@@ -6,19 +6,19 @@ training side balanced. Next: `batching/encode.py`, which tokenizes both.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
+from math import fsum
+from random import Random
 from typing import Any, Literal, NamedTuple
 
+from prm_lightning.files import digest
 from prm_lightning.sources.leaks import first_of_groups, near_groups
 from prm_lightning.sources.rewards import is_wrong, supervised_steps
 from prm_lightning.text import normalise_problem
-from prm_lightning.types import Solution, Step
+from prm_lightning.types import Solution
 
 Balance = Literal["none", "weights", "subsample"]
 
@@ -67,11 +67,11 @@ def split_by_group(solutions: Sequence[Solution], val_ratio: float, seed: int) -
             f"split_by_group: val_ratio={val_ratio} is outside [0, 1); set data.val_ratio to the "
             "share of problems to validate on, such as 0.1."
         )
-    # Split key and normalised problem, by group and problem as they are written.
-    written = dict.fromkeys((solution.group, solution.problem) for solution in solutions)
-    normalised = {problem: normalise_problem(problem) for _, problem in written}
-    keys = {(group, p): (group or normalised[p], normalised[p]) for group, p in written}
-    leaders = _lead_groups(list(keys.values()), seed)
+    problems = {problem: normalise_problem(problem) for problem in {s.problem for s in solutions}}
+    keys = [s.group or problems[s.problem] for s in solutions]
+    leaders = _lead_groups(
+        {(k, problems[s.problem]) for k, s in zip(keys, solutions, strict=True)}, seed
+    )
     places = {key: _place(key, seed) for key in leaders}
     groups = sorted(set(leaders.values()), key=lambda key: (places[key], key))
     count = sum(places[key] < val_ratio for key in groups)
@@ -82,17 +82,24 @@ def split_by_group(solutions: Sequence[Solution], val_ratio: float, seed: int) -
             "split_by_group: all %d problems are near duplicates of each other or of one group, "
             "so that all of them train and the validation side is empty. Give data.val_sources, "
             "or more kinds of problems.",
-            len(set(normalised.values())),
+            len(set(problems.values())),
         )
     validating = set(groups[: max(count, 0)])
     sides: tuple[list[Solution], list[Solution]] = [], []
-    counts: Counter[str] = Counter()
-    for solution in solutions:
-        key = keys[solution.group, solution.problem][0]
+    for key, solution in zip(keys, solutions, strict=True):
         sides[leaders[key] in validating].append(solution)
-        counts[key] += 1
     moved = {k for k in leaders if (places[k] < val_ratio) != (places[leaders[k]] < val_ratio)}
-    return Split(*sides, _report(leaders, counts, moved))
+    sizes = Counter(leaders.values())
+    report = {
+        "groups": len(groups),
+        "near_duplicates": sum(size > 1 for size in sizes.values()),
+        "moved": {"keys": len(moved), "solutions": sum(key in moved for key in keys)},
+        "largest": {
+            "keys": max(sizes.values(), default=0),
+            "solutions": max(Counter(leaders[key] for key in keys).values(), default=0),
+        },
+    }
+    return Split(*sides, report)
 
 
 def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solution]:
@@ -108,79 +115,52 @@ def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solu
             randomly drawn steps of the larger class to 0, until both have as many.
         seed: seed of the draw of ``subsample``.
     """
-    classes: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # solution, step
-    weights: dict[bool, Counter[float]] = {True: Counter(), False: Counter()}
-    for i, solution in enumerate(solutions):
-        for k, step in supervised_steps(solution):
-            classes[is_wrong(step)].append((i, k))
-            weights[is_wrong(step)][step.weight] += 1
-    correct, wrong = len(classes[False]), len(classes[True])
+    correct, wrong = (
+        [
+            (i, k)
+            for i, solution in enumerate(solutions)
+            for k, step in supervised_steps(solution)
+            if is_wrong(step) == wanted
+        ]
+        for wanted in (False, True)
+    )
     if how == "none" or not wrong or not correct:
         return list(solutions)
-    changed: dict[int, list[Step]] = {}  # steps of the solutions that change
-    if how == "weights":
-        # Fractions, so that the factor does not depend on the order of the solutions.
-        total = {c: sum(Fraction(w) * n for w, n in found.items()) for c, found in weights.items()}
-        factor = min(float(total[False] / total[True]), MAX_BALANCE)
-        places = classes[True]
+    if how == "weights":  # fsum, so that the factor does not depend on the order of the solutions
+        total, total_wrong = (
+            fsum(solutions[i].steps[k].weight for i, k in places) for places in (correct, wrong)
+        )
+        factor, places = min(total / total_wrong, MAX_BALANCE), wrong
     else:
-        larger = classes[wrong > correct]
-        drawn = random.Random(seed).sample(range(len(larger)), abs(correct - wrong))
-        factor, places = 0.0, [larger[place] for place in drawn]
+        surplus = abs(len(correct) - len(wrong))
+        factor, places = 0.0, Random(seed).sample(max(correct, wrong, key=len), surplus)
+    changed = {i: list(solutions[i].steps) for i, _ in places}
     for i, k in places:
-        steps = changed.setdefault(i, list(solutions[i].steps))
-        steps[k] = replace(steps[k], weight=steps[k].weight * factor)
+        changed[i][k] = replace(changed[i][k], weight=changed[i][k].weight * factor)
     return [
-        replace(solution, steps=tuple(changed[i])) if i in changed else solution
+        replace(solution, steps=tuple(changed.get(i, solution.steps)))
         for i, solution in enumerate(solutions)
     ]
 
 
-def _lead_groups(keys: Sequence[tuple[str, str]], seed: int) -> dict[str, str]:
+def _lead_groups(pairs: set[tuple[str, str]], seed: int) -> dict[str, str]:
     """For each split key the one of its group whose hash is smallest.
 
     Args:
-        keys: split keys, each with a normalised problem that it has solutions of.
+        pairs: split keys, each with a normalised problem that it has solutions of.
         seed: seed of the hash.
     """
     import numpy as np
 
-    problems = {problem: i for i, problem in enumerate(dict.fromkeys(p for _, p in keys))}
-    names = list(dict.fromkeys(key for key, _ in keys))
-    nodes = {key: len(problems) + i for i, key in enumerate(names)}
-    first = enumerate(near_groups(list(problems)))
-    edges = np.array([*first, *((nodes[key], problems[p]) for key, p in keys)], int).reshape(-1, 2)
-    groups = first_of_groups(len(problems) + len(nodes), edges[:, 0], edges[:, 1])
-    names.sort(key=lambda key: _hash(key, seed), reverse=True)
-    smallest = {groups[nodes[key]]: key for key in names}  # the last one of each group is kept
-    return {key: smallest[groups[nodes[key]]] for key in names}
-
-
-def _report(leaders: dict[str, str], counts: Counter[str], moved: set[str]) -> dict[str, Any]:
-    """The report of a `Split`.
-
-    Args:
-        leaders: for each split key the one that its group is named by.
-        counts: number of solutions of each key.
-        moved: keys whose hash is for the other side than the one they are on.
-    """
-    keys = Counter(leaders.values())
-    solutions: Counter[str] = Counter()
-    for key, leader in leaders.items():
-        solutions[leader] += counts[key]
-    return {
-        "groups": len(keys),
-        "near_duplicates": sum(count > 1 for count in keys.values()),
-        "moved": {"keys": len(moved), "solutions": sum(counts[key] for key in moved)},
-        "largest": {
-            "keys": max(keys.values(), default=0),
-            "solutions": max(solutions.values(), default=0),
-        },
-    }
-
-
-def _hash(key: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogatepass")).digest()
+    nodes = {problem: i for i, problem in enumerate(sorted({problem for _, problem in pairs}))}
+    first = list(enumerate(near_groups(list(nodes))))
+    keys = sorted({key for key, _ in pairs}, key=lambda key: digest(f"{seed}\n{key}"))
+    places = {key: len(nodes) + i for i, key in enumerate(keys)}
+    edges = first + [(places[key], nodes[problem]) for key, problem in pairs]
+    one, other = np.array(edges, int).reshape(-1, 2).T
+    groups = first_of_groups(len(nodes) + len(keys), one, other)
+    leaders: dict[int, str] = {}
+    return {key: leaders.setdefault(int(groups[places[key]]), key) for key in keys}
 
 
 def _place(key: str, seed: int) -> float:
@@ -188,4 +168,4 @@ def _place(key: str, seed: int) -> float:
 
     Were it the same, large groups, whose smallest hash is small, would all validate.
     """
-    return int.from_bytes(_hash(key, seed)[-6:], "big") / 2**48
+    return int(digest(f"{seed}\n{key}")[-12:], 16) / 2**48
