@@ -267,19 +267,11 @@ def read_mixture(
             if license := spec.license or getattr(spec.source, "license", None):
                 mixture.licenses[name] = license
             id = _claim_id(solution.id or f"{name}:{position}", ids[name])
-            solution = supervise(
-                replace(solution, source=name, id=id), reward_as, after_first_error
-            )
-            mixture.solutions.append(solution)
+            named = replace(solution, source=name, id=id)
+            mixture.solutions.append(supervise(named, reward_as, after_first_error))
             mixture.repeats.append(spec.repeat)
     if unlabelled == "refuse" and not any(map(supervised_steps, mixture.solutions)):
-        rows = [row for dropped in mixture.dropped.values() for row in dropped]
-        raise ValueError(
-            f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
-            f"from {', '.join(mixture.dropped) or 'no source'} has a label with a weight above 0; "
-            "add a source with labels or see why its rows were dropped: "
-            f"{_counted((row.reason, row.message) for row in rows)}"
-        )
+        raise _nothing_supervised(mixture)
     for markup, found in _left_over_markup(mixture.solutions).items():
         log.warning(
             "%d problems still hold what looks like chat markup, %r, such as that of %s; cut it "
@@ -347,6 +339,16 @@ def fingerprint(solutions: Sequence[Solution]) -> str:
         return json.dumps((solution.problem, solution.source, solution.id, steps))
 
     return digest(map(content, solutions))
+
+
+def _nothing_supervised(mixture: Mixture) -> ValueError:
+    rows = [row for dropped in mixture.dropped.values() for row in dropped]
+    return ValueError(
+        f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
+        f"from {', '.join(mixture.dropped) or 'no source'} has a label with a weight above 0; "
+        "add a source with labels or see why its rows were dropped: "
+        f"{_counted((row.reason, row.message) for row in rows)}"
+    )
 
 
 def _claim_id(id: str, taken: Counter[str]) -> str:
