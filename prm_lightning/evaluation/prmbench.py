@@ -24,7 +24,7 @@ from prm_lightning.modeling.metrics import judge_flags
 from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores
 from prm_lightning.sources.fields import list_in, make_steps, problem_in, texts_in
 from prm_lightning.sources.fields import show as show_value
-from prm_lightning.sources.file_source import FileSource, RowError
+from prm_lightning.sources.rows import FileSource, RowError
 from prm_lightning.text import fold_newlines, normalise_problem
 from prm_lightning.types import Dropped, Solution
 

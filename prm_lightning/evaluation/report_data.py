@@ -15,8 +15,7 @@ import yaml
 
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
 from prm_lightning.sources.fields import labels_in, texts_in
-from prm_lightning.sources.file_source import RowError, parse_rows
-from prm_lightning.sources.rows import read_rows
+from prm_lightning.sources.rows import RowError, parse_rows, read_rows
 from prm_lightning.types import ALL_CORRECT, UNKNOWN, Dropped
 
 RUN_FILES = ("config.yaml", "metrics.csv", "data.json")
