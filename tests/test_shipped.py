@@ -10,7 +10,7 @@ from prm_lightning import PRM
 from prm_lightning.files import digest
 from prm_lightning.modeling.model_folder import SHIPPED_MODELS
 from prm_lightning.sources import Gsm8k, Stepwise, Synthetic
-from prm_lightning.sources.leaks import read_problems
+from prm_lightning.sources.problems import read_questions
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution
 
@@ -52,7 +52,7 @@ def test_training_problems_are_of_allowed_sources(trained_on):
 
 @pytest.mark.parametrize("name", EVALUATION)
 def test_no_training_problem_is_in_an_evaluation_file(trained_on, name):
-    tested = hashes(problem for problem, _ in read_problems(str(dev_data(f"{name}.jsonl"))))
+    tested = hashes(problem for problem, _ in read_questions(str(dev_data(f"{name}.jsonl"))))
     assert len(tested) > 50
     assert not trained_on & tested
 
