@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from prm_lightning.modeling.backbone import Dtype as Dtype
 from prm_lightning.modeling.model_folder import checked_fields
 from prm_lightning.types import Aggregation
 
 Layout = Literal["pieces", "text", "chat", "turns", "prm-chat", "prm-plain", "prm-guide"]
 HeadLayout = Literal["linear", "two_layer", "value", "lm"]
-Dtype = Literal["float32", "bfloat16"]
 
 MANIFEST_FILE = "scorer.json"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -235,10 +235,10 @@ def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Lite
         ValueError: the rows have names that do not tell which is which.
     """
     named = config.get("id2label")
-    if manifest.head in ("linear", "two_layer") and manifest.correct_label is not None:
-        return manifest.correct_label
-    if manifest.head not in ("linear", "two_layer") or not named:
+    if manifest.head not in ("linear", "two_layer"):
         return 1
+    if manifest.correct_label is not None or not named:
+        return 1 if manifest.correct_label is None else manifest.correct_label
     rows = [str(named[i]).upper() for i in sorted(named, key=int)]
     kinds = [(name in RIGHT_NAMES) - (name in WRONG_NAMES) for name in rows]
     if rows == ["LABEL_0"] or kinds in ([1], [-1, 1], [0, 1], [-1, 0]):

@@ -1,30 +1,31 @@
-"""Process reward models that others trained, as scorers: their place, heads and weights."""
+"""Process reward models that others trained, as scorers: their tokens, heads and weights."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE, Encoded, Encoder, Template
 from prm_lightning.modeling.backbone import (
     Backbone,
     TreeModel,
+    explained,
     hub_token,
     load_language_model,
     load_tokenizer,
     pick_device,
 )
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, find_folder, require_whole_files
-from prm_lightning.modeling.step_model import StepModel
-from prm_lightning.scoring.public_encoder import make_encoder
+from prm_lightning.modeling.step_model import StepEncoder, StepModel
 from prm_lightning.scoring.public_families import (
     SUFFIXES,
     PublicManifest,
@@ -34,71 +35,13 @@ from prm_lightning.scoring.public_families import (
     recognise,
 )
 from prm_lightning.sources.rows import HUB_ID
+from prm_lightning.types import Unscorable
 
 HEAD_TENSORS: dict[str, list[tuple[str, ...]]] = {  # layers; the first that is there is taken
     "linear": [("score",)],
     "two_layer": [("score.0", "score.2")],
     "value": [("v_head.summary",), ("v_head",)],
 }
-
-
-class PublicHead(nn.Module):
-    """Linear layers with ReLU between them, and one log-odds of correct out of the last.
-
-    Args:
-        layers: weight and bias of each, first to last; a bias may be None. The last weight has one
-            row, the logit, or two.
-        correct_label: which of two rows means correct.
-    """
-
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor | None]], correct_label: int) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(_frozen(weight) for weight, _ in layers)
-        self.biases = nn.ParameterList(
-            _frozen(torch.zeros(len(weight)) if bias is None else bias) for weight, bias in layers
-        )
-        self.correct_label = correct_label
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(N, H)`` hidden states to ``(N,)`` float32 log-odds."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            values = hidden.float()
-            for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-                values = F.linear(F.relu(values) if i else values, weight, bias)
-        if values.shape[1] == 1:
-            return values[:, 0]
-        return values[:, self.correct_label] - values[:, 1 - self.correct_label]
-
-
-def load_public(
-    manifest: PublicManifest, folder: Path, device: str | torch.device | None = None
-) -> StepModel:
-    """A public model as a scorer, in eval mode. None of its own code is run.
-
-    Args:
-        manifest: how it scores.
-        folder: where it is.
-        device: None takes the first GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: the weights cannot be read, or lack the head, or it is broken.
-    """
-    with _explained(manifest.model):
-        adapter = _adapter_base(folder)
-        has_tokenizer = (folder / "tokenizer_config.json").is_file()
-        tokenizer = load_tokenizer(str(folder) if has_tokenizer or not adapter else adapter)
-        model = _load_language_model(manifest, folder, adapter)
-    config = Backbone(str(folder), dtype=manifest.dtype, lora=None)
-    backbone = TreeModel(model.requires_grad_(False), config)
-    scorer = StepModel(
-        backbone,
-        _head(manifest, folder, backbone, tokenizer),
-        make_encoder(tokenizer, manifest),
-        manifest.model,
-        manifest.aggregation,
-        manifest.threshold,
-    )
-    return scorer.to(pick_device(device)).eval()
 
 
 def find_public(model: str) -> tuple[PublicManifest, Path]:
@@ -113,11 +56,62 @@ def find_public(model: str) -> tuple[PublicManifest, Path]:
     file = Path(model)
     if file.suffix in SUFFIXES and file.is_file():
         manifest = read_public_manifest(file)
-        folder = _find_folder(manifest.model, manifest.revision)
-    else:
-        folder = _find_folder(model)
-        manifest = recognise(model, folder, set(_files_of_tensors(folder)))
-    return manifest, folder
+        return manifest, _find_folder(manifest.model, manifest.revision)
+    folder = _find_folder(model)
+    return recognise(model, folder, set(_files_of_tensors(folder))), folder
+
+
+def load_public(
+    manifest: PublicManifest,
+    folder: Path,
+    device: str | torch.device | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> StepModel:
+    """A public model as a scorer, in eval mode.
+
+    Args:
+        manifest: how it scores.
+        folder: where it is.
+        device: None takes the first GPU if there is one, else the CPU.
+        trust_remote_code: run Python code that comes with the model, if `transformers` has none
+            for it. Nothing in the folder or the manifest can turn it on.
+
+    Raises:
+        ValueError: the weights cannot be read, or lack the head, or it is broken.
+    """
+    import transformers
+
+    base = None
+    if (folder / ADAPTER_CONFIG).is_file():
+        record = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = str(record["base_model_name_or_path"])
+    is_known = read_config(folder).get("model_type") in transformers.CONFIG_MAPPING
+    trusted = trust_remote_code and not is_known
+    named = base if base and not (folder / "tokenizer_config.json").is_file() else str(folder)
+    tokenizer = load_tokenizer(named, None, trusted)
+    kind = "AutoModelForCausalLM" if manifest.head == "lm" else "AutoModel"
+    if base and manifest.head != "lm":  # its tensors are named after the class it was trained in
+        kind = "AutoModelForTokenClassification"
+    config = Backbone(
+        base or str(folder), dtype=manifest.dtype, lora=None, trust_remote_code=trusted
+    )
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
+    try:
+        model = load_language_model(config, adapters=folder if base else None, kind=kind)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    backbone = TreeModel(model.requires_grad_(False), config)
+    scorer = StepModel(
+        backbone,
+        _head(manifest, folder, backbone, tokenizer),
+        make_encoder(tokenizer, manifest),
+        manifest.model,
+        manifest.aggregation,
+        manifest.threshold,
+    )
+    return scorer.to(pick_device(device)).eval()
 
 
 def _find_folder(model: str, revision: str | None = None) -> Path:
@@ -132,8 +126,8 @@ def _find_folder(model: str, revision: str | None = None) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors"]
-    with _explained(model):
+    patterns = ["*.json", "*.jinja", "*.model", "*.py", "*.txt", "*.safetensors"]
+    with explained(model):
         kwargs: dict[str, Any] = {"revision": revision, "token": hub_token()}
         folder = Path(snapshot_download(model, allow_patterns=patterns, **kwargs))
         if not any(folder.glob("*.safetensors")):
@@ -142,13 +136,42 @@ def _find_folder(model: str, revision: str | None = None) -> Path:
     return folder
 
 
+class PublicHead(nn.Module):
+    """Linear layers with ReLU between them, and one log-odds of correct out of the last.
+
+    Args:
+        layers: weight and bias of each, first to last; a bias may be None. The last weight has one
+            row, the logit, or two.
+        correct_label: which of two rows means correct.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor | None]], correct_label: int) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for weight, bias in layers:
+            filled = torch.zeros(len(weight)) if bias is None else bias
+            for tensors, tensor in ((self.weights, weight), (self.biases, filled)):
+                tensors.append(nn.Parameter(tensor.detach().float().clone(), requires_grad=False))
+        self.correct_label = correct_label
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(N, H)`` hidden states to ``(N,)`` float32 log-odds."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = hidden.float()
+            for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                values = F.linear(F.relu(values) if i else values, weight, bias)
+        if values.shape[1] == 1:
+            return values[:, 0]
+        return values[:, self.correct_label] - values[:, 1 - self.correct_label]
+
+
 def _head(
     manifest: PublicManifest, folder: Path, backbone: TreeModel, tokenizer: Any
 ) -> PublicHead:
     if manifest.head == "lm":
         layers = [_lm_rows(manifest, backbone, tokenizer)]
     else:
-        found = _read_head_tensors(folder)
+        found = _head_tensors(folder)
         known = HEAD_TENSORS[manifest.head]
         names = next((n for n in known if all(f"{x}.weight" in found for x in n)), None)
         if names is None:
@@ -184,31 +207,6 @@ def _lm_rows(
     return backbone.lm_head_rows([wrong, right]), chosen
 
 
-def _adapter_base(folder: Path) -> str | None:
-    """The base model of a PEFT adapter; None for a whole model."""
-    file = folder / ADAPTER_CONFIG
-    if not file.is_file():
-        return None
-    return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
-
-
-def _load_language_model(manifest: PublicManifest, folder: Path, adapter: str | None) -> Any:
-    import transformers
-
-    kind = "AutoModel"
-    if manifest.head == "lm":
-        kind = "AutoModelForCausalLM"
-    elif adapter is not None:  # its tensors are named after the class that it was trained in
-        kind = "AutoModelForTokenClassification"
-    config = Backbone(adapter or str(folder), dtype=manifest.dtype, lora=None)
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
-    try:
-        return load_language_model(config, adapters=folder if adapter else None, kind=kind)
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-
-
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
     """The tensors of a checkpoint by name, each with the file that it is in."""
     require_whole_files(folder)
@@ -222,7 +220,7 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_head_tensors(folder: Path) -> dict[str, Tensor]:
+def _head_tensors(folder: Path) -> dict[str, Tensor]:
     """Tensors whose name has ``score`` or ``v_head`` in it, named from there on."""
     found = {}
     for name, file in _files_of_tensors(folder).items():
@@ -239,18 +237,127 @@ def _read_head_tensors(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach().float().clone(), requires_grad=False)
+def make_encoder(tokenizer: Any, manifest: PublicManifest) -> StepEncoder:
+    """The encoder that a manifest's layout asks for."""
+    ours, _, template = manifest.layout.partition("prm-")
+    if ours:
+        return PublicEncoder(tokenizer, manifest)
+    return Encoder(tokenizer, cast(Template, template), manifest.step_end)
 
 
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """One line in place of the loaders' many."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise ValueError(
-            f"scorer: cannot load {name!r}: {first.strip()} Give a folder or Hub id that exists; a "
-            "gated model needs HF_TOKEN."
-        ) from error
+class PublicEncoder:
+    """Builds the tokens of a public model as its manifest says.
+
+    Problem and steps are stripped; special tokens in them are plain text.
+
+    Args:
+        tokenizer: of the model.
+        manifest: see `PublicManifest`.
+    """
+
+    branch: tuple[int, ...] = ()
+
+    def __init__(self, tokenizer: Any, manifest: PublicManifest) -> None:
+        self.tokenizer = tokenizer
+        self.manifest = manifest
+        self._end = self._template_ids(manifest.step_end)
+        if not self._end:
+            raise ValueError(
+                f"scorer: step_end={manifest.step_end!r} of {manifest.model!r} is no token of its "
+                "tokenizer. Set step_end in its manifest."
+            )
+        self._render = lru_cache(maxsize=64)(self._render_chat)
+        self._plain_ids = lru_cache(maxsize=8192)(self._tokenize_plain)
+
+    def encode_all(self, solutions: Sequence[tuple[str, Sequence[str]]]) -> list[Encoded]:
+        """Token ids of solutions, up to where the score of the last step is read.
+
+        Raises:
+            Unscorable: a step end cannot be told from the text around it.
+            ValueError: there is no step, or a step or the problem is blank.
+        """
+        encode = {"text": self._text, "turns": self._turns}.get(self.manifest.layout, self._pieces)
+        return [encode(*self._filled_in(problem, steps)) for problem, steps in solutions]
+
+    def _filled_in(self, problem: str, steps: Sequence[str]) -> tuple[str, list[str]]:
+        """Prompt and steps in the words of the manifest."""
+        if not problem.strip() or not steps or not all(step.strip() for step in steps):
+            raise ValueError(
+                f"encode: expected a problem and at least one step, none of them blank, got the "
+                f"problem {problem[:60]!r} and {len(steps)} steps. Leave blank steps out."
+            )
+        filled = []
+        for number, step in enumerate(map(str.strip, steps), 1):
+            before, _, after = self.manifest.step.partition("{step}")
+            before = before.replace("{number}", str(number))
+            filled.append(step if before and step.startswith(before) else before + step + after)
+        return self.manifest.prompt.replace("{problem}", problem.strip()), filled
+
+    def _pieces(self, prompt: str, steps: list[str]) -> Encoded:
+        """Each text tokenized on its own, after a BOS or in a chat."""
+        bos = self.tokenizer.bos_token_id
+        before, after = [] if bos is None else [bos], []
+        if self.manifest.layout == "chat":
+            before, after, _ = self._render(1)
+        ids = [*before, *self._plain_ids(prompt), *after]
+        positions = []
+        for step in steps:
+            ids += [*self._plain_ids(step), *self._end]
+            positions.append(len(ids) - 1)
+        return Encoded(tuple(ids), tuple(positions))
+
+    def _turns(self, prompt: str, steps: list[str]) -> Encoded:
+        """A user turn for each step, which the assistant answers with the step end."""
+        parts = self._render(len(steps))
+        ids: list[int] = []
+        positions = []
+        for turn, text in enumerate([prompt + steps[0], *steps[1:]]):
+            ids += [*parts[2 * turn], *self._plain_ids(text), *parts[2 * turn + 1]]
+            positions.append(len(ids) - 1)
+            ids += self._end
+        return Encoded(tuple(ids[: positions[-1] + 1]), tuple(positions))
+
+    def _text(self, prompt: str, steps: list[str]) -> Encoded:
+        """One text tokenized as a whole, in which the step ends are searched for."""
+        end, tag = self.manifest.step_end, self._end[-1]
+        cleaned = [text.replace(end.strip() or end, " ") for text in (prompt, *steps)]
+        for begun, *texts in ((prompt, *steps), cleaned):  # cleaned of step ends of their own
+            text = begun + self.manifest.between.join(step + end for step in texts)
+            ids = self.tokenizer(text, split_special_tokens=True)["input_ids"]
+            positions = [i for i, token in enumerate(ids) if token == tag]
+            if len(positions) == len(steps):
+                return Encoded(tuple(ids[: positions[-1] + 1]), tuple(positions))
+        raise Unscorable(
+            f"encode: {len(steps)} steps became {len(positions)} step ends {end!r} (token {tag}) "
+            f"of {self.manifest.model!r} (problem {prompt[:60]!r}); the tokenizer joins it with "
+            "the text around it."
+        )
+
+    def _render_chat(self, turns: int) -> list[list[int]]:
+        """Ids of the chat template's own text: before, between and after what is filled in."""
+        system = self.manifest.system
+        messages = [{"role": "system", "content": system}] if system else []
+        for _ in range(turns):
+            messages += [{"role": role, "content": PLACEHOLDER} for role in ("user", "assistant")]
+        shown = 0
+        if self.tokenizer.chat_template:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, date_string=TEMPLATE_DATE
+            )
+            parts = text.split(PLACEHOLDER)
+            shown = len(parts) - 1
+        if shown != 2 * turns:
+            raise ValueError(
+                f"scorer: the chat template of {self.manifest.model!r} shows {shown} of "
+                f"{2 * turns} messages. Take another layout in its manifest."
+            )
+        return [self._template_ids(part) for part in parts]
+
+    def _template_ids(self, text: str) -> list[int]:
+        """Ids of a template's own text, whose special tokens are obeyed."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _tokenize_plain(self, text: str) -> list[int]:
+        """Ids of user text, whose special tokens are plain text."""
+        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])

@@ -25,9 +25,8 @@ from prm_lightning.modeling.model_folder import (
 )
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.modeling.step_model import Items, StepEncoder
-from prm_lightning.scoring.public_encoder import make_encoder
 from prm_lightning.scoring.public_families import SUFFIXES, find_correct_label, read_config
-from prm_lightning.scoring.public_model import find_public, load_public
+from prm_lightning.scoring.public_model import find_public, load_public, make_encoder
 from prm_lightning.types import Aggregation, ModelScorer, Unscorable
 
 Endpoint = Literal["pooling", "classify"]
@@ -56,8 +55,9 @@ def load_scorer(
             ``http://localhost:8000#outputs/x/best_model``, with ``?model=NAME`` before the ``#``
             for one of several models of that server, such as an adapter.
         device: for a local model; None takes the first GPU if there is one, else the CPU.
-        trust_remote_code: run Python code that comes with the base model of a model of ours; that
-            of public models is never run.
+        trust_remote_code: run Python code that comes with the model, or with the base model of one
+            of ours; that of a public model only if `transformers` has none for it. No file can
+            turn it on.
 
     Raises:
         ValueError: there is no such model, it is broken, or nothing says how it scores.
@@ -68,7 +68,7 @@ def load_scorer(
     if our_folder(model) is not None:
         return PRM.from_pretrained(model, device, trust_remote_code=trust_remote_code)
     manifest, folder = find_public(model)
-    return load_public(manifest, folder, device)
+    return load_public(manifest, folder, device, trust_remote_code=trust_remote_code)
 
 
 def is_url(model: str) -> bool:
