@@ -136,12 +136,16 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
     parser.add_function_arguments(function, as_group=False, skip=set(positional))
     for name in positional:
         parser.add_argument(name, type=hints[name])
+    spelt = _spell_out(args, flags, lists)
     try:
-        config = parser.parse_args(_spell_out(args, flags, lists))
+        config = parser.parse_args(spelt)
     except UsageError as error:
         raise UsageError(f"{verb}: {error}") from error
     values = parser.instantiate_classes(config).as_dict()
     values.pop("config")
+    trusts = values.get("trust_remote_code", False)
+    if trusts and not any(arg.startswith("--trust_remote_code") for arg in spelt):
+        raise UsageError(f"{verb}: --trust_remote_code is taken from the command line, not a file.")
     return function(*[values.pop(name) for name in positional], **values)
 
 

