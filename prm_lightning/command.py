@@ -20,6 +20,7 @@ OUTPUT_ALIASES = {"--out": "--output", "--output_dir": "--output"}
 FOREIGN = {  # options of TRL, axolotl and of guides, and ours
     "batch_size": "--data.tokens_per_batch or --data.solutions_per_step",
     "bf16": "--trainer.precision bf16-mixed",
+    "compile_layers": "--model.backbone.kernels compiled",
     "epochs": "--trainer.max_epochs",
     "eval_steps": "--trainer.val_check_interval",
     "fp16": "--trainer.precision 16-mixed",
@@ -45,6 +46,8 @@ FOREIGN = {  # options of TRL, axolotl and of guides, and ours
     "save_total_limit": "--keep",
     "seed": "--seed_everything",
     "train_file": "--data.sources",
+    "torch_compile": "--model.backbone.kernels compiled",
+    "use_liger_kernel": "--model.backbone.kernels liger",
     "warmup_ratio": "--model.warmup",
     "weight_decay": "--model.weight_decay",
 }

@@ -118,26 +118,6 @@ def test_loss_and_gradients_equal_one_row_a_solution(tiny_model_folder, template
         assert_close(gradient, expected[name], rtol=0, atol=tolerance(expected[name]), msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_layers_give_the_same_gradients(tiny_model_folder):
-    prm = tiny_prm(tiny_model_folder("qwen3"), gradient_checkpointing=True).train()
-    found = []
-    for compiled in (False, True):
-        if compiled:
-            prm.backbone.compile_layers()
-        prm.zero_grad()
-        for batch in batches_of(prm, rollouts(seed=3), tokens_per_batch=512):
-            reward_weighted_loss(
-                prm(batch), batch.labels, batch.weights, batch.total_weight
-            ).backward()
-        found.append(gradients(prm))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[1].items():
-        assert_close(gradient, found[0][name], rtol=0, atol=tolerance(found[0][name]), msg=name)
-
-
 def test_only_steps_that_no_loss_depends_on_are_left_out(tiny_model_folder):
     encoder = tiny_prm(tiny_model_folder()).encoder
     wrong_then = (Step("One.", 1.0), Step("Two.", 0.0), Step("Three.", None), Step("4.", 1.0, 0.0))

@@ -26,6 +26,7 @@ Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
 AnyDtype = Literal["auto", "float32", "bfloat16"]
 Attention = Literal["sdpa", "flex"]
+Kernels = Literal["auto", "plain", "liger", "compiled"]
 
 # Settings by which some models change logits after the LM head.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
@@ -67,6 +68,9 @@ class Backbone:
         attention: `sdpa` with a dense mask; `flex` with FlexAttention's block mask, on CUDA.
         gradient_checkpointing: recompute activations in the backward pass: less memory, a third
             more time.
+        kernels: what decoder layers are computed by in training: `plain` PyTorch, the kernels of
+            `liger`, or layers `compiled` by `torch.compile`. `auto` is `liger` on a GPU where
+            it is installed, else `plain`. See docs/performance.md.
         trust_remote_code: run Python code that comes with the model.
     """
 
@@ -77,6 +81,7 @@ class Backbone:
     lora: Lora | None = field(default_factory=Lora)
     attention: Attention = "sdpa"
     gradient_checkpointing: bool = False
+    kernels: Kernels = "auto"
     trust_remote_code: bool = False
 
     def settled(self) -> Backbone:
@@ -198,19 +203,6 @@ class TreeModel(nn.Module):
                 use_cache=True,
             )
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
-
-    def compile_layers(self) -> None:
-        """Compile the decoder layers by `torch.compile`, for all shapes at once.
-
-        It takes effect at the next forward pass, which takes a minute longer. On a CPU it needs a
-        C++ compiler.
-        """
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
-        for layer in self.causal_lm.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.compile(dynamic=True)
-        self.compiled = True
 
     @property
     def lm_head(self) -> Tensor:

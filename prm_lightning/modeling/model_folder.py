@@ -64,7 +64,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of prm.json. Permission to run code is the caller's and is not in it."""
         backbone = asdict(self.backbone)
-        del backbone["trust_remote_code"]
+        del backbone["trust_remote_code"], backbone["kernels"]
         return {
             "format_version": FORMAT_VERSION,
             **{entry: backbone.pop(name) for entry, name in MOVED.items()},

@@ -16,8 +16,9 @@ from torch.distributed.tensor import DTensor
 from torchmetrics import MeanMetric
 
 from prm_lightning.batching.encode import Encoder, Template
-from prm_lightning.modeling.backbone import Backbone, load_tokenizer
+from prm_lightning.modeling.backbone import Backbone, Kernels, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind
+from prm_lightning.modeling.kernels import PATHS, use_kernels
 from prm_lightning.modeling.losses import LossKind, ranking_loss, reward_weighted_loss
 from prm_lightning.modeling.metrics import measure
 from prm_lightning.modeling.model_folder import find_folder, read_manifest
@@ -57,8 +58,6 @@ class PRMModule(LightningModule):
             for ``val/pair_accuracy``; null takes the one that orders most pairs of a right and a
             wrong validation solution of one problem rightly.
         on_nan: what to do with an optimizer step whose gradient is not finite, see `FiniteSteps`.
-        compile_layers: train with layers that `torch.compile` has made; see docs/performance.md
-            before you do, as gradients were compared on a CPU alone.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class PRMModule(LightningModule):
         reward_as: RewardAs = "weight",
         aggregation: Aggregation | None = None,
         on_nan: Literal["stop", "skip"] = "stop",
-        compile_layers: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup <= 1:
@@ -98,10 +96,10 @@ class PRMModule(LightningModule):
         self.init_from = init_from
         self.aggregation: Aggregation | None = aggregation
         self.on_nan = on_nan
-        self.compile_layers = compile_layers
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
         self.encoder = Encoder(tokenizer, template, step_end)
         self.prm: PRM | None = None
+        self.kernels: Kernels = "plain"  # what is taken of those that `backbone` asks for
         self.strict_loading = False  # checkpoints hold no frozen weights
         self.evaluated = GatheredSteps()
         self.eval_loss = MeanMetric()
@@ -130,13 +128,15 @@ class PRMModule(LightningModule):
             shard(self.prm, init_device_mesh(self.device_mesh.device_type, (world,)))
         if self.lm_loss:
             _ = self.prm.backbone.lm_head  # refused now rather than at the first step
-        if self.compile_layers:
-            self.prm.backbone.compile_layers()
         self.prm.train()
 
     def on_fit_start(self) -> None:
         """Tell the saved model what it was trained on."""
         self.model.record_data(self.datamodule.fingerprint)
+
+    def on_train_start(self) -> None:
+        """Choose how layers are computed, now that the weights are where they are trained."""
+        self.kernels = use_kernels(self.model, self.backbone.kernels)
 
     @property
     def model(self) -> PRM:
@@ -181,7 +181,9 @@ class PRMModule(LightningModule):
             if self.lm_loss:
                 self.log("train/lm_loss", self.step_loss[1], **how)
             for group in self.optimizers().param_groups:  # type: ignore[union-attr]
-                self.log(f"lr/{group['name']}", group["lr"])
+                self.log(f"lr/{group['name']}", torch.tensor(group["lr"]))  # a number would wait
+            if self.device.type != "cpu" or self.backbone.kernels != "auto":
+                self.log("train/kernels", torch.tensor(float(PATHS.index(self.kernels))))
         return loss * per_step * self.trainer.world_size
 
     def on_validation_epoch_start(self) -> None:
