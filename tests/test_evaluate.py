@@ -124,7 +124,7 @@ def test_several_models_make_one_table_with_their_baselines(tmp_path, tiny_prms,
     assert all(told in row["threshold_from"] for row in fitted)
     assert results["fit_on"]["left_out"] == 2
     prm, kept = PRM.from_pretrained(tiny_prms[0]), read_data([str(fit)])[0][2:]
-    expected = fit_on(score_with(prm, kept), "").value
+    expected = fit_on(score_with(prm, kept), "").threshold
     assert fitted[0]["threshold"] == pytest.approx(expected, abs=1e-6)
     row = next(r for r in results["rows"] if r["part"] == "gsm8k" and r["kind"] == "model")
     assert row["metrics"]["f1"]["low"] <= row["metrics"]["f1"]["value"]

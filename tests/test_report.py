@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
 import re
 import shutil
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import prm_lightning.evaluation.report as report
 from prm_lightning.evaluation.figures import draw_curves
 from prm_lightning.evaluation.report import main, write_report
 from prm_lightning.evaluation.report_data import ScoredSet, ShownSolution, read_folder
 from prm_lightning.evaluation.report_page import (
-    embed,
-    hash_script,
     make_pool_tiles,
     make_tiles,
     pack_solutions,
@@ -313,20 +311,11 @@ def test_only_the_pages_own_script_may_run_and_nothing_is_fetched(run_page):
     (policy,) = [a["content"] for _, a in run_page.tags if "http-equiv" in a]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
-    assert rules["script-src"] == f"'{hash_script(run_page.scripts[1])}'"
+    digest = base64.b64encode(sha256(run_page.scripts[1].encode()).digest()).decode()
+    assert rules["script-src"] == f"'sha256-{digest}'"
     assert set(rules) == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
     source = (Path(report.__file__).parent / "report.js").read_text()
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b", source)
-
-
-ANY_TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
-
-
-@given(text=ANY_TEXT)
-def test_embedded_json_is_the_same_and_cannot_end_its_script(text):
-    embedded = embed({"text": text})
-    assert json.loads(embedded) == {"text": text}
-    assert embedded.isascii() and not set("<>&") & set(embedded)
 
 
 def test_lines_that_cannot_be_used_are_counted(tmp_path):

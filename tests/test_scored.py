@@ -111,7 +111,7 @@ def test_threshold_and_its_data_are_named():
         Scored(solution("b", "x", "y", labels=[1.0, 0.0]), (0.9, 0.6)),
     ]
     threshold = fit_on(scored, "val.jsonl (2 solutions)")
-    assert 0.6 < threshold.value <= 0.8
-    assert threshold.fitted_on == "val.jsonl (2 solutions)"
+    assert 0.6 < threshold.threshold <= 0.8
+    assert threshold.threshold_from == "val.jsonl (2 solutions)"
     with pytest.raises(ValueError, match=r"val\.jsonl.* no wrong solutions"):
         fit_on(scored[:1], "val.jsonl")

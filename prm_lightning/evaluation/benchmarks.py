@@ -48,6 +48,7 @@ REPORTS = {
     "steps": report_steps,
     "prmbench": report_prmbench,
 }
+NO_THRESHOLD = {"threshold": None, "threshold_from": None}
 Outcome = tuple[Report, list[Entry], dict[str, Any]]  # and the data, as JSON
 
 
@@ -64,7 +65,15 @@ def evaluate(options: EvaluateOptions) -> None:
             "benchmark": options.benchmark,
             **about,
             "bootstrap": {"resamples": options.resamples, "seed": options.seed, "level": LEVEL},
-            "models": list(map(_describe_entry, entries)),
+            "models": [
+                {
+                    "name": entry.name,
+                    "kind": entry.kind,
+                    **(entry.threshold._asdict() if entry.threshold else NO_THRESHOLD),
+                    **(entry.choice._asdict() if entry.choice else {}),
+                }
+                for entry in entries
+            ],
             "notes": report.notes,
             "tables": [table._asdict() for table in report.tables],
             "rows": [row.to_json() for row in report.rows],
@@ -211,17 +220,4 @@ def _describe(
         "problems": len(problems),
         "dropped": dropped,
         "limit": limit,
-    }
-
-
-def _describe_entry(entry: Entry) -> dict[str, Any]:
-    threshold, threshold_from = entry.threshold or (None, None)
-    aggregation, aggregation_from = entry.choice or (None, None)
-    return {
-        "name": entry.name,
-        "kind": entry.kind,
-        "threshold": threshold,
-        "threshold_from": threshold_from,
-        "aggregation": aggregation,
-        "aggregation_from": aggregation_from,
     }

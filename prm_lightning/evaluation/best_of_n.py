@@ -117,7 +117,7 @@ def _pair_rows(
 
 def _how(entry: Entry | None, how: Aggregation | None) -> dict[str, object]:
     """An aggregation, and whether it is the one that was chosen for the entry."""
-    is_chosen = entry is not None and entry.choice is not None and entry.choice.how == how
+    is_chosen = entry is not None and entry.choice is not None and entry.choice.aggregation == how
     return {"aggregation": how, "chosen": is_chosen}
 
 
@@ -231,7 +231,7 @@ def _notes(rows: Sequence[Row], entries: Sequence[Entry]) -> list[str]:
         )
     for entry in entries:
         if entry.choice:
-            notes.append(f"* {entry.name}: {entry.choice.how}, {entry.choice.chosen_by}.")
+            notes.append(f"* {entry.name}: {', '.join(entry.choice)}.")
     return notes
 
 

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from prm_lightning.evaluation.results import (
     Report,
-    Row,
     Table,
     draw_problems,
     lines_by_threshold,
     show,
-    summarise,
 )
-from prm_lightning.evaluation.scored import Entry, add_constants
+from prm_lightning.evaluation.scored import Entry, measure_at_thresholds
 from prm_lightning.modeling.metrics import judge_flags
 from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores
 from prm_lightning.sources.fields import list_in, make_steps, problem_in, texts_in
@@ -130,22 +128,19 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
     sizes = Counter(item.solution.source for item in first)
     kinds = list(sizes)
     present = [kind for kind in KINDS if kind in sizes] + sorted(set(sizes) - set(KINDS))
-    rows = []
-    for entry, scores in add_constants(entries):
+
+    def measure(scores: StepScores, threshold: float) -> dict[str, dict[str, Floats]]:
         steps = scores.supervised
-        for threshold in entry.thresholds:
-            for part in ("all", *present):
-                some = steps if part == "all" else steps.select(steps.sources == kinds.index(part))
-                figures = prm_score(some, threshold.value, counts)
-                if part == ALL_RIGHT:
-                    figures["prm_score"] = figures["f1"]
-                about = {
-                    "threshold": threshold.value,
-                    "threshold_from": threshold.fitted_on,
-                    "solutions": len(first) if part == "all" else sizes[part],
-                }
-                estimates = {name: summarise(values) for name, values in figures.items()}
-                rows.append(Row(entry.name, entry.kind, part, estimates, about))
+        parts = {kind: steps.select(steps.sources == kinds.index(kind)) for kind in present}
+        figures = {
+            part: prm_score(some, threshold, counts)
+            for part, some in {"all": steps, **parts}.items()
+        }
+        if ALL_RIGHT in figures:
+            figures[ALL_RIGHT]["prm_score"] = figures[ALL_RIGHT]["f1"]
+        return figures
+
+    rows = measure_at_thresholds(entries, measure, {"all": len(first), **sizes})
     cells = []
     for names, line in lines_by_threshold(rows).items():
         whole = line["all"].metrics

@@ -18,6 +18,14 @@ from prm_lightning.sources.fields import labels_in, texts_in
 from prm_lightning.sources.rows import RowError, parse_rows, read_rows
 from prm_lightning.types import ALL_CORRECT, UNKNOWN, Dropped
 
+FILES = {
+    "config": "config.yaml",
+    "data": "data.json",
+    "untrained": "untrained.json",
+    "test": "test.json",
+    "manifest": "best_model/prm.json",
+    "results": "results.json",
+}
 RUN_FILES = ("config.yaml", "metrics.csv", "data.json")
 EVALUATION_FILES = ("results.json", "scores.jsonl")
 
@@ -64,27 +72,15 @@ class Folder:
 
     Args:
         path: of the folder.
-        config: of config.yaml, and the same as it is written.
-        config_text: the same as written.
-        data: of data.json.
+        files: content of each of `FILES`.
         log: rows of metrics.csv, in order of steps; only finite numbers.
-        untrained: validation metrics of the untrained head.
-        test: of test.json.
-        manifest: of best_model/prm.json.
-        results: of results.json.
         sets: what was scored, one set per model.
         left_out: lines of scores that could not be used, by reason.
     """
 
     path: Path
-    config: Mapping[str, Any]
-    config_text: str
-    data: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
     log: Sequence[Mapping[str, float]]
-    untrained: Mapping[str, float]
-    test: Mapping[str, float]
-    manifest: Mapping[str, Any]
-    results: Mapping[str, Any]
     sets: Sequence[ScoredSet]
     left_out: Mapping[str, int]
 
@@ -101,7 +97,12 @@ class Folder:
     @property
     def monitor(self) -> str:
         """The metric that chose best_model."""
-        return str(self.config.get("monitor", "processbench_f1"))
+        return str(self.files["config"].get("monitor", "processbench_f1"))
+
+    @property
+    def config_text(self) -> str:
+        """config.yaml as it is written."""
+        return _text(self.path / FILES["config"])
 
     @property
     def validations(self) -> list[dict[str, float]]:
@@ -137,13 +138,13 @@ def read_folder(path: Path) -> Folder:
             f"report: {path} holds neither a run ({', '.join(RUN_FILES)}) nor an evaluation "
             f"({', '.join(EVALUATION_FILES)}). Give the --output of a fit or of an evaluate."
         )
-    manifest = _read(path / "best_model" / "prm.json", json.loads)
-    results = _read(path / "results.json", json.loads)
-    best = {
-        "threshold": manifest.get("threshold_fitted_on") and manifest.get("threshold"),
+    files = {name: _read(path / file) for name, file in FILES.items()}
+    models = {model["name"]: model for model in files["results"].get("models", ())}
+    manifest = files["manifest"]
+    models["best_model"] = {
+        "threshold": manifest.get("threshold"),
         "threshold_from": manifest.get("threshold_fitted_on"),
     }
-    models = {model["name"]: model for model in results.get("models", ())} | {"best_model": best}
     left_out: Counter[str] = Counter()
     scored: dict[str, list[ShownSolution]] = {}
     for file in (path / "val_scores.jsonl", path / "scores.jsonl"):
@@ -154,26 +155,14 @@ def read_folder(path: Path) -> Folder:
                 left_out[item.reason] += 1
             else:
                 scored.setdefault(item[0], []).append(item[1])
-    return Folder(
-        path,
-        _read(path / "config.yaml", yaml.safe_load),
-        _text(path / "config.yaml"),
-        _read(path / "data.json", json.loads),
-        list(map(_numbers, csv.DictReader(_text(path / "metrics.csv").splitlines()))),
-        _numbers(_read(path / "untrained.json", json.loads)),
-        _numbers(_read(path / "test.json", json.loads)),
-        manifest,
-        results,
-        [_make_set(name, models.get(name, {}), found) for name, found in scored.items()],
-        left_out,
-    )
-
-
-def _make_set(name: str, model: Mapping[str, Any], solutions: Sequence[ShownSolution]) -> ScoredSet:
-    kind, threshold = model.get("kind", "model"), model.get("threshold")
-    if threshold is None:
-        return ScoredSet(name, kind, 0.5, "", solutions)
-    return ScoredSet(name, kind, float(threshold), str(model["threshold_from"]), solutions)
+    log = list(map(_numbers, csv.DictReader(_text(path / "metrics.csv").splitlines())))
+    sets = []
+    for name, solutions in scored.items():
+        model = models.get(name, {})
+        threshold, fitted_on = model.get("threshold"), model.get("threshold_from") or ""
+        threshold = 0.5 if threshold is None else threshold
+        sets.append(ScoredSet(name, model.get("kind", "model"), threshold, fitted_on, solutions))
+    return Folder(path, files, log, sets, left_out)
 
 
 def _parse_scores(row: dict[str, Any], id: str) -> Iterator[tuple[str, ShownSolution]]:
@@ -214,8 +203,9 @@ def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:
     return found
 
 
-def _read(path: Path, parse: Any) -> dict[str, Any]:
-    """A file as a mapping; empty where it is absent or something else."""
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file as a mapping; empty where it is absent or something else."""
+    parse = yaml.safe_load if path.suffix == ".yaml" else json.loads
     try:
         value = parse(_text(path) or "{}")
     except (ValueError, yaml.YAMLError) as error:

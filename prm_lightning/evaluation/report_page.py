@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from markupsafe import Markup
 
 from prm_lightning.evaluation.baselines import MAJORITY, constant_baselines
 from prm_lightning.evaluation.figures import MARKED, draw_best_of_n, draw_curves, draw_steps
-from prm_lightning.evaluation.report_data import Folder, ScoredSet, ShownSolution, read_folder
-from prm_lightning.evaluation.results import UNDEFINED, Table, draw_problems, summarise
+from prm_lightning.evaluation.report_data import Folder, ScoredSet, read_folder
+from prm_lightning.evaluation.results import UNDEFINED, draw_problems, summarise
 from prm_lightning.modeling.metrics import (
     POSITION_METRICS,
     POSITION_NAMES,
@@ -34,27 +33,6 @@ from prm_lightning.modeling.scored_steps import (
 
 HERE = Path(__file__).parent
 RESAMPLES = 200
-HEADLINE = {
-    "processbench_f1": "ProcessBench F1, fitted threshold",
-    "processbench_wrong": "· errors found",
-    "processbench_right": "· right solutions passed",
-    "processbench_f1_at_0.5": "ProcessBench F1 at 0.5",
-    "first_error_match": "first error exactly right, at 0.5",
-    "auroc": "AUROC of steps",
-    "error_f1": "F1 of the error class, at 0.5",
-    "error_ap": "average precision of errors",
-    "accuracy": "accuracy of steps, at 0.5",
-    "balanced_accuracy": "balanced accuracy, at 0.5",
-    "brier": "Brier score (lower is better)",
-    "ece": "calibration error, ECE (lower is better)",
-    "lowest_at_last": "solutions whose lowest score is at the last step",
-    "pair_accuracy": "pairs of a right and a wrong solution in order",
-    "loss": "loss",
-    "steps": "labelled steps",
-    "solutions": "solutions",
-    "threshold": "threshold",
-}
-COUNTS = ("steps", "solutions")
 
 
 class Tile(NamedTuple):
@@ -93,6 +71,7 @@ def render_page(paths: Sequence[Path], solutions: int) -> str:
     environment.filters["number"] = show_number
     environment.tests["words"] = is_words
     script = (HERE / "report.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
     packed = [
         pack_solutions(f"{folder.name}: {scored.name}", scored, solutions)
         for folder in folders
@@ -104,25 +83,9 @@ def render_page(paths: Sequence[Path], solutions: int) -> str:
         sections=list(map(describe, folders)),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hash=hash_script(script),
-        solutions=Markup(embed(packed)),
-        has_solutions=bool(packed),
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
+        solutions=packed,
     )
-
-
-def embed(value: Any) -> str:
-    """JSON that may be inside ``<script type="application/json">``, in ASCII.
-
-    Neither ``</script>`` nor ``<!--`` nor a line separator can occur in it.
-    """
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def hash_script(script: str) -> str:
-    """What a Content-Security-Policy calls a script that may run, and nothing else may."""
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
@@ -133,9 +96,14 @@ def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
         scored: with at least one solution.
         most: solutions that are kept, those with the largest ``abs(label - score)``.
     """
-    by_error = sorted(
-        range(len(scored.solutions)), key=lambda i: -_largest_error(scored.solutions[i])
-    )
+    errors = [
+        max(
+            (abs(y - p) for y, p in zip(s.labels, s.scores, strict=True) if y is not None),
+            default=-1,
+        )
+        for s in scored.solutions
+    ]
+    kept = sorted(range(len(errors)), key=lambda i: -errors[i])[:most]
     problems: dict[str, int] = {}
     sources: dict[str, int] = {}
     rows = [
@@ -148,7 +116,7 @@ def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
             "scores": [round(score, 4) for score in solution.scores],
             "first": solution.first_error,
         }
-        for solution in (scored.solutions[i] for i in sorted(by_error[:most]))
+        for solution in (scored.solutions[i] for i in sorted(kept))
     ]
     return {
         "name": name,
@@ -158,12 +126,6 @@ def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
         "problems": list(problems),
         "solutions": rows,
     }
-
-
-def _largest_error(solution: ShownSolution) -> float:
-    """Of its labelled steps, in [0, 1]; -1 where none is labelled."""
-    pairs = zip(solution.labels, solution.scores, strict=True)
-    return max((abs(y - p) for y, p in pairs if y is not None), default=-1.0)
 
 
 def is_words(value: Any) -> bool:
@@ -184,26 +146,23 @@ def show_number(value: Any) -> str:
 
 def describe(folder: Folder) -> dict[str, Any]:
     """What the template shows of a folder besides what is in its files."""
-    rows = folder.results.get("rows", ())
-    is_pool = folder.results.get("benchmark") == "best-of-n"
-    others = {"before training": folder.untrained} if folder.untrained else {}
-    for scored in folder.sets:
-        if scored.kind == "untrained":
-            others[scored.name] = measure(gather(scored), (), scored.threshold)
+    results, untrained = folder.files["results"], folder.files["untrained"]
+    rows = results.get("rows", ())
+    others = {"before training": untrained} if untrained else {}
+    others |= {
+        scored.name: measure(gather(scored), (), scored.threshold)
+        for scored in folder.sets
+        if scored.kind == "untrained"
+    }
     sets = [
         {"name": scored.name, "tiles": make_pool_tiles(rows, scored.name)}
-        if is_pool
+        if results.get("benchmark") == "best-of-n"
         else describe_set(scored, others)
         for scored in folder.sets
         if scored.kind == "model"
     ]
-    curves = draw_curves(folder.log, folder.untrained, folder.best.get("step"))
-    return {
-        "folder": folder,
-        "metrics": None if folder.is_evaluation else _metrics_of_run(folder, sets),
-        "charts": [*curves, *draw_best_of_n(rows)],
-        "sets": sets,
-    }
+    curves = draw_curves(folder.log, untrained, folder.best.get("step"))
+    return {"folder": folder, "sets": sets, "charts": [*curves, *draw_best_of_n(rows)]}
 
 
 def gather(scored: ScoredSet) -> StepScores:
@@ -223,21 +182,21 @@ def describe_set(scored: ScoredSet, others: Mapping[str, Mapping[str, float]]) -
     if not len(steps.labels):
         return {"name": scored.name}
     sources = list(dict.fromkeys(solution.source for solution in scored.solutions))
-    measured = measure(scores, sources, scored.threshold)
     constants = {
         name: measure(same, threshold=0.5) for name, same in constant_baselines(scores).items()
     }
-    at = {scored.threshold: scored.threshold_from, 0.5: ""}
+    thresholds = {scored.threshold: scored.threshold_from}
+    thresholds.setdefault(0.5, "")
     return {
         "name": scored.name,
         "tiles": make_tiles(scored, {**others, **constants}),
-        "confusions": [_confuse(steps, *threshold) for threshold in at.items()],
+        "confusions": [_confuse(steps, *threshold) for threshold in thresholds.items()],
         "charts": draw_steps(steps.probabilities, steps.labels, scored.threshold),
-        "tables": [
-            _tabulate_parts(measured, "position", POSITION_NAMES, POSITION_METRICS),
-            _tabulate_parts(measured, "source", sources, SOURCE_METRICS),
-        ],
-        "measured": measured,
+        "measured": measure(scores, sources, scored.threshold),
+        "parts": {
+            "position": (POSITION_NAMES, POSITION_METRICS),
+            "source": (sources, SOURCE_METRICS),
+        },
         "majority": constants[MAJORITY],
     }
 
@@ -245,49 +204,13 @@ def describe_set(scored: ScoredSet, others: Mapping[str, Mapping[str, float]]) -
 def _confuse(steps: StepScores, threshold: float, fitted_on: str) -> dict[str, Any]:
     """Wrong flagged, wrong passed, right flagged and right passed steps, and what they make."""
     flagged, wrong = steps.probabilities < threshold, steps.labels < 0.5
-    cells = [int((f & w).sum()) for w in (wrong, ~wrong) for f in (flagged, ~flagged)]
     judged = judge_flags(flagged, wrong, Draws.once(len(wrong)))
     return {
         "threshold": threshold,
         "fitted_on": fitted_on,
-        "cells": cells,
-        "metrics": {name: float(values[0]) for name, values in judged.items()},
+        "cells": [int((f & w).sum()) for w in (wrong, ~wrong) for f in (flagged, ~flagged)],
+        **{name: float(values[0]) for name, values in judged.items()},
     }
-
-
-def _tabulate_parts(
-    measured: Mapping[str, float], kind: str, names: Sequence[str], metrics: Sequence[str]
-) -> Table:
-    """Metrics by source or by position, of those that have labelled steps."""
-    rows = []
-    for name in names:
-        steps, *others = (measured[f"{kind}/{name}/{metric}"] for metric in metrics)
-        if steps:
-            rows.append([name.replace("_and_later", " and later"), int(steps), *others])
-    header = [kind, *(metric.replace("_", " ") for metric in metrics)]
-    return Table(f"By {kind}", header, rows)
-
-
-def _metrics_of_run(folder: Folder, sets: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Validation metrics of the best and the last model, next to baselines; test metrics."""
-    measured = sets[0].get("measured", {}) if sets else {}
-    best = folder.best
-    columns: dict[str, Mapping[str, float]] = {
-        "best model": {**({"loss": best["loss"]} if "loss" in best else {}), **(measured or best)},
-        "last step": folder.validations[-1] if folder.validations else {},
-        "before training": folder.untrained,
-        MAJORITY: sets[0].get("majority", {}) if sets else {},
-        "test data": folder.test,
-    }
-    columns = {title: metrics for title, metrics in columns.items() if metrics}
-    rows: list[list[Any]] = []
-    for name, label in HEADLINE.items():
-        values = [metrics.get(name) for metrics in columns.values()]
-        if any(value is not None for value in values):
-            as_counts = [v if v is None or name not in COUNTS else int(v) for v in values]
-            rows.append([label, *as_counts])
-    title = "Validation and test" if folder.test else "Validation"
-    return Table(title, ["", *columns], rows) if rows else None
 
 
 def make_tiles(scored: ScoredSet, baselines: Mapping[str, Mapping[str, float]]) -> list[Tile]:

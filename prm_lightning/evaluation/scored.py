@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urldefrag
 
 from prm_lightning.evaluation.baselines import Surprisal, constant_baselines, untrained_twin
-from prm_lightning.evaluation.results import Kind
+from prm_lightning.evaluation.results import Kind, Row, summarise
 from prm_lightning.files import ResumableRows, digest
 from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
-from prm_lightning.modeling.scored_steps import ScoredSolution, StepScores, to_step_scores
+from prm_lightning.modeling.scored_steps import Floats, ScoredSolution, StepScores, to_step_scores
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.scorers import (
     ModelScorer,
@@ -73,27 +73,27 @@ class Scored:
 
 
 class Threshold(NamedTuple):
-    """Where steps are flagged, besides 0.5.
+    """Where steps are flagged: if P(correct) is below it.
 
     Args:
-        value: a step is flagged if P(correct) is below it.
-        fitted_on: names the data it was chosen on.
+        threshold: in (0, 1).
+        threshold_from: names the data it was chosen on, or says ``fixed``.
     """
 
-    value: float
-    fitted_on: str
+    threshold: float
+    threshold_from: str
 
 
 class Choice(NamedTuple):
     """How one score of a solution is made.
 
     Args:
-        how: the aggregation.
-        chosen_by: who says so.
+        aggregation: of the scores of its steps.
+        aggregation_from: who says so.
     """
 
-    how: Aggregation
-    chosen_by: str
+    aggregation: Aggregation
+    aggregation_from: str
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,32 @@ def add_constants(entries: Sequence[Entry]) -> Iterator[tuple[Entry, StepScores]
         yield entry, gather_steps(entry.scored)
     for name, scores in constant_baselines(gather_steps(entries[0].scored)).items():
         yield Entry(name, "baseline", ()), scores
+
+
+def measure_at_thresholds(
+    entries: Sequence[Entry],
+    measure: Callable[[StepScores, float], Mapping[str, Mapping[str, Floats]]],
+    sizes: Mapping[str, int],
+) -> list[Row]:
+    """Rows of every entry and of the constant baselines, at each threshold.
+
+    Args:
+        entries: at least one.
+        measure: makes the metrics of each part of the data, at a threshold.
+        sizes: solutions of each part.
+    """
+    return [
+        Row(
+            entry.name,
+            entry.kind,
+            part,
+            {name: summarise(values) for name, values in metrics.items()},
+            {**at._asdict(), "solutions": sizes[part]},
+        )
+        for entry, scores in add_constants(entries)
+        for at in entry.thresholds
+        for part, metrics in measure(scores, at.threshold).items()
+    ]
 
 
 def score_models(

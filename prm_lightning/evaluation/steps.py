@@ -20,7 +20,12 @@ from prm_lightning.evaluation.results import (
     show,
     summarise,
 )
-from prm_lightning.evaluation.scored import Entry, add_constants, gather_steps
+from prm_lightning.evaluation.scored import (
+    Entry,
+    add_constants,
+    gather_steps,
+    measure_at_thresholds,
+)
 from prm_lightning.modeling.metrics import (
     POSITION_NAMES,
     POSITIONS,
@@ -55,17 +60,16 @@ def report_processbench(entries: Sequence[Entry], resamples: int = 1000, seed: i
         for number, (name, scores) in enumerate(subsets.items())
     }
     sizes = {name: len(scores.starts) for name, scores in subsets.items()}
-    rows = []
-    for entry, scores in add_constants(entries):
-        for threshold in entry.thresholds:
-            measured: dict[str, Mapping[str, Floats]] = {}
-            for name, part in _split_by_source(scores, names).items():
-                found = measure_first_errors(part, threshold.value, counts[name])
-                measured[name] = {half: found[half] for half in ("f1", "wrong", "right")}
-            about = {"threshold": threshold.value, "threshold_from": threshold.fitted_on}
-            for name, figures in {**measured, **_averages(measured, sizes)}.items():
-                size = {"solutions": sizes.get(name, sum(sizes.values()))}
-                rows.append(_row(entry, name, figures, {**about, **size}))
+
+    def measure(scores: StepScores, threshold: float) -> dict[str, Mapping[str, Floats]]:
+        measured: dict[str, Mapping[str, Floats]] = {}
+        for name, part in _split_by_source(scores, names).items():
+            found = measure_first_errors(part, threshold, counts[name])
+            measured[name] = {half: found[half] for half in ("f1", "wrong", "right")}
+        return {**measured, **_averages(measured, sizes)}
+
+    whole = sum(sizes.values())
+    rows = measure_at_thresholds(entries, measure, {**sizes, "mean": whole, "weighted mean": whole})
     errors = {name: part.first_errors[part.starts] for name, part in subsets.items()}
     wrong_right = {
         name: (int((of_part >= 0).sum()), int((of_part == ALL_CORRECT).sum()))
@@ -159,7 +163,7 @@ def _step_rows(entry: Entry, scores: StepScores, names: Sequence[str], counts: F
     parts = {"all": scores} | {
         f"source/{name}": scores.select(scores.sources == index) for index, name in enumerate(names)
     }
-    aggregation = entry.choice.how if entry.choice else "min"
+    aggregation = entry.choice.aggregation if entry.choice else "min"
     rows = []
     for part, some in parts.items():
         metrics = measure_part(some, threshold, counts, aggregation)
