@@ -1,10 +1,9 @@
-"""Charts of the report: lines and where they go, which report.j2 draws as SVG."""
+"""Charts of the report: what there is to draw, which report.j2 writes as SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -18,7 +17,9 @@ from prm_lightning.terminal import visible
 POINTS = 400  # of a curve that are drawn; more are averaged in groups
 MARKED = 40  # with more points than this a line has no marks
 HISTOGRAM_BINS = 25
-SHARE = (0.0, 1.0)
+LEFT, TOP, BOTTOM = 58, 12, 256  # of the axes
+Range = tuple[float, float]
+SHARE: Range = (0.0, 1.0)
 
 # Charts over training: by title, the logged columns, each with its label and look.
 PANELS = {
@@ -45,101 +46,79 @@ COLOURS = ("blue", "red", "green", "violet", "orange")
 
 
 class Line(NamedTuple):
-    """A line of a chart.
+    """A line of a chart, of at least one point."""
 
-    Args:
-        label: in the legend.
-        x: ``(N,)``.
-        y: ``(N,)``.
-        look: classes of the page's style sheet: a colour, and ``dashed`` or ``dotted``.
-        band: lower and upper end of an interval around each `y`, or nothing.
-    """
-
-    label: str
+    label: str  # in the legend
     x: Sequence[float]
     y: Sequence[float]
-    look: str
-    band: tuple[Sequence[float], Sequence[float]] = ((), ())
+    look: str  # classes of the page's style sheet: a colour, and dashed or dotted
+    band: tuple[Sequence[float], Sequence[float]] = ((), ())  # ends of an interval around each y
 
 
-@dataclass(frozen=True)
-class Chart:
-    """Lines, and what is around them; lengths are units of the SVG.
+def draw(
+    title: str,
+    lines: Sequence[Line],
+    ranges: tuple[Range, Range],
+    labels: tuple[str, str],
+    x_names: Mapping[float, str] | None = None,
+    mark: tuple[float, str] | None = None,
+    *,
+    wide: bool = False,
+) -> dict[str, Any]:
+    """A chart for report.j2, with all places in units of the SVG.
 
     Args:
         title: above it.
-        lines: at least one, with at least one point.
-        x_range: of the data that it shows, from left to right.
-        y_range: from bottom to top.
-        x_label: below it.
-        y_label: at its left.
-        x_names: places on the x axis and their texts; none takes round numbers.
+        lines: at least one.
+        ranges: of the x and of the y axis.
+        labels: of the x and of the y axis.
+        x_names: what to write at the x axis; None writes round numbers.
         mark: x of a vertical line, and what it means.
         wide: whether it takes the whole width.
     """
+    right = 1106 if wide else 546
+    (x0, x1), (y0, y1) = ranges
 
-    title: str
-    lines: Sequence[Line]
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-    x_label: str
-    y_label: str = ""
-    x_names: Sequence[tuple[float, str]] = ()
-    mark: tuple[float, str] | None = None
-    wide: bool = False
-    left: int = 58
-    top: int = 12
-    bottom: int = 256
-    height: int = 300
+    def place_x(x: float) -> float:
+        return round(LEFT + (x - x0) / (x1 - x0) * (right - LEFT), 1)
 
-    @property
-    def width(self) -> int:
-        """Of the whole."""
-        return 1120 if self.wide else 560
+    def place_y(y: float) -> float:
+        return round(BOTTOM - (y - y0) / (y1 - y0) * (BOTTOM - TOP), 1)
 
-    @property
-    def right(self) -> int:
-        """Where the lines end."""
-        return self.width - 14
+    def place(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+        return list(zip(map(place_x, x), map(place_y, y), strict=False))
 
-    def place_x(self, x: float) -> float:
-        """From the left edge."""
-        low, high = self.x_range
-        return round(self.left + (x - low) / (high - low) * (self.right - self.left), 1)
+    x_names = x_names or {x: f"{x:.4g}" for x in _round_numbers(x0, x1)}
+    return {
+        "title": title,
+        "wide": wide,
+        "box": (LEFT, TOP, right, BOTTOM),
+        "labels": labels,
+        "x_ticks": [(place_x(x), name) for x, name in x_names.items()],
+        "y_ticks": [(place_y(y), f"{y:.4g}") for y in _round_numbers(y0, y1)],
+        "mark": mark and (place_x(mark[0]), mark[1]),
+        "lines": [
+            {
+                "label": line.label,
+                "look": line.look,
+                "points": place(line.x, line.y),
+                "band": place(line.x, line.band[1]) + place(line.x, line.band[0])[::-1],
+                "is_marked": len(line.x) <= MARKED and "dotted" not in line.look,
+            }
+            for line in lines
+        ],
+        "told": "; ".join(map(_tell, lines)),
+    }
 
-    def place_y(self, y: float) -> float:
-        """From the upper edge."""
-        low, high = self.y_range
-        return round(self.bottom - (y - low) / (high - low) * (self.bottom - self.top), 1)
 
-    def place(self, x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-        """Points of a line."""
-        return [(self.place_x(a), self.place_y(b)) for a, b in zip(x, y, strict=True)]
-
-    @property
-    def x_ticks(self) -> list[tuple[float, str]]:
-        """Place and text of each."""
-        names = self.x_names or [(x, f"{x:.4g}") for x in _round_numbers(*self.x_range)]
-        return [(self.place_x(x), name) for x, name in names]
-
-    @property
-    def y_ticks(self) -> list[tuple[float, str]]:
-        """Place and text of each."""
-        return [(self.place_y(y), f"{y:.4g}") for y in _round_numbers(*self.y_range)]
-
-    @property
-    def told(self) -> str:
-        """The lines in words."""
-        return "; ".join(
-            f"{line.label}: {line.y[0]:.3g} at {line.x[0]:.3g}"
-            + (f" to {line.y[-1]:.3g} at {line.x[-1]:.3g}" if len(line.x) > 1 else "")
-            for line in self.lines
-        )
+def _tell(line: Line) -> str:
+    begin, end = (f"{line.y[i]:.3g} at {line.x[i]:.3g}" for i in (0, -1))
+    return f"{line.label}: {begin}" + (f" to {end}" if len(line.x) > 1 else "")
 
 
 def draw_curves(
     log: Sequence[Mapping[str, float]], untrained: Mapping[str, float], best_step: float | None
-) -> list[Chart]:
+) -> list[dict[str, Any]]:
     """What was logged against the optimizer steps made, one chart per subject.
 
     Args:
@@ -165,12 +144,11 @@ def draw_curves(
                 lines.append(Line(f"{label}, before training", x_range, [level] * 2, look))
         is_marked = best_step is not None and title != "Learning rate"
         charts.append(
-            Chart(
+            draw(
                 title,
                 lines,
-                _around(steps),
-                SHARE if title in SHARES else _around([y for line in lines for y in line.y]),
-                "optimizer step",
+                (_around(steps), SHARE if title in SHARES else _around_lines(lines)),
+                ("optimizer step", ""),
                 mark=(best_step + 1, "best model") if is_marked else None,
                 wide=title == next(iter(PANELS)),
             )
@@ -178,7 +156,7 @@ def draw_curves(
     return charts
 
 
-def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[Chart]:
+def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[dict[str, Any]]:
     """Scores of right and of wrong steps, precision and recall of errors, reliability.
 
     Args:
@@ -195,22 +173,25 @@ def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[
             shares = np.histogram(probabilities[chosen], edges)[0] / chosen.sum()
             y = np.repeat(shares, 2).tolist()
             lines.append(Line(f"{name} ({int(chosen.sum()):,})", x, y, look))
-    y_range = _around([y for line in lines for y in line.y])
-    mark, y_label = (threshold, "threshold"), "share of those steps"
-    title = "Scores of right and of wrong steps"
-    charts = [Chart(title, lines, SHARE, y_range, "P(correct)", y_label, mark=mark)]
+    title, axes = "Scores of right and of wrong steps", ("P(correct)", "share of those steps")
+    ranges = (SHARE, _around_lines(lines))
+    charts = [draw(title, lines, ranges, axes, mark=(threshold, "threshold"))]
     if wrong.any():
         recall, precision = precision_and_recall(probabilities, labels)
-        found = Line("flagging up to each score", recall.tolist(), precision.tolist(), "blue")
-        base = Line("share of wrong steps", SHARE, [wrong.mean()] * 2, "grey dashed")
-        axes = (SHARE, SHARE, "recall of wrong steps", "precision")
-        charts.append(Chart("Finding wrong steps", [found, base], *axes))
+        lines = [
+            Line("flagging up to each score", recall.tolist(), precision.tolist(), "blue"),
+            Line("share of wrong steps", SHARE, [wrong.mean()] * 2, "grey dashed"),
+        ]
+        axes = ("recall of wrong steps", "precision")
+        charts.append(draw("Finding wrong steps", lines, (SHARE, SHARE), axes))
     means, shares, counts = reliability_bins(probabilities, labels)
     filled = counts > 0
-    bins = Line("15 bins of P(correct)", means[filled].tolist(), shares[filled].tolist(), "blue")
-    calibrated = Line("calibrated", SHARE, SHARE, "grey dashed")
-    axes = (SHARE, SHARE, "P(correct)", "share of correct steps")
-    return [*charts, Chart("Reliability", [bins, calibrated], *axes)]
+    lines = [
+        Line("15 bins of P(correct)", means[filled].tolist(), shares[filled].tolist(), "blue"),
+        Line("calibrated", SHARE, SHARE, "grey dashed"),
+    ]
+    axes = ("P(correct)", "share of correct steps")
+    return [*charts, draw("Reliability", lines, (SHARE, SHARE), axes)]
 
 
 def reliability_bins(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats, Floats]:
@@ -240,7 +221,7 @@ def precision_and_recall(probabilities: Floats, labels: Floats) -> tuple[Floats,
     return found / wrong.sum(), found / (last + 1)
 
 
-def draw_best_of_n(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def draw_best_of_n(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Accuracy against n, one chart per ``source`` of the rows.
 
     Args:
@@ -263,27 +244,21 @@ def draw_best_of_n(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
             if name in FIXED:
                 lines.append(Line(name, x, y, FIXED[name]))
             else:
-                has_band = None not in low
-                band = (low, high) if has_band else ((), ())
+                band = ((), ()) if None in low else (low, high)
                 lines.append(Line(visible(name), x, y, next(colours), band))
-        sizes = sorted({x for line in lines for x in line.x})
-        values = [y for line in lines for y in (*line.y, *line.band[0], *line.band[1])]
-        charts.append(
-            Chart(
-                visible(f"{source}: accuracy of choosing among n samples"),
-                lines,
-                _around(sizes),
-                _around(values),
-                "n samples",
-                "accuracy of the final answer",
-                [(x, f"{2**x:.0f}") for x in sizes],
-                wide=True,
-            )
-        )
+        sizes = {x: f"{2**x:.0f}" for line in lines for x in line.x}
+        title = visible(f"{source}: accuracy of choosing among n samples")
+        ranges = (_around(list(sizes)), _around_lines(lines))
+        axes = ("n samples", "accuracy of the final answer")
+        charts.append(draw(title, lines, ranges, axes, sizes, wide=True))
     return charts
 
 
-def _around(values: Sequence[float]) -> tuple[float, float]:
+def _around_lines(lines: Sequence[Line]) -> Range:
+    return _around([y for line in lines for y in (*line.y, *line.band[0], *line.band[1])])
+
+
+def _around(values: Sequence[float]) -> Range:
     """A range that holds some values, and is not so narrow that noise looks like a trend."""
     low, high = min(values), max(values)
     missing = max(0.2 * max(abs(low), abs(high)), 1e-9) - (high - low)

@@ -13,7 +13,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from markupsafe import Markup
 
 from prm_lightning.evaluation.baselines import MAJORITY, constant_baselines
-from prm_lightning.evaluation.figures import MARKED, draw_best_of_n, draw_curves, draw_steps
+from prm_lightning.evaluation.figures import draw_best_of_n, draw_curves, draw_steps
 from prm_lightning.evaluation.report_data import Folder, ScoredSet, read_folder
 from prm_lightning.evaluation.results import UNDEFINED, draw_problems, summarise
 from prm_lightning.modeling.metrics import (
@@ -36,21 +36,13 @@ RESAMPLES = 200
 
 
 class Tile(NamedTuple):
-    """A figure of the first screen.
-
-    Args:
-        label: what it is.
-        value: in [0, 1]; NaN where the data leave it undefined.
-        verdict: how it compares with a baseline, in words.
-        change: its difference to that baseline, such as ``+0.120 to untrained head``.
-        good: whether it is better.
-    """
+    """A figure of the first screen."""
 
     label: str
-    value: float
-    verdict: str
-    change: str = ""
-    good: bool = False
+    value: float  # NaN where the data leave it undefined
+    verdict: str  # how it compares with a baseline, in words
+    change: str = ""  # its difference to that baseline, such as +0.120 to untrained head
+    good: bool = False  # whether it is better
 
 
 def render_page(paths: Sequence[Path], solutions: int) -> str:
@@ -79,7 +71,6 @@ def render_page(paths: Sequence[Path], solutions: int) -> str:
     ]
     return environment.get_template("report.j2").render(
         title=", ".join(folder.name for folder in folders),
-        marked=MARKED,
         sections=list(map(describe, folders)),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
