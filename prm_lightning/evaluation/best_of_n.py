@@ -6,6 +6,7 @@ Figures are expectations over all subsets of n of N samples, not of one draw.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -36,13 +37,10 @@ NO_SCORES = np.full(len(AGGREGATIONS), np.nan)
 
 
 def pool_scores(pools: Sequence[Pool], scored: Sequence[Scored]) -> list[Floats]:
-    """Of each pool, ``(A, N)``: the score of each sample by each of `AGGREGATIONS`.
+    """Of each pool of N samples, ``(A, N)``: their scores by each of `AGGREGATIONS`.
 
-    NaN where a sample has no steps or the model cannot score it.
-
-    Args:
-        pools: with N samples, which may differ.
-        scored: their `solutions`, pool by pool.
+    NaN where a sample has no steps or the model cannot score it. `scored` are the pools'
+    `solutions`, in order.
     """
     given = iter(scored)
     found = []
@@ -86,33 +84,28 @@ def report_best_of_n(
     tables: list[Table] = []
     for source in dict.fromkeys(pool.source for pool in pools):
         mine = [pool for pool in pools if pool.source == source]
-        scored = [[s for s in entry.scored if s.solution.source == source] for entry in entries]
-        scores = [(e, pool_scores(mine, s)) for e, s in zip(entries, scored, strict=True)]
+        some = [
+            replace(entry, scored=[s for s in entry.scored if s.solution.source == source])
+            for entry in entries
+        ]
         draws = draw_problems([normalise_problem(pool.problem) for pool in mine], resamples, seed)
         sizes = sizes_up_to(max(len(pool.samples) for pool in mine))
-        curves = [row for n in sizes for row in _measure_n(n, scores, mine, draws, seed)]
-        pairs = [
-            row
-            for entry, of_entry in zip(entries, scored, strict=True)
-            for row in _pair_rows(source, entry, pool_attempts(mine, of_entry), draws.counts)
-        ]
+        curves = [row for n in sizes for row in _measure_n(n, some, mine, draws, seed)]
+        pairs = list(_pair_rows(some, mine, draws.counts))
         rows += [*curves, *pairs]
         tables += _tables(source, curves, pairs)
     return Report(rows, tables, _notes(rows, entries))
 
 
-def _pair_rows(
-    source: str,
-    entry: Entry,
-    attempts: tuple[list[Sequence[float]], NDArray[np.bool_], Indices],
-    counts: Floats,
-) -> Iterator[Row]:
-    """Pair accuracy of every aggregation on the pools of one source."""
-    for how in AGGREGATIONS:
-        found = measure_pairs(*attempts, counts, how)
-        metrics = {name: summarise(values) for name, values in found.items()}
-        about = {"source": source, "n": None, "method": "pairs", **_how(entry, how)}
-        yield Row(entry.name, entry.kind, "pairs", metrics, about)
+def _pair_rows(entries: Sequence[Entry], pools: Sequence[Pool], counts: Floats) -> Iterator[Row]:
+    """Pair accuracy of every aggregation."""
+    for entry in entries:
+        attempts = pool_attempts(pools, entry.scored)
+        for how in AGGREGATIONS:
+            found = measure_pairs(*attempts, counts, how)
+            metrics = {name: summarise(values) for name, values in found.items()}
+            about = {"source": pools[0].source, "n": None, "method": "pairs", **_how(entry, how)}
+            yield Row(entry.name, entry.kind, "pairs", metrics, about)
 
 
 def _how(entry: Entry | None, how: Aggregation | None) -> dict[str, object]:
@@ -122,13 +115,9 @@ def _how(entry: Entry | None, how: Aggregation | None) -> dict[str, object]:
 
 
 def _measure_n(
-    n: int,
-    scores: Sequence[tuple[Entry, Sequence[Floats]]],
-    pools: Sequence[Pool],
-    draws: Draws,
-    seed: int,
+    n: int, entries: Sequence[Entry], pools: Sequence[Pool], draws: Draws, seed: int
 ) -> Iterator[Row]:
-    """The rows of one n, of pools that have at least n samples; `scores` as in `pool_scores`."""
+    """The rows of one n, of pools that have at least n samples."""
     large = [i for i, pool in enumerate(pools) if len(pool.samples) >= n]
     draws = Draws(draws.counts, draws.problems[large])
     correct = [np.array([sample.correct for sample in pools[i].samples]) for i in large]
@@ -169,8 +158,9 @@ def _measure_n(
     yield row("pass@1", np.array([c.mean() for c in correct]))
     yield row("majority", plain)
     yield row("oracle", np.array([expect_any(c.tolist(), n) for c in correct]))
-    for entry, of_pools in scores:
-        given = [of_pools[i] for i in large]
+    for entry in entries:
+        by_pool = pool_scores(pools, entry.scored)
+        given = [by_pool[i] for i in large]
         pairs = list(zip(given, correct, strict=True))
         best = np.array([[expect_best(row, right, n) for row in rows] for rows, right in pairs])
         weighted = vote([np.nan_to_num(rows) for rows in given])
@@ -242,15 +232,9 @@ def takes_all(total: int, n: int) -> bool:
 
 @lru_cache(maxsize=16)  # most pools have as many samples
 def make_subsets(total: int, n: int, seed: int) -> Floats:
-    """All subsets of n of `total` samples, or 2,000 drawn ones where there are over 20,000.
+    """``(M, N)`` subsets of n of N samples, 1 where a sample belongs to a subset, else 0.
 
-    Args:
-        total: N >= 1.
-        n: in 1 … N.
-        seed: of those drawn.
-
-    Returns:
-        ``(M, N)`` float64, 1 where a sample belongs to a subset, else 0.
+    All of them, or 2,000 drawn ones where there are over 20,000.
     """
     if takes_all(total, n):
         chosen = np.array(list(combinations(range(total), n)), np.int64)  # (M, n)
@@ -281,13 +265,8 @@ def expect_any(correct: Sequence[bool], n: int) -> float:
 def expect_best(scores: Floats, correct: NDArray[np.bool_], n: int) -> float:
     """The probability that the best scored of n samples is correct, over all subsets of n.
 
-    Among equal scores each sample is as likely to be taken. A sample without a score is taken only
-    where no sample of the subset has one.
-
-    Args:
-        scores: ``(N,)``, higher is better; NaN where there is none.
-        correct: ``(N,)``.
-        n: in 1 … N.
+    Among equal scores each sample is as likely to be taken. A sample without a score (NaN) is
+    taken only where no sample of the subset has one.
     """
     ranked = np.nan_to_num(scores, nan=-np.inf)
     expected, left = 0.0, len(scores)  # `left` samples are no better than the group looked at

@@ -39,38 +39,23 @@ _ID = re.compile(r"([A-Za-z][A-Za-z0-9]*)-\d+(?:#\d+)?")  # gsm8k-17
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sampled solution.
+    """One sampled solution."""
 
-    Args:
-        steps: those that are not blank; without any the sample has no score.
-        answer: that it gives; None where none can be found.
-        correct: whether its answer is the reference's.
-    """
-
-    steps: tuple[str, ...]
-    answer: str | None
-    correct: bool
+    steps: tuple[str, ...]  # that are not blank; without any the sample has no score
+    answer: str | None  # that it gives
+    correct: bool  # whether that is the reference's
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A problem and its samples.
+    """A problem and its samples."""
 
-    Args:
-        id: unique in its file.
-        source: name of the file.
-        problem: the question.
-        answer: the reference, where the data give it.
-        samples: at least one.
-        groups: ``(N,)`` int64, equal where two samples give the same answer; -1 without one.
-    """
-
-    id: str
-    source: str
+    id: str  # unique in its file
+    source: str  # name of the file
     problem: str
-    answer: str | None
-    samples: tuple[Sample, ...]
-    groups: Indices
+    answer: str | None  # the reference, where the data give it
+    samples: tuple[Sample, ...]  # at least one
+    groups: Indices  # (N,) equal where two samples give the same answer; -1 without one
 
     def solutions(self) -> list[Solution]:
         """The samples that have steps, with ids ``<pool>#<sample>``."""

@@ -16,7 +16,7 @@ import yaml
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER
 from prm_lightning.sources.fields import labels_in, texts_in
 from prm_lightning.sources.rows import RowError, parse_rows, read_rows
-from prm_lightning.types import ALL_CORRECT, UNKNOWN, Dropped
+from prm_lightning.types import UNKNOWN, Dropped
 
 FILES = {
     "config": "config.yaml",
@@ -31,14 +31,9 @@ EVALUATION_FILES = ("results.json", "scores.jsonl")
 
 
 class ShownSolution(NamedTuple):
-    """A solution with scores; the fields that `ScoredSolution` has mean the same here.
+    """A solution with scores; the fields that `ScoredSolution` has mean the same here."""
 
-    Args:
-        id: names it within its source.
-        steps: as many texts as there are scores, at least one.
-    """
-
-    id: str
+    id: str  # within its source
     steps: list[str]
     scores: list[float]
     labels: list[float | None]
@@ -49,40 +44,24 @@ class ShownSolution(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """The solutions that one model scored.
+    """The solutions that one model scored, in file order."""
 
-    Args:
-        name: of the model.
-        kind: ``model`` or ``untrained``.
-        threshold: in [0, 1]; a step is flagged if its score is below it.
-        threshold_from: the data it was fitted on; empty where it is plainly 0.5.
-        solutions: in file order.
-    """
-
-    name: str
-    kind: str
-    threshold: float
-    threshold_from: str
+    name: str  # of the model
+    kind: str  # model or untrained
+    threshold: float  # a step is flagged if its score is below it
+    threshold_from: str  # the data it was fitted on; empty where it is plainly 0.5
     solutions: Sequence[ShownSolution]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What `fit` or `evaluate` wrote into a folder; what is not there is empty.
-
-    Args:
-        path: of the folder.
-        files: content of each of `FILES`.
-        log: rows of metrics.csv, in order of steps; only finite numbers.
-        sets: what was scored, one set per model.
-        left_out: lines of scores that could not be used, by reason.
-    """
+    """What `fit` or `evaluate` wrote into a folder; what is not there is empty."""
 
     path: Path
-    files: Mapping[str, Mapping[str, Any]]
-    log: Sequence[Mapping[str, float]]
-    sets: Sequence[ScoredSet]
-    left_out: Mapping[str, int]
+    files: Mapping[str, Mapping[str, Any]]  # the content of each of `FILES`
+    log: Sequence[Mapping[str, float]]  # rows of metrics.csv; only finite numbers
+    sets: Sequence[ScoredSet]  # one per model
+    left_out: Mapping[str, int]  # lines of scores that could not be used, by reason
 
     @property
     def name(self) -> str:
@@ -140,11 +119,8 @@ def read_folder(path: Path) -> Folder:
         )
     files = {name: _read(path / file) for name, file in FILES.items()}
     models = {model["name"]: model for model in files["results"].get("models", ())}
-    manifest = files["manifest"]
-    models["best_model"] = {
-        "threshold": manifest.get("threshold"),
-        "threshold_from": manifest.get("threshold_fitted_on"),
-    }
+    threshold, fitted_on = map(files["manifest"].get, ("threshold", "threshold_fitted_on"))
+    models["best_model"] = {"threshold": threshold, "threshold_from": fitted_on}
     left_out: Counter[str] = Counter()
     scored: dict[str, list[ShownSolution]] = {}
     for file in (path / "val_scores.jsonl", path / "scores.jsonl"):
@@ -175,19 +151,10 @@ def _parse_scores(row: dict[str, Any], id: str) -> Iterator[tuple[str, ShownSolu
         raise RowError("steps, labels and scores differ in number", "expected one of each a step")
     if not all(isinstance(score, (int, float)) and 0 <= score <= 1 for score in scores):
         raise RowError("scores outside [0, 1]", "expected probabilities")
-    error = row.get("first_error", _first_error(labels))
+    error = row.get("first_error", UNKNOWN)
     id, source, problem = (str(row.get(name, "")) for name in ("id", "source", "problem"))
     solution = ShownSolution(id, steps, scores, labels, error, source, problem)
     yield str(row.get("model", "best_model")), solution
-
-
-def _first_error(labels: Sequence[float | None]) -> int:
-    for index, label in enumerate(labels):
-        if label is None:
-            return UNKNOWN
-        if label < 0.5:
-            return index
-    return ALL_CORRECT
 
 
 def _numbers(values: Mapping[Any, Any]) -> dict[str, float]:

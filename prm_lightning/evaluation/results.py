@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,16 +18,10 @@ UNDEFINED = "–"
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval.
-
-    Args:
-        value: of the data themselves; NaN where they leave it undefined.
-        low: 2.5 % quantile of the resamples; NaN where there is no interval.
-        high: 97.5 % quantile.
-    """
+    """A figure and its 95 % interval: NaN where the data leave it undefined."""
 
     value: float
-    low: float
+    low: float  # 2.5 % quantile of the resamples
     high: float
 
     def to_json(self) -> dict[str, float | None]:
@@ -84,21 +78,13 @@ def summarise(replicates: Floats) -> Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one entry on one part of the data.
+    """Figures of one entry on one part of the data."""
 
-    Args:
-        model: name of the entry.
-        kind: of the entry.
-        part: of the data, such as a subset, ``source/x``, ``position/1`` or ``n/4``.
-        metrics: with intervals.
-        about: whatever else tells this row from others, such as its threshold; plain JSON.
-    """
-
-    model: str
-    kind: Kind
-    part: str
+    model: str  # name of the entry
+    kind: Kind  # of the entry
+    part: str  # such as a subset, source/x, position/1 or n/4
     metrics: Mapping[str, Estimate]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any]  # what else tells this row from others, such as its threshold
 
     def to_json(self) -> dict[str, Any]:
         """With null for what is undefined."""
@@ -108,13 +94,7 @@ class Row:
 
 
 class Table(NamedTuple):
-    """Cells of text.
-
-    Args:
-        title: what it shows.
-        header: one text per column.
-        rows: as many cells each.
-    """
+    """Cells of text."""
 
     title: str
     header: Sequence[str]
@@ -122,17 +102,11 @@ class Table(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an evaluation found.
+    """What an evaluation found."""
 
-    Args:
-        rows: every figure.
-        tables: the figures that a person reads first.
-        notes: what has to be known of them, one sentence each.
-    """
-
-    rows: Sequence[Row]
-    tables: Sequence[Table]
-    notes: Sequence[str]
+    rows: Sequence[Row]  # every figure
+    tables: Sequence[Table]  # the figures that a person reads first
+    notes: Sequence[str]  # what has to be known of them, one sentence each
 
 
 def lines_by_threshold(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Row]]:

@@ -73,27 +73,17 @@ class Scored:
 
 
 class Threshold(NamedTuple):
-    """Where steps are flagged: if P(correct) is below it.
-
-    Args:
-        threshold: in (0, 1).
-        threshold_from: names the data it was chosen on, or says ``fixed``.
-    """
+    """Where steps are flagged: if P(correct) is below it."""
 
     threshold: float
-    threshold_from: str
+    threshold_from: str  # names the data it was chosen on
 
 
 class Choice(NamedTuple):
-    """How one score of a solution is made.
-
-    Args:
-        aggregation: of the scores of its steps.
-        aggregation_from: who says so.
-    """
+    """How one score of a solution is made."""
 
     aggregation: Aggregation
-    aggregation_from: str
+    aggregation_from: str  # who says so
 
 
 @dataclass(frozen=True)
@@ -148,7 +138,7 @@ def measure_at_thresholds(
     """Rows of every entry and of the constant baselines, at each threshold.
 
     Args:
-        entries: at least one.
+        entries: at least one, all with the same solutions in the same order.
         measure: makes the metrics of each part of the data, at a threshold.
         sizes: solutions of each part.
     """
