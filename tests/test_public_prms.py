@@ -366,7 +366,7 @@ def test_files_that_are_no_manifests_are_named(tmp_path):
         with pytest.raises(ValueError, match=r"m\.yaml"):
             read_public_manifest(tmp_path / "m.yaml")
     (tmp_path / "m.yaml").write_text("{model: m, like: trl, correct_label: 2}")
-    with pytest.raises(ValueError, match="has the correct_label 2, expected one of 0, 1"):
+    with pytest.raises(ValueError, match="has the correct_label 2, expected 0 or 1"):
         read_public_manifest(tmp_path / "m.yaml")
 
 

@@ -63,36 +63,23 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
 
 
 def converted(file: Path, dtype: torch.dtype) -> Path:
-    """A folder with the dequantized model and the tokenizer of a GGUF file.
+    """A folder with the dequantized model, in `dtype`, and the tokenizer of a GGUF file.
 
     It is in ``$XDG_CACHE_HOME/prm_lightning`` (``~/.cache/prm_lightning``) and is made at the first
     call, since transformers takes half a minute to read a GGUF file. Another file, dtype or release
     of transformers makes another folder.
-
-    Args:
-        file: which one.
-        dtype: of the weights.
     """
     import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     stat = file.stat()
     made_from = (str(file.resolve()), stat.st_size, stat.st_mtime_ns, transformers.__version__)
     digest = hashlib.sha256(repr((made_from, str(dtype))).encode()).hexdigest()[:16]
     folder = cache_folder() / f"{file.stem}-{digest}"
-    if not folder.exists():
-        _convert(file, dtype, folder)
-    return folder
-
-
-def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=dtype,
-    )
+    if folder.exists():
+        return folder
+    kwargs: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True), "dtype": dtype}
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **kwargs)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     try:
         with written_folder(folder) as target:
@@ -101,6 +88,7 @@ def _convert(file: Path, dtype: torch.dtype, folder: Path) -> None:
     except OSError:
         if not folder.exists():  # else another process was faster
             raise
+    return folder
 
 
 def _package_file(name: str) -> Path:
@@ -124,18 +112,17 @@ def refuse_mistyped_path(name: str) -> None:
     path = Path(name)
     if path.exists() or len(path.parts) < 2:
         return
-    nearest: Path | None = Path(path.anchor)
-    for part in path.parts[1:] if path.anchor else path.parts:
-        assert nearest is not None
+    hint, nearest = "", Path(path.anchor)
+    for part in path.parts[len(nearest.parts) :]:
         names = [p.name for p in nearest.iterdir()] if nearest.is_dir() else []
         exists = (nearest / part).exists()
         close = [part] if exists else get_close_matches(part, names, n=1, cutoff=0.75)
-        nearest = nearest / close[0] if close else None
-        if nearest is None:
+        if not close:
             break
-    is_local = path.is_absolute() or name.startswith(".") or path.parent.is_dir()
-    if is_local or nearest is not None:
-        hint = f" Did you mean {str(nearest)!r}?" if nearest is not None else ""
+        nearest /= close[0]
+    else:
+        hint = f" Did you mean {str(nearest)!r}?"
+    if hint or path.is_absolute() or name.startswith(".") or path.parent.is_dir():
         raise ValueError(f"backbone: there is no folder or file {name!r}.{hint}")
 
 
