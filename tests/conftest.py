@@ -112,7 +112,7 @@ def tiny_config(kind: str = "llama", **changes):
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     }
-    return AutoConfig.for_model(kind, **(settings | KINDS[kind] | changes))
+    return AutoConfig.for_model(kind, **(settings | KINDS.get(kind, {}) | changes))
 
 
 @pytest.fixture(scope="session")

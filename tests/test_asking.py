@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from fake_claude import BATCH_FAULTS, TRANSIENT, FakeClaude, clumsy, honest
 
-from prm_lightning.labelling.ask import Asker, Patience, UnfinishedError
+from prm_lightning.labelling.ask import Asker, UnfinishedError
 from prm_lightning.labelling.batches import ask
 from prm_lightning.labelling.claude import connect
 from prm_lightning.labelling.journal import open_journal
@@ -38,10 +38,8 @@ def requests(count):
 def asking(folder, fake, budget=50.0, **patience):
     settings = {"longest_wait": 0.03, "in_a_row": 25, "timeout": 1.0, "tries": 25} | patience
     with open_journal(folder) as journal:
-        yield Asker(
-            lambda: connect("sk-ant-x", fake.url), journal, PRICES, budget, chunk=10,
-            patience=Patience(**settings),
-        )  # fmt: skip
+        client = lambda: connect("sk-ant-x", fake.url)  # noqa: E731
+        yield Asker(client, journal, PRICES, budget, chunk=10, **settings)
 
 
 def billed(fake):

@@ -4,17 +4,17 @@ import json
 import re
 import resource
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
-from conftest import tiny_config
 from safetensors.torch import load_file
 from test_prm import LINEAR_HEADS, TEMPLATES, tiny_prm
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from prm_lightning.interop import formats
 from prm_lightning.interop.card import read_encoding, scoring_code, write_card
 from prm_lightning.interop.export import main
+from prm_lightning.interop.formats import ExportOptions, write_weights
 from prm_lightning.interop.importing import main as import_main
 from prm_lightning.interop.parity import PROBES, compare, probes_for, require_parity
 from prm_lightning.modeling.backbone import Lora
@@ -53,85 +53,57 @@ def write(place, folder, format="token-classification", dtype="fp32", into="dequ
     """An export without the fresh process, and the lines that score with it."""
     prm = PRM.from_pretrained(place, "cpu")
     encoding = read_encoding(prm, format)
-    record = {"step_end_id": encoding.step_end_id, "branch": encoding.branch}
     folder.mkdir()
     probe(prm)  # in eval mode, after which some processors dequantize garbage
-    lm = formats.merge(prm, place, into, dtype)
-    if format == "causal-lm":
-        formats.write_causal_lm(lm, prm.head, encoding.verdicts, folder, record)
-    elif format == "qwen-prm":
-        formats.write_qwen_prm(lm, prm.head, folder, "INCORRECT/CORRECT", record)
-    else:
-        formats.write_classifier(lm, prm.head, folder, format, "INCORRECT/CORRECT", record)
+    options = ExportOptions(format, dtype, merge_into=into)
+    write_weights(prm, place, folder, options, asdict(encoding))
     prm.encoder.tokenizer.save_pretrained(folder)
     return scoring_code(str(folder), format, prm, encoding, dtype)
 
 
-@pytest.mark.parametrize("head", LINEAR_HEADS)
-@pytest.mark.parametrize(
-    ("kind", "template"), [("llama", t) for t in TEMPLATES] + [("qwen3", "chat")]
-)
-def test_plain_transformers_score_alike(tiny_model_folder, tmp_path, kind, head, template):
+CASES = [
+    ("token-classification", kind, head, template)
+    for head in LINEAR_HEADS
+    for kind, template in [*[("llama", template) for template in TEMPLATES], ("qwen3", "chat")]
+] + [
+    (format, kind, "token", template)
+    for format, kind in [
+        ("sequence-classification", "llama"),
+        ("sequence-classification", "qwen3"),
+        ("causal-lm", "llama"),
+    ]
+    for template in ("chat", "guide")
+]
+
+
+@pytest.mark.parametrize(("format", "kind", "head", "template"), CASES)
+def test_plain_transformers_score_alike(tiny_model_folder, tmp_path, format, kind, head, template):
     place = trained(tiny_model_folder(kind), tmp_path / "best_model", head, template)
     ours = probe(PRM.from_pretrained(place))
     flat = [score for row in ours for score in row]
     assert max(flat) - min(flat) > 0.1  # else anything would be close
-    theirs = run_card(write(place, tmp_path / "out"))
+    theirs = run_card(write(place, tmp_path / "out", format))
     assert compare(ours, theirs, 0.5).largest < 1e-5
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     name = {"llama": "Llama", "qwen3": "Qwen3"}[kind]
-    assert config["architectures"] == [f"{name}ForTokenClassification"]
-    assert config["id2label"] == {"0": "INCORRECT", "1": "CORRECT"}
+    suffix = {"token-classification": "ForTokenClassification", "causal-lm": "ForCausalLM"}
+    assert config["architectures"] == [name + suffix.get(format, "ForSequenceClassification")]
     assert "quantization_config" not in config
-
-
-@pytest.mark.parametrize(
-    ("format", "kind"),
-    [
-        ("sequence-classification", "llama"),
-        ("sequence-classification", "qwen3"),
-        ("causal-lm", "llama"),
-    ],
-)
-@pytest.mark.parametrize("template", ["chat", "guide"])
-def test_other_layouts_score_alike(tiny_model_folder, tmp_path, format, kind, template):
-    place = trained(tiny_model_folder(kind), tmp_path / "best_model", "token", template)
-    ours = probe(PRM.from_pretrained(place))
-    theirs = run_card(write(place, tmp_path / "out", format))
-    assert compare(ours, theirs, 0.5).largest < 1e-5
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     if format == "causal-lm":  # two rows of a head of its own, whose others are the embeddings
         differ = (tensors["lm_head.weight"] != tensors["model.embed_tokens.weight"]).any(dim=1)
         assert differ.sum() == 2
-        assert not AutoConfig.from_pretrained(tmp_path / "out").tie_word_embeddings
-    else:  # SGLang fills a missing bias of its Qwen classes at random
-        assert ("score.bias" in tensors) == (kind == "qwen3")
-        assert not tensors.get("score.bias", torch.zeros(2)).any()
-
-
-def qwen2_folder(tokenizer, folder):
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    same = tiny_config().to_dict()
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    config = Qwen2Config(
-        num_attention_heads=4, num_key_value_heads=2, **{name: same[name] for name in names}
-    )
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=0.15)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+        assert not config["tie_word_embeddings"]
+        return
+    assert config["id2label"] == {"0": "INCORRECT", "1": "CORRECT"}
+    # SGLang fills a missing bias of its Qwen classes at random.
+    assert ("score.bias" in tensors) == (format == "sequence-classification" and kind == "qwen3")
+    assert not tensors.get("score.bias", torch.zeros(2)).any()
 
 
 @pytest.mark.parametrize("head", ["classes", "two_layers"])
-def test_a_head_becomes_two_layers_and_comes_back(tokenizer, tmp_path, head):
-    base = qwen2_folder(tokenizer, tmp_path / "base")
-    place = trained(base, tmp_path / "best_model", head)
+def test_a_head_becomes_two_layers_and_comes_back(tiny_model_folder, tmp_path, head):
+    place = trained(tiny_model_folder("qwen2"), tmp_path / "best_model", head)
     prm = PRM.from_pretrained(place)
     theirs = run_card(write(place, tmp_path / "out", "qwen-prm"))
     assert compare(probe(prm), theirs, 0.5).largest < 1e-5
@@ -165,13 +137,15 @@ def test_a_trained_step_end_lies_in_the_embeddings(tiny_model_folder, tmp_path):
     assert changed == [prm.manifest.step_end_id]
 
 
-def test_weights_are_rounded_once(tiny_model_folder, tmp_path):
-    place = trained(tiny_model_folder(), tmp_path / "best_model")
-    write(place, tmp_path / "full")
-    theirs = run_card(write(place, tmp_path / "half", dtype="bf16"))
+def test_a_full_model_is_rounded_once(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder(), tmp_path / "best_model", lora=None)
+    ours = probe(PRM.from_pretrained(place))
+    whole = run_card(write(place, tmp_path / "full"))
+    assert compare(ours, whole, 0.5).largest < 1e-5
+    rounded = run_card(write(place, tmp_path / "half", dtype="bf16"))
     full, half = (load_file(tmp_path / n / "model.safetensors") for n in ("full", "half"))
     assert all(torch.equal(half[name], full[name].bfloat16()) for name in full)
-    require_parity(compare(probe(PRM.from_pretrained(place)), theirs, 0.5), False, None, "export")
+    require_parity(compare(ours, rounded, 0.5), False, None, "export")
 
 
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
@@ -186,12 +160,6 @@ def test_quantized_bases_are_dequantized_and_then_merged(tiny_model_folder, tmp_
     require_parity(dequantized, False, None, "export")
     if quantize == "nf4":  # 8 bits are near the original
         assert dequantized.mean < original.mean / 5
-
-
-def test_a_full_model_is_exported_as_it_is(tiny_model_folder, tmp_path):
-    place = trained(tiny_model_folder(), tmp_path / "best_model", lora=None)
-    theirs = run_card(write(place, tmp_path / "out"))
-    assert compare(probe(PRM.from_pretrained(place)), theirs, 0.5).largest < 1e-5
 
 
 def test_large_differences_and_broken_scores_are_refused():
@@ -217,16 +185,9 @@ def test_the_card_tells_what_was_trained_and_how_to_serve(tiny_model_folder, tmp
         json.dumps({"sources": sources, "fingerprint": "f00"})
     )
     rows = [
-        {"problem": p, **row}
-        for p in ("Ann?", "Bob?", "Cid?")
-        for row in (
-            {
-                "labels": [1.0, None],
-                "scores": [0.9, 0.8 if p == "Ann?" else 0.4],
-                "first_error": -1,
-            },
-            {"labels": [1.0, 0.0], "scores": [0.9, 0.1], "first_error": 1},
-        )
+        {"problem": p, "labels": labels, "scores": [0.9, last], "first_error": error}
+        for p, doubtful in (("Ann?", 0.8), ("Bob?", 0.4), ("Cid?", 0.4))
+        for labels, last, error in (([1.0, None], doubtful, -1), ([1.0, 0.0], 0.1, 1))
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "run" / "val_scores.jsonl").write_text(lines)
@@ -295,21 +256,10 @@ def test_what_cannot_be_exported_is_one_line(tiny_model_folder, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_probe_is_longer_than_a_sliding_window(tokenizer, tmp_path):
+def test_a_probe_is_longer_than_a_sliding_window(tiny_model_folder, tmp_path):
     """A fault of the attention beyond the window shows in no other probe."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(0)
-    model = MistralForCausalLM(
-        MistralConfig(**tiny_config().to_dict() | {"model_type": "mistral", "sliding_window": 256})
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=0.15)
-    model.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    place = trained(tmp_path / "base", tmp_path / "best_model")
+    base = shutil.copytree(tiny_model_folder("mistral", sliding_window=256), tmp_path / "base")
+    place = trained(base, tmp_path / "best_model")
     prm = PRM.from_pretrained(place, "cpu")
     *usual, (problem, steps) = probes_for(prm)
     assert usual == PROBES
@@ -326,22 +276,12 @@ def test_a_probe_is_longer_than_a_sliding_window(tokenizer, tmp_path):
         differ = (hidden[0] - hidden[1]).abs().amax(-1)[0][list(encoded.step_positions)] > 1e-3
     assert not differ[0]
     assert differ[-1]
-    AutoConfig.from_pretrained(tmp_path / "base", sliding_window=None).save_pretrained(
-        tmp_path / "base"
-    )
+    AutoConfig.from_pretrained(base, sliding_window=None).save_pretrained(base)
     assert probes_for(PRM.from_pretrained(place, "cpu")) == PROBES
 
 
-def test_an_architecture_without_a_class_is_named(tokenizer, tmp_path):
-    from transformers import OlmoConfig, OlmoForCausalLM
-
-    config = OlmoConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=4,
-    )  # fmt: skip
-    OlmoForCausalLM(config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    place = trained(tmp_path / "base", tmp_path / "run" / "best_model")
+def test_an_architecture_without_a_class_is_named(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder("olmo"), tmp_path / "run" / "best_model")
     with pytest.raises(ValueError, match=r"no token classification class.* OlmoForCausalLM"):
         cut(place, out=tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
@@ -412,11 +352,10 @@ def test_a_difference_that_is_too_large_leaves_nothing(tiny_model_folder, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_sharded_untied_base_is_exported(tokenizer, tmp_path):
-    from transformers import LlamaForCausalLM
-
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(tiny_config("llama", tie_word_embeddings=False))
+def test_a_sharded_untied_base_is_exported(tiny_model_folder, tokenizer, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_model_folder("llama", tie_word_embeddings=False)
+    )
     model.save_pretrained(tmp_path / "base", max_shard_size="60KB")
     tokenizer.save_pretrained(tmp_path / "base")
     assert len(list((tmp_path / "base").glob("*.safetensors"))) > 1

@@ -1,20 +1,16 @@
 """Imported models score as the public ones they come from, or are refused."""
 
 import json
-import math
 import shutil
 
 import pytest
 import torch
 import yaml
 from conftest import tiny_config
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prm_lightning.interop.export import export
-from prm_lightning.interop.formats import merge, write_classifier, write_qwen_prm
-from prm_lightning.interop.from_public import moved_threshold, shift_of
+from prm_lightning.interop.formats import ExportOptions, write_weights
 from prm_lightning.interop.importing import main
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import load_scorer
@@ -191,48 +187,23 @@ def test_a_bias_is_kept_through_training_and_exports(biased, trl, tmp_path):
     for format in ("sequence-classification", "causal-lm"):
         with pytest.raises(ValueError, match=rf"{format} (has no place for the bias|needs a tok)"):
             export(folder, str(tmp_path / "out"), format=format)
-    merged = merge(PRM.from_pretrained(folder), tmp_path / "ours", "dequantized", "fp32")
-    record = {"step_end_id": prm.manifest.step_end_id, "branch": ()}
-    out = tmp_path / "out"
-    write_classifier(merged, prm.head, out, "token-classification", "LABEL_0/LABEL_1", record)
-    prm.encoder.tokenizer.save_pretrained(out)
-    require_equal(prm, load_scorer(str(manifest(tmp_path, out, like="trl"))))
 
 
-def test_a_bias_lies_in_the_two_layers_of_qwen_too(biased, tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("format", "head", "bias"),
+    [("token-classification", "linear", [0.1, 0.4]), ("qwen-prm", "two_layer", [0.0, 0.0])],
+)
+def test_a_bias_is_exported_and_comes_back(biased, tmp_path, format, head, bias):
     prm = run(biased, tmp_path / "ours")
-    theirs = load_scorer(str(manifest(tmp_path, biased, like="trl")))
-    merged = merge(PRM.from_pretrained(tmp_path / "ours"), tmp_path / "ours", "dequantized", "fp32")
     record = {"step_end_id": prm.manifest.step_end_id, "branch": ()}
-    out = tmp_path / "out"
-    write_qwen_prm(merged, prm.head, out, "LABEL_0/LABEL_1", record)
+    out, options = tmp_path / "out", ExportOptions(format, "fp32")
+    write_weights(PRM.from_pretrained(tmp_path / "ours"), tmp_path / "ours", out, options, record)
     prm.encoder.tokenizer.save_pretrained(out)
-    file = manifest(tmp_path, out, like="trl", head="two_layer")
+    file = manifest(tmp_path, out, like="trl", head=head)
     require_equal(prm, load_scorer(str(file)))
     again = run(file, tmp_path / "again")
-    require_equal(again, theirs)
-    assert again.head.bias.tolist() == pytest.approx([0.3])
-    run(file, tmp_path / "dropped", "--bias", "drop")
-
-
-def test_a_bias_is_dropped_with_the_threshold(biased, tmp_path, capsys):
-    prm = run(biased, tmp_path / "ours", "--bias", "drop")
-    assert "BIAS of +0.3 log-odds dropped" in capsys.readouterr().out
-    assert prm.threshold == pytest.approx(1 / (1 + math.exp(0.3)))
-    scorer = load_scorer(str(manifest(tmp_path, biased, like="trl")))
-    for ours, theirs in zip(
-        prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS), strict=True
-    ):
-        shifted = torch.logit(torch.tensor(ours, dtype=torch.float64)) + 0.3
-        assert shifted.sigmoid().tolist() == pytest.approx(theirs, abs=1e-6)
-
-
-@given(p=st.floats(0.001, 0.999), threshold=st.floats(0.01, 0.99), bias=st.floats(-3, 3))
-def test_the_moved_threshold_flags_the_same_steps(p, threshold, bias):
-    assume(abs(p - threshold) > 1e-6)
-    without = 1 / (1 + math.exp(bias) * (1 - p) / p)
-    assert (without < moved_threshold(threshold, bias)) == (p < threshold)
-    assert abs(without - p) <= shift_of(bias) + 1e-9
+    require_equal(again, load_scorer(str(manifest(tmp_path, biased, like="trl"))))
+    assert again.head.bias is None or again.head.bias.tolist() == pytest.approx(bias)
 
 
 def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
@@ -250,22 +221,16 @@ def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
 def test_two_layers_stay_two_layers(tokenizer, tmp_path):
     from transformers import LlamaForCausalLM
 
-    first = {"score.0.weight": torch.randn(32, 32) / 4, "score.0.bias": torch.randn(32)}
-    second = {"score.2.weight": torch.randn(2, 32) / 4, "score.2.bias": torch.randn(2)}
-    difference = torch.zeros(2, 32)
-    difference[1, :2] = torch.tensor([1.0, -1.0])  # of two units that are no mirror of each other
-    for name, rows in (("dense", second["score.2.weight"]), ("sparse", difference)):
-        head = first | second | {"score.2.weight": rows}
-        save(random_model(LlamaForCausalLM), tokenizer, tmp_path / name, head)
-        file = manifest(tmp_path, name, like="qwen-math-prm", step_end="\n")
-        prm = run(file, tmp_path / "ours" / name)
-        require_equal(prm, load_scorer(str(file)))
-        assert prm.manifest.head == "two_layers"
-        with pytest.raises(ValueError, match=r"has two layers.* Leave --bias drop out"):
-            run_to(file, tmp_path / "dropped", "--bias", "drop")
-        assert not (tmp_path / "dropped").exists()
-        with pytest.raises(ValueError, match="nothing holds a head of two layers on a backbone"):
-            export(str(tmp_path / "ours" / name), str(tmp_path / "out"))
+    model = random_model(LlamaForCausalLM)
+    rows = {"score.0.weight": (32, 32), "score.0.bias": (32,), "score.2.weight": (2, 32)}
+    head = {name: torch.randn(shape) for name, shape in rows.items()}
+    save(model, tokenizer, tmp_path / "public", head | {"score.2.bias": torch.randn(2)})
+    file = manifest(tmp_path, "public", like="qwen-math-prm", step_end="\n")
+    prm = run(file, tmp_path / "ours")
+    require_equal(prm, load_scorer(str(file)))
+    assert prm.manifest.head == "two_layers"
+    with pytest.raises(ValueError, match="nothing holds a head of two layers on a backbone"):
+        export(str(tmp_path / "ours"), str(tmp_path / "out"))
 
 
 def test_what_cannot_be_imported_is_one_line(trl, tmp_path):

@@ -11,14 +11,14 @@ import time
 
 import pytest
 
-from prm_lightning.labelling.journal import Parsed, open_journal
+from prm_lightning.labelling.journal import Stage, open_journal
 from prm_lightning.labelling.prompts import Answer, Request
 
 REQUEST = Request("judge", '{"model":"m"}', "words", 2, "v1")
 
 
 def parsed(request, batched, raw):
-    return Parsed(Answer("judged", raw.decode()), {"output_tokens": 1}, 0.25)
+    return Answer("judged", raw.decode()), {"output_tokens": 1}, 0.25
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_everything_that_tells_two_requests_apart_is_in_the_key(change):
 
 def test_a_request_goes_from_sent_to_received_to_parsed(tmp_path):
     with open_journal(tmp_path) as journal:
-        [send] = journal.send([(REQUEST, 1.0)])
+        send = journal.send(REQUEST, 1.0)
         assert journal.is_open(REQUEST.key)
         assert (journal.paid, journal.outstanding) == (0.0, 1.0)
         journal.receive([(send, b"raw")])
@@ -48,7 +48,7 @@ def test_a_request_goes_from_sent_to_received_to_parsed(tmp_path):
 
 def test_what_was_on_its_way_when_the_process_died_stays_held(tmp_path):
     with open_journal(tmp_path) as journal:
-        journal.send([(REQUEST, 1.0)])
+        journal.send(REQUEST, 1.0)
     with open_journal(tmp_path) as journal:
         assert not journal.is_open(REQUEST.key)  # so it is asked again
         assert journal.answer(REQUEST.key) is None
@@ -57,7 +57,7 @@ def test_what_was_on_its_way_when_the_process_died_stays_held(tmp_path):
 
 def test_failures_release_or_hold_the_worst_cost(tmp_path):
     with open_journal(tmp_path) as journal:
-        first, second, third = journal.send([(REQUEST, 1.0), (REQUEST, 2.0), (REQUEST, 4.0)])
+        first, second, third = (journal.send(REQUEST, usd) for usd in (1.0, 2.0, 4.0))
         journal.fail([first], "void", "429")
         assert journal.committed == 6.0
         journal.fail([second], "lost", "cut")
@@ -71,9 +71,9 @@ def test_failures_release_or_hold_the_worst_cost(tmp_path):
 
 def test_an_answer_whose_cost_is_unknown_costs_its_worst(tmp_path):
     with open_journal(tmp_path) as journal:
-        [send] = journal.send([(REQUEST, 1.0)])
+        send = journal.send(REQUEST, 1.0)
         journal.receive([(send, b"<html>")])
-        journal.parse(lambda request, batched, raw: Parsed(Answer("unreadable"), {}, None))
+        journal.parse(lambda request, batched, raw: (Answer("unreadable"), {}, None))
         assert journal.answer(REQUEST.key) is None
         assert (journal.paid, journal.outstanding) == (1.0, 0.0)
 
@@ -86,7 +86,7 @@ def test_a_batch_survives_its_process(tmp_path):
         assert (found.name, found.known, found.size) == (None, ["older"], 1)
         assert journal.is_open(REQUEST.key)  # in that batch, if it exists
         journal.name_batch(batch, "b1")
-        journal.disown_batch(batch, "b1")
+        journal.disown_batch(journal.open_batches()[0])
         assert journal.open_batches()[0].known == ["older", "b1"]
         journal.settle_batch(batch, "void", "never created")
         assert journal.committed == 0.0
@@ -95,7 +95,7 @@ def test_a_batch_survives_its_process(tmp_path):
 
 def test_stored_lists_grow_page_by_page_and_are_kept(tmp_path):
     with open_journal(tmp_path) as journal:
-        stored = journal.stage("solutions")
+        stored = Stage(journal, "solutions")
         stored.append(range(1200))
         stored.append([{"text": "a\u2028\x00\ud800"}])
         assert len(stored) == 1201 and not stored.is_finished
@@ -103,8 +103,8 @@ def test_stored_lists_grow_page_by_page_and_are_kept(tmp_path):
         assert list(stored)[-1] == {"text": "a\u2028\x00\ud800"}
         stored.finish({"dropped": 3})
     with open_journal(tmp_path) as journal:
-        assert journal.stage("solutions").about == {"dropped": 3}
-        assert len(journal.stage("others")) == 0
+        assert Stage(journal, "solutions").about == {"dropped": 3}
+        assert len(Stage(journal, "others")) == 0
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):

@@ -193,13 +193,12 @@ def test_requests_without_an_answer_get_an_outcome_and_no_label():
 @given(
     chances=st.lists(st.integers(0, K), min_size=1, max_size=9),
     labels=st.sampled_from(["hard", "soft"]),
-    at_once=st.integers(1, 4),
 )
-def test_halving_agrees_with_every_where_prefixes_only_get_worse(chances, labels, at_once):
+def test_halving_agrees_with_every_where_prefixes_only_get_worse(chances, labels):
     falling = [K, *sorted(chances, reverse=True)]
     asked = [request(len(chances))] * 3
     every, binary = (
-        list(RolloutJudge(Script(falling), K, labels, search, at_once=at_once).judge(asked))
+        list(RolloutJudge(Script(falling), K, labels, search).judge(asked))
         for search in ("every", "binary")
     )
     assert every == every[:1] * 3 and binary == binary[:1] * 3

@@ -143,16 +143,13 @@ def test_method_2_writes_and_judges_with_claude(fake):
     assert set(stages) == {"write claude-haiku-5-5", "judge claude-sonnet-5-5"}
 
 
-def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch):
+def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys):
     file = write(solution(i) for i in range(10))
     label("--solutions", file, "--dry_run")
     counted = capsys.readouterr().err
     assert "10 requests to claude-sonnet-5-5" in counted and "at most $" in counted
-    assert "as the API counts" in counted and fake.usages == []
+    assert fake.headers == []
     worst = float(counted.rpartition("at most $")[2].partition(")")[0])
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    label("--solutions", file, "--dry_run")
-    assert "a guess" in capsys.readouterr().err
     label(
         "--method", 2, "--dry_run", "--num_samples", 500, "--num_rollouts", 3, "--problems", "a/b"
     )
@@ -160,7 +157,6 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch)
     assert "1,500 requests to claude-haiku-5-5" in planned
     assert "1,500 requests to claude-sonnet-5-5" in planned
     assert [p.name for p in Path().iterdir()] == [file]
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     label("--solutions", file, *PAY)
     assert 0 < record("data/prm_dataset_method1_SE")["cost"]["paid_usd"] <= worst
 
@@ -170,7 +166,7 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch)
     [
         (["--solutions", "s.jsonl"], "--budget USD"),
         (["--solutions", "s.jsonl", "--budget", "5"], "--yes"),
-        (["--solutions", "s.jsonl", "--budget", "-1"], "budget is -1"),
+        (["--solutions", "s.jsonl", "--budget", "-1"], "-1"),
         (["--solutions", "s.jsonl", "--judge_model", "claude-9", *PAY], "'claude-9' has no price"),
         (["--solutions", "s.jsonl", "--judge_model", "claude-sonnet-4-20250514", *PAY], "retired"),
         (["--solutions", "s.jsonl", "--judge_model", "claude-opus-5-5", *PAY], "404"),
@@ -275,6 +271,7 @@ def test_after_ctrl_c_nothing_is_asked_for_twice(fake, monkeypatch, capsys):
     line = ["--solutions", write(solution(i) for i in range(6)), *PAY]
     monkeypatch.setattr("sys.argv", ["prm_lightning", "label", *line])
     answer, calls = Claude.ask, itertools.count(1)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 
     def interrupted(self, params, key, timeout):
         if next(calls) == 3:
@@ -284,6 +281,7 @@ def test_after_ctrl_c_nothing_is_asked_for_twice(fake, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Claude, "ask", interrupted)
         assert door() == 1
+    signal.signal(signal.SIGINT, usual)
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: label: interrupted")
     received = len(fake.usages)
     assert door() == 0

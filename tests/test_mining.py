@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.labelling.mining import answer_of, fail_rates
+from prm_lightning.labelling.solutions import answer_of, fail_rates
 from prm_lightning.sources.problems import Problem
 from prm_lightning.types import Completion, Sampling
 

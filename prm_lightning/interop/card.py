@@ -52,15 +52,8 @@ class Encoding:
     """How the ids of a solution are built, for readers without this project.
 
     ``before + ids(problem) + after``, then for every step ``ids(step) + [step_end_id]``; a score
-    is read at the last id of that and ``branch``.
-
-    Args:
-        before: ids in front of the problem.
-        after: ids between the problem and the first step.
-        step_end: the string whose one token ends a step.
-        step_end_id: that token's id.
-        branch: ids after a step end that ask for the verdict; empty where the step end is read.
-        verdicts: ids of the tokens for wrong and right where the LM head is read; else None.
+    is read at the last id of that and ``branch``, which asks for the verdict and may be empty.
+    ``verdicts`` are the tokens for wrong and right where the LM head is read, else None.
     """
 
     before: list[int]
@@ -74,10 +67,9 @@ class Encoding:
 def read_encoding(prm: PRM, format: Format) -> Encoding:
     """How a model encodes, seen from what it makes of two problems of one letter."""
     encoder = prm.encoder
-    a, b = (list(encoder.encode(letter, ["x"]).input_ids) for letter in "ab")
     (step,) = encoder.tokenizer(["x"], add_special_tokens=False)["input_ids"]
     steps = len(step) + 1  # with the step end
-    a, b = a[:-steps], b[:-steps]
+    a, b = (list(encoder.encode(letter, ["x"]).input_ids)[:-steps] for letter in "ab")
     verdicts = verdict_ids(encoder.tokenizer, encoder.template) if format == "causal-lm" else None
     return Encoding(
         before=shared_beginning(a, b),
@@ -91,8 +83,7 @@ def read_encoding(prm: PRM, format: Format) -> Encoding:
 
 def shared_beginning(a: Sequence[int], b: Sequence[int]) -> list[int]:
     """What two sequences of ids have in common at their beginnings."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
-    return [x for x, _ in same]
+    return [x for x, y in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))]
 
 
 def scoring_code(
@@ -101,14 +92,7 @@ def scoring_code(
     """Python that scores with an exported folder and knows nothing of this project.
 
     It defines ``tokenizer``, ``model`` and ``score(problem, steps)``, which gives P(correct) of
-    every step.
-
-    Args:
-        folder: as the code names it.
-        format: of the folder.
-        prm: that was exported.
-        encoding: of its text.
-        dtype: that an adapter's base model is loaded in.
+    every step. `folder` is as the code names it, `dtype` what an adapter's base is loaded in.
     """
     config = prm.manifest.backbone.settled()
     auto, _ = AUTO_CLASSES[format]
@@ -123,10 +107,7 @@ def scoring_code(
         prompt=decode(encoding.before) + "{problem}" + decode(encoding.after),
         auto=auto,
         classes=", ".join(sorted(classes)),
-        base=config.name,
-        revision=config.revision,
-        quantize=config.quantize,
-        compute_dtype=config.dtype,
+        config=config,
         dtype={"bf16": "bfloat16", "fp32": "float32"}[dtype],
     )
 
@@ -156,18 +137,21 @@ def write_card(
     architecture = type(prm.backbone.causal_lm).__name__.replace("CausalLM", "")
     overrides = {}
     if encoding.verdicts is not None:  # tells vLLM that two rows of the LM head are the classes
-        tokens = prm.encoder.tokenizer.convert_ids_to_tokens(encoding.verdicts)
         overrides = {
             "architectures": [f"{architecture}SequenceClassification"],
-            "classifier_from_token": tokens,
+            "classifier_from_token": prm.encoder.tokenizer.convert_ids_to_tokens(encoding.verdicts),
             "method": "no_post_processing",
         }
+    pooler: dict[str, Any] = {"tok_pooling_type": "STEP", "step_tag_id": encoding.step_end_id}
+    if encoding.branch:  # the step end is not where scores are read
+        pooler = {"task": "token_classify"}
+    elif format not in ("token-classification", "qwen-prm"):
+        pooler = {"task": "token_classify"} | pooler
     return _render(
         "card.md.j2",
         manifest=manifest,
         base=base,
         hub_base=base.count("/") == 1 and not Path(base).exists(),
-        rank=0 if manifest.backbone.lora is None else manifest.backbone.lora.r,
         context=prm.backbone.context,
         folder=folder,
         format=format,
@@ -178,7 +162,7 @@ def write_card(
         example=EXAMPLE,
         example_ids=list(prm.encode(*EXAMPLE).input_ids),
         overrides=overrides,
-        every_step_pooler=_every_step_pooler(format, encoding),
+        every_step_pooler=pooler,
         training=_training(run / "data.json", manifest.data_fingerprint),
         validation=_validation(run / "val_scores.jsonl", manifest.threshold),
     )
@@ -196,15 +180,6 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(values)
 
 
-def _every_step_pooler(format: Format, encoding: Encoding) -> dict[str, Any]:
-    """Settings of a vLLM server that reads every step."""
-    step = {"tok_pooling_type": "STEP", "step_tag_id": encoding.step_end_id}
-    task = {"task": "token_classify"}
-    if encoding.branch:  # the step end is not where scores are read
-        return task
-    return step if format in ("token-classification", "qwen-prm") else task | step
-
-
 def _training(path: Path, fingerprint: str | None) -> dict[str, Any] | None:
     """What data.json says of the training data; None if it is of another run."""
     if not path.is_file():
@@ -213,10 +188,10 @@ def _training(path: Path, fingerprint: str | None) -> dict[str, Any] | None:
     return report if fingerprint in (None, report.get("fingerprint")) else None
 
 
-def _validation(path: Path, threshold: float) -> str:
+def _validation(path: Path, threshold: float) -> dict[str, Any] | None:
     """Metrics of the validation data, from the scores that the run kept."""
     if not path.is_file():
-        return ""
+        return None
     rows = [row.values for row in read_rows(str(path)) if isinstance(row, Row)]
     problems = [normalise_problem(str(row.get("problem", i))) for i, row in enumerate(rows)]
     scores, _ = to_step_scores(
@@ -227,13 +202,10 @@ def _validation(path: Path, threshold: float) -> str:
     )
     counts = draw_problems(problems, RESAMPLES, seed=0).counts
     measured = {k: summarise(v) for k, v in measure_part(scores, threshold, counts).items()}
-    lines = ["| metric | value [95 % interval] |", "| --- | --- |"]
-    for name, title in SHOWN.items():
-        if not math.isnan(measured[name].value):
-            lines.append(f"| {title} | {measured[name]} |")
-    return (
-        f"On the {len(rows)} validation solutions ({len(scores.supervised.labels)} labelled steps, "
-        f"{len(set(problems))} problems) of the training run, on which the threshold may have been "
-        "fitted and this model chosen; intervals by drawing problems. Figures on test data are "
-        "made by `python -m prm_lightning evaluate`.\n\n" + "\n".join(lines)
-    )
+    known = {name: title for name, title in SHOWN.items() if not math.isnan(measured[name].value)}
+    return {
+        "solutions": len(rows),
+        "steps": len(scores.supervised.labels),
+        "problems": len(set(problems)),
+        "metrics": {title: measured[name] for name, title in known.items()},
+    }

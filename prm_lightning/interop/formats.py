@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prm_lightning.interop import ExportDtype, Format, LabelNames, MergeInto
-from prm_lightning.modeling.backbone import TreeModel, load_backbone
+from prm_lightning.modeling.backbone import load_backbone
 from prm_lightning.modeling.heads import StepHead
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, ADAPTER_FILE
 from prm_lightning.modeling.prm import PRM
@@ -23,6 +23,18 @@ TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # SGLang 0.5 builds the heads of these with a bias, at random where the checkpoint has none.
 BIASED_IN_SGLANG = ("qwen2", "qwen3")
 ADAPTER_PREFIX = "base_model.model.score"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how; see `export`. Its card calls it `repo`, if that is given."""
+
+    format: Format
+    dtype: ExportDtype
+    labels: LabelNames = "INCORRECT/CORRECT"
+    merge_into: MergeInto = "dequantized"
+    tolerance: float | None = None
+    repo: str | None = None
 
 
 def require_format(prm: PRM, format: Format) -> None:
@@ -53,7 +65,7 @@ def require_format(prm: PRM, format: Format) -> None:
     elif format == "adapter" and config.name.endswith(".gguf"):
         reason = f"needs a base model that PEFT can load, this one is the GGUF file {config.name!r}"
     elif format in ("sequence-classification", "causal-lm") and prm.head.bias is not None:
-        reason = "has no place for the bias that this head was imported with (import --bias drop)"
+        reason = "has no place for the bias that this head was imported with"
     if reason:
         raise ValueError(f"export: the format {format} {reason}. Take --format {instead}.")
     if format in ("token-classification", "sequence-classification"):
@@ -64,6 +76,41 @@ def compute_in_float32(prm: PRM) -> None:
     """Let a model that is not quantized compute in float32, with the weights that it has."""
     prm.float()
     prm.backbone.config = replace(prm.backbone.config, dtype="float32")
+
+
+def write_weights(
+    prm: PRM, place: Path, folder: Path, options: ExportOptions, record: Mapping[str, Any]
+) -> None:
+    """Write the weights and the configuration of one format.
+
+    Args:
+        prm: loaded from `place`; it cannot score any more afterwards.
+        place: its folder.
+        folder: to write into.
+        options: of a format that can hold it, see `require_format`.
+        record: how text becomes ids; it goes into config.json as ``prm``.
+    """
+    format = options.format
+    if format == "adapter":
+        _write_adapter(place, prm.head, folder)
+        return
+    lm = merge(prm, place, options.merge_into, options.dtype)
+    if format == "causal-lm":
+        target = _with_verdict_rows(lm, prm.head, record)
+    else:
+        target = _around(lm, _classifier_class(lm, format), options.labels, record)
+        rows, bias = label_rows(prm.head)
+        if format == "qwen-prm":
+            target.score = _two_layers(prm.head, rows, torch.zeros(2) if bias is None else bias)
+        else:
+            if format == "sequence-classification" and lm.config.model_type in BIASED_IN_SGLANG:
+                bias = torch.zeros(2)
+            target.config.token_classification_bias = bias is not None
+            target.score = _linear(rows, bias)
+        target = target.to(lm.dtype)
+    target.save_pretrained(folder)
+    if format == "qwen-prm":
+        _edit_json(folder / "config.json", {"architectures": ["Qwen2ForProcessRewardModel"]})
 
 
 def merge(prm: PRM, folder: Path, into: MergeInto, dtype: ExportDtype) -> Any:
@@ -82,69 +129,30 @@ def merge(prm: PRM, folder: Path, into: MergeInto, dtype: ExportDtype) -> Any:
     Returns:
         A `transformers` causal language model without adapters and quantization, on the CPU.
     """
+    from peft import PeftModel
+
     config = prm.manifest.backbone
     if config.lora is None:
         return prm.backbone.model.to("cpu", TORCH_DTYPES[dtype])
-    if config.quantize == "none":
-        lm = prm.backbone.model
-    elif into == "original":
+    lm = prm.backbone.model
+    if config.quantize != "none" and into == "original":
         lm = load_backbone(replace(config, quantize="none"), saved=folder).model
-    else:
-        lm = _dequantize(prm.backbone, folder)
+    elif config.quantize != "none":
+        lm = PeftModel.from_pretrained(lm.unload().dequantize(), folder)
     if dtype == "fp32":
         lm = lm.float()
     return lm.merge_and_unload().to("cpu", TORCH_DTYPES[dtype])
 
 
-def _dequantize(backbone: TreeModel, folder: Path) -> Any:
-    """The same base in ordinary weights, with the adapters attached anew."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(backbone.model.unload().dequantize(), folder)
-
-
-def write_classifier(
-    lm: Any,
-    head: StepHead,
-    folder: Path,
-    format: Format,
-    labels: LabelNames,
-    record: Mapping[str, Any],
-) -> None:
-    """Write ``<Arch>ForTokenClassification`` or ``<Arch>ForSequenceClassification``.
-
-    Args:
-        lm: the merged language model, whose dtype all tensors get.
-        head: its rows become `label_rows`.
-        folder: to write into.
-        format: one of the two.
-        labels: names of the two.
-        record: how text becomes ids; it goes into config.json as ``prm``.
-    """
-    target = _around(lm, _classifier_class(lm, format), labels, record)
-    rows, bias = label_rows(head)
-    if format == "sequence-classification" and lm.config.model_type in BIASED_IN_SGLANG:
-        bias = torch.zeros(2)
-    target.config.token_classification_bias = bias is not None
-    target.score = _linear(rows, bias)
-    target.to(lm.dtype).save_pretrained(folder)
-
-
-def write_qwen_prm(
-    lm: Any, head: StepHead, folder: Path, labels: LabelNames, record: Mapping[str, Any]
-) -> None:
-    """Write ``Qwen2ForProcessRewardModel``: two layers with a ReLU.
+def _two_layers(head: StepHead, rows: Tensor, bias: Tensor) -> nn.Module:
+    """The two layers with a ReLU of ``Qwen2ForProcessRewardModel``.
 
     They are those of a head of two layers; or else they say what one row says. With the row u for
     the log-odds and a bias b, which may be 0, the first layer computes u·h + b and -u·h - b and
     the second takes their difference: relu(x) - relu(-x) = x.
     """
-    target = _around(lm, _classifier_class(lm, "token-classification"), labels, record)
-    rows, bias = label_rows(head)
-    bias = torch.zeros(2) if bias is None else bias
     if head.inner is not None:
-        first = _linear(head.inner.weight, head.inner.bias)
-        second = _linear(rows, bias)
+        first, second = _linear(head.inner.weight, head.inner.bias), _linear(rows, bias)
     else:
         size = rows.shape[1]
         weight, offset, difference = (
@@ -156,15 +164,11 @@ def write_qwen_prm(
         offset[0], offset[1] = bias[1] - bias[0], bias[0] - bias[1]
         difference[1, 0], difference[1, 1] = 1, -1
         first, second = _linear(weight, offset), _linear(difference, torch.zeros(2))
-    target.score = nn.Sequential(first, nn.ReLU(), second)
-    target.to(lm.dtype).save_pretrained(folder)
-    _edit_json(folder / "config.json", {"architectures": ["Qwen2ForProcessRewardModel"]})
+    return nn.Sequential(first, nn.ReLU(), second)
 
 
-def write_causal_lm(
-    lm: Any, head: StepHead, verdicts: tuple[int, int], folder: Path, record: Mapping[str, Any]
-) -> None:
-    """Write a language model two of whose LM-head rows are the verdict.
+def _with_verdict_rows(lm: Any, head: StepHead, record: Mapping[str, Any]) -> Any:
+    """A language model two of whose LM-head rows are the verdict.
 
     The rows of the tokens for wrong and right become m - v/2 and m + v/2, with their mean m and
     the head's vector v, so that P(correct) is the softmax of their two logits. The LM head is
@@ -173,7 +177,7 @@ def write_causal_lm(
     vector = head.weight.detach().float().cpu()[0]
     old = lm.get_output_embeddings()
     weight = old.weight.detach().clone()
-    wrong, right = verdicts
+    wrong, right = record["verdicts"]
     middle = (weight[wrong].float() + weight[right].float()).cpu() / 2
     weight[wrong], weight[right] = middle - vector / 2, middle + vector / 2
     config = copy.deepcopy(lm.config)
@@ -188,17 +192,11 @@ def write_causal_lm(
         output.bias = nn.Parameter(old.bias.detach().clone())
     target.set_output_embeddings(output)
     target.generation_config = copy.deepcopy(lm.generation_config)
-    target.save_pretrained(folder)
+    return target
 
 
-def write_adapter(model: Path, head: StepHead, folder: Path) -> None:
-    """Write a PEFT folder whose adapters are those of a model folder, with the head among them.
-
-    Args:
-        model: of ours, with adapters.
-        head: its rows become `label_rows`.
-        folder: to write into.
-    """
+def _write_adapter(model: Path, head: StepHead, folder: Path) -> None:
+    """Write a PEFT folder whose adapters are those of a model folder, with the head among them."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(model / ADAPTER_FILE)
@@ -221,15 +219,12 @@ def label_rows(head: StepHead) -> tuple[Tensor, Tensor | None]:
     Returns:
         The rows and their ``(2,)`` biases, None where the head has none; float32, on the CPU.
     """
-    layers = []
-    for tensor in (head.weight, head.bias):
-        values = None if tensor is None else tensor.detach().float().cpu()
-        if values is not None and len(values) == 1:
-            values = torch.cat([torch.zeros_like(values), values])
-        layers.append(values)
-    weight, bias = layers
-    assert weight is not None
-    return weight, bias
+
+    def two(values: Tensor) -> Tensor:
+        values = values.detach().float().cpu()
+        return values if len(values) == 2 else torch.cat([torch.zeros_like(values), values])
+
+    return two(head.weight), None if head.bias is None else two(head.bias)
 
 
 def _classifier_class(lm: Any, format: Format) -> Any:

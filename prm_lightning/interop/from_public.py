@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +16,7 @@ from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.files import require_replaceable, write_json, written_folder
 from prm_lightning.interop import MODEL_FILES
 from prm_lightning.interop.card import shared_beginning
-from prm_lightning.interop.parity import PROBES, Parity, compare, require_parity
+from prm_lightning.interop.parity import PROBES, compare, require_parity
 from prm_lightning.modeling.backbone import Backbone, TreeModel
 from prm_lightning.modeling.heads import HeadKind, StepHead
 from prm_lightning.modeling.model_folder import find_folder
@@ -30,33 +29,16 @@ from prm_lightning.text import fold_newlines
 IMPORT_RECORD = "import.json"
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """How to import.
-
-    Args:
-        dtype: of the computation.
-        encoding: ``nearest`` takes the nearest encoding of ours where none is equal.
-        bias: whether the bias of the head is kept.
-        tolerance: largest difference in P(correct) that is allowed; None for the usual ones.
-    """
-
-    dtype: Dtype
-    encoding: Literal["exact", "nearest"] = "exact"
-    bias: Literal["keep", "drop"] = "keep"
-    tolerance: float | None = None
-
-
 def import_public(
-    model: str, target: Path, options: ImportOptions, *, overwrite: bool = False
+    model: str,
+    target: Path,
+    dtype: Dtype,
+    encoding: Literal["exact", "nearest"],
+    tolerance: float | None,
+    *,
+    overwrite: bool = False,
 ) -> list[str]:
-    """Write a model folder that scores as a public model does.
-
-    Args:
-        model: folder, Hub id or manifest file, see `find_public`.
-        target: folder to write.
-        options: how.
-        overwrite: replace an earlier import of that name.
+    """Write a model folder that scores as a public model does; see `import_model`.
 
     Returns:
         Lines for the user.
@@ -74,66 +56,49 @@ def import_public(
             "ready for others with `export`."
         )
     public, folder = find_public(model)
-    scorer = load_public(replace(public, dtype=options.dtype), folder, "cpu")
-    head = our_head(cast(PublicHead, scorer.head), public)
+    scorer = load_public(replace(public, dtype=dtype), folder, "cpu")
     encoder, different = _our_encoder(scorer, public)
-    if different and options.encoding == "exact":
+    if different and encoding == "exact":
         raise ValueError(
             f"import: {public.model!r} builds its tokens as this project does not: {different}. "
             "Use it as it is (score --model), or take the nearest encoding with --encoding nearest."
         )
-    dropped = _drop_bias(head, scorer, public.model) if options.bias == "drop" else 0.0
-    threshold = moved_threshold(public.threshold, dropped)
-    backbone = Backbone(str(target), dtype=options.dtype, lora=None)
-    prm = _assemble(scorer, head, encoder, replace(public, threshold=threshold), backbone)
+    head = our_head(cast(PublicHead, scorer.head), public)
+    backbone = Backbone(str(target), dtype=dtype, lora=None)
+    prm = _assemble(scorer, head, encoder, public, backbone)
+    probes = PROBES if different else plain_probes(encoder)
     with written_folder(target, overwrite=overwrite) as place:
         prm.save_pretrained(place, overwrite=True)
-        parity = _compare(scorer, place, PROBES if different else plain_probes(encoder))
+        written = PRM.from_pretrained(place, "cpu")
+        scores = [[m.score(problem, [s])[0] for problem, s in probes] for m in (scorer, written)]
+        parity = compare(*scores, written.threshold)
         if not different:
-            require_parity(parity, options.dtype == "float32", options.tolerance, "import")
+            require_parity(parity, dtype == "float32", tolerance, "import")
         record = {
             "source": asdict(public),
             "encoding": f"nearest: {different}" if different else "exact",
-            "bias": bias_of(head),
-            "dropped_bias": dropped,
             "parity": asdict(parity),
         }
         write_json(place / IMPORT_RECORD, record)
     return [
         f"{target}: {head.kind} head, template {encoder.template}, step end "
         f"{encoder.step_end!r}\n  against {public.model}: {parity}",
-        *_what_changed(different, dropped, public.threshold, threshold),
+        f"  NEAREST ENCODING: {different}; scores differ as measured above"
+        if different
+        else "  here blank lines inside a text are folded and step ends in it become spaces",
         f"  to train it further: model: {{backbone: {{name: {target}, lora: null}}, "
         f"init_from: {target}, head: {head.kind}, template: {encoder.template}, "
         f"step_end: {json.dumps(encoder.step_end)}}}",
     ]
 
 
-def _what_changed(different: str, dropped: float, before: float, after: float) -> list[str]:
-    """Lines that say how scores differ from those of the public model."""
-    lines = ["  here blank lines inside a text are folded and step ends in it become spaces"]
-    if different:
-        lines = [f"  NEAREST ENCODING: {different}; scores differ as measured above"]
-    if dropped:
-        lines.append(
-            f"  BIAS of {dropped:+.4g} log-odds dropped: P(correct) moves by up to "
-            f"{shift_of(dropped):.2g}, the threshold from {before:.4g} to {after:.4g}"
-        )
-    return lines
-
-
 def our_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
     """One of our heads, with a bias if that moves its log-odds."""
     weight, bias = head.weights[-1].detach(), head.biases[-1].detach()
+    kind: HeadKind = "scalar"
     inner: dict[str, Tensor] = {}
     if len(head.weights) == 2:
-        first = (head.weights[0].detach(), head.biases[0].detach())
-        linear = _collapse(first, (weight, bias), head.correct_label)
-        if linear is None:
-            inner = {"inner.weight": first[0], "inner.bias": first[1]}
-        else:
-            weight, bias = linear
-    kind: HeadKind = "scalar"
+        inner = {"inner.weight": head.weights[0].detach(), "inner.bias": head.biases[0].detach()}
     if len(weight) == 2:
         order = [1 - head.correct_label, head.correct_label]
         weight, bias = weight[order], bias[order]
@@ -142,43 +107,9 @@ def our_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
             weight, bias, kind = weight[1:] - weight[:1], bias[1:] - bias[:1], "token"
     ours = StepHead(kind, weight.shape[1], biased=True)
     ours.load_state_dict({"weight": weight, "bias": bias, **inner})
-    if not bias_of(ours):
+    if bias[-1] == (bias[0] if len(bias) == 2 else 0):
         ours.bias = None
     return ours
-
-
-def bias_of(head: StepHead) -> float:
-    """What a head's bias adds to its log-odds."""
-    if head.bias is None:
-        return 0.0
-    first, *second = head.bias.tolist()
-    return float(second[0] - first if second else first)
-
-
-def moved_threshold(threshold: float, bias: float) -> float:
-    """The threshold that flags the same steps once a bias is taken off their log-odds."""
-    if not bias or not 0 < threshold < 1:
-        return threshold
-    return 1 / (1 + math.exp(-(math.log(threshold / (1 - threshold)) - bias)))
-
-
-def shift_of(bias: float) -> float:
-    """The most that P(correct) can move when a bias in log-odds is taken off."""
-    return math.tanh(abs(bias) / 4)
-
-
-def _drop_bias(head: StepHead, scorer: StepModel, name: str) -> float:
-    """Take off the bias of a head and of its public twin; what it added to the log-odds."""
-    if head.inner is not None:
-        raise ValueError(
-            f"import: the head of {name!r} has two layers, whose biases no shift of log-odds makes "
-            "up for. Leave --bias drop out."
-        )
-    dropped = bias_of(head)
-    head.bias = None
-    for bias in cast(PublicHead, scorer.head).biases:  # so that the rest can be compared
-        bias.data.zero_()
-    return dropped
 
 
 def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:
@@ -193,21 +124,6 @@ def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _collapse(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], correct: int
-) -> tuple[Tensor, Tensor] | None:
-    """The linear head that is written as c * (relu(x) - relu(-x)), as `export` does; else None."""
-    out = second[0][correct] - second[0][1 - correct]
-    used = out.nonzero()[:, 0].tolist()
-    if len(used) == 2:
-        i, j = used
-        mirrored = torch.equal(first[0][i], -first[0][j]) and first[1][i] == -first[1][j]
-        if mirrored and out[i] == -out[j]:
-            offset = second[1][correct] - second[1][1 - correct]
-            return out[i] * first[0][i][None], (out[i] * first[1][i] + offset)[None]
-    return None
-
-
 def _our_encoder(scorer: StepModel, manifest: PublicManifest) -> tuple[Encoder, str]:
     """The encoder nearest to a public one, and in words how they differ; empty if they do not."""
     public = scorer.encoder
@@ -219,8 +135,7 @@ def _our_encoder(scorer: StepModel, manifest: PublicManifest) -> tuple[Encoder, 
         before, after = _around(public, tokenizer, manifest)
         tokenizer.chat_template = raw_template(before, after)
     ours = Encoder(tokenizer, template, manifest.step_end)
-    probes = plain_probes(ours)
-    for problem, steps in probes:
+    for problem, steps in plain_probes(ours):
         if _path(ours, problem, steps) != _path(public, problem, steps):
             return ours, (
                 f"layout {manifest.layout}, whose tokens of {problem[:30]!r} are not problem, "
@@ -283,13 +198,3 @@ def _assemble(
         threshold=public.threshold,
     )
     return PRM(TreeModel(lm, backbone), head, encoder, ours)
-
-
-def _compare(scorer: StepModel, place: Path, probes: list[tuple[str, list[str]]]) -> Parity:
-    """A public model against the folder that was made of it."""
-    written = PRM.from_pretrained(place, "cpu")
-    theirs, ours = (
-        [model.score(problem, [steps])[0] for problem, steps in probes]
-        for model in (scorer, written)
-    )
-    return compare(theirs, ours, written.threshold)

@@ -21,7 +21,6 @@ def import_model(
     output: str,
     dtype: Literal["bf16", "fp32"] = "bf16",
     encoding: Literal["exact", "nearest"] = "exact",
-    bias: Literal["keep", "drop"] = "keep",
     tolerance: float | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -33,16 +32,15 @@ def import_model(
         dtype: of the computation.
         encoding: exact refuses a model whose way to build tokens is not ours; nearest takes the
             nearest that is, measures what that changes and records it.
-        bias: of the head. keep is exact; drop takes it off all log-odds, moves the threshold as far
-            and records it, for exports to sequence-classification, which has no place for one. A
-            head of two layers has to keep its biases.
         tolerance: largest difference in P(correct) that is allowed, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         overwrite: replace an earlier import; other folders are never replaced.
     """
     # Heavy, and not needed for --help.
-    from prm_lightning.interop.from_public import ImportOptions, import_public
+    from prm_lightning.interop.from_public import import_public
 
-    options = ImportOptions(DTYPES[dtype], encoding, bias, tolerance)
-    for line in import_public(model, Path(output), options, overwrite=overwrite):
+    place = Path(output)
+    for line in import_public(
+        model, place, DTYPES[dtype], encoding, tolerance, overwrite=overwrite
+    ):
         print(line)

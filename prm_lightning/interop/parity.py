@@ -16,18 +16,13 @@ from prm_lightning.modeling.prm import PRM
 
 EXACT = 1e-5  # largest difference in probability where only the order of additions differs
 ROUNDED_MEAN, ROUNDED_LARGEST = 0.01, 0.1  # where weights were rounded to bfloat16
-
 LONG_STEPS = 6  # of the probe that is longer than a sliding window
 
+Probes = Sequence[tuple[str, Sequence[str]]]
+APPLES = "Ann has 3 apples and buys 12 more apples. How many apples does she have now?"
 PROBES: list[tuple[str, list[str]]] = [
-    (
-        "Ann has 3 apples and buys 12 more apples. How many apples does she have now?",
-        ["She has 3 + 12 = 15 apples.", "So the answer is 15."],
-    ),
-    (
-        "Ann has 3 apples and buys 12 more apples. How many apples does she have now?",
-        ["She has 3 * 12 = 36 apples.", "So the answer is 36."],
-    ),
+    (APPLES, ["She has 3 + 12 = 15 apples.", "So the answer is 15."]),
+    (APPLES, ["She has 3 * 12 = 36 apples.", "So the answer is 36."]),
     (
         "A train runs 60 miles in 2 hours.\n\nWhat is its speed?",
         ["Speed is distance / time:\n60 / 2 = 30", "miles an hour.\n \n\nThat is 30."],
@@ -39,26 +34,14 @@ PROBES: list[tuple[str, list[str]]] = [
     ),
     (
         "  Ignore this: <|im_end|> </s> <|endoftext|> [INST]  ",
-        [
-            "Step 1: \u4e8c\u52a0\u4e8c\u7b49\u4e8e\u56db\u3002",
-            "+",
-            "- 5 < 6 > 4 && so\ttabs\r\nand lines",
-        ],
+        ["Step 1: \u4e8c\u52a0\u4e8c", "+", "- 5 < 6 > 4 && so\ttabs\r\nand lines"],
     ),
     (
         "A shop sells 40 pens at $1.25 each and 10 books at $12 each. What does it take?",
-        [
-            "Pens: 40 * 1.25 = $50.",
-            "Books: 10 * 12 = $120.",
-            "Altogether 50 + 120 = $180.",
-            "The shop takes $180.",
-        ],
+        ["40 * 1.25 = $50.", "10 * 12 = $120.", "Altogether 50 + 120 = $180.", "It takes $180."],
     ),
     ("2+2?", ["4"]),
 ]
-
-Scores = Sequence[Sequence[float]]
-
 DRIVER = """
 
 import json
@@ -118,7 +101,9 @@ def probes_for(prm: PRM) -> list[tuple[str, list[str]]]:
     return [*PROBES, (problem, steps)]
 
 
-def compare(ours: Scores, theirs: Scores, threshold: float) -> Parity:
+def compare(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], threshold: float
+) -> Parity:
     """Compare P(correct) step by step.
 
     Raises:
@@ -138,7 +123,7 @@ def compare(ours: Scores, theirs: Scores, threshold: float) -> Parity:
 
 
 def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: str) -> None:
-    """Refuse too large a difference.
+    """Refuse too large a difference, or one that is not a number.
 
     Args:
         parity: measured.
@@ -148,24 +133,21 @@ def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: s
         verb: for the message.
 
     Raises:
-        ValueError: it is too large, or not a number.
+        ValueError: it is too large.
     """
+    largest, mean = (EXACT, EXACT) if exact else (ROUNDED_LARGEST, ROUNDED_MEAN)
     if tolerance is not None:
-        fine, limit = parity.largest <= tolerance, f"{tolerance:g} (--tolerance)"
-    elif exact:
-        fine, limit = parity.largest <= EXACT, f"{EXACT:g}"
-    else:
-        fine = parity.largest <= ROUNDED_LARGEST and parity.mean <= ROUNDED_MEAN
-        limit = f"{ROUNDED_LARGEST:g}, mean {ROUNDED_MEAN:g}"
-    if not fine:
+        largest = mean = tolerance
+    if not (parity.largest <= largest and parity.mean <= mean):
         raise ValueError(
-            f"{verb}: the result does not score as the model does: {parity}; allowed {limit}. "
-            "Nothing was written. Take float32 (--dtype fp32), or allow more with --tolerance."
+            f"{verb}: the result does not score as the model does: {parity}; allowed {largest:g}, "
+            f"mean {mean:g}. Nothing was written. Take float32 (--dtype fp32), or allow more with "
+            "--tolerance."
         )
 
 
 def score_in_fresh_process(
-    code: str, device: str, offline: bool, probes: Sequence[tuple[str, Sequence[str]]]
+    code: str, device: str, offline: bool, probes: Probes
 ) -> list[list[float]]:
     """Score with the code of a model card, in a Python that has loaded nothing else.
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from prm_lightning.files import require_replaceable, write_json, written_folder
-from prm_lightning.interop import MODEL_FILES, ExportDtype, Format, LabelNames, MergeInto
+from prm_lightning.interop import MODEL_FILES
 from prm_lightning.interop.card import Encoding, read_encoding, scoring_code, write_card
 from prm_lightning.interop.formats import (
+    ExportOptions,
     compute_in_float32,
-    merge,
     require_format,
-    write_adapter,
-    write_causal_lm,
-    write_classifier,
-    write_qwen_prm,
+    write_weights,
 )
 from prm_lightning.interop.parity import (
     Parity,
@@ -27,34 +24,13 @@ from prm_lightning.interop.parity import (
     require_parity,
     score_in_fresh_process,
 )
-from prm_lightning.modeling.backbone import hub_token
+from prm_lightning.modeling.locate import hub_token
 from prm_lightning.modeling.model_folder import find_folder
 from prm_lightning.modeling.prm import MANIFEST, PRM
 from prm_lightning.scoring.public_families import MANIFEST_FILE
 from prm_lightning.sources.rows import HUB_ID
 
 EXPORT_RECORD = "export.json"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and how.
-
-    Args:
-        format: see `export`.
-        dtype: of the tensors.
-        labels: names of the labels 0 and 1.
-        merge_into: what the adapters of a quantized model are added to.
-        tolerance: largest difference in P(correct) that is allowed; None for the usual ones.
-        repo: the repository of the Hub that it is meant for, by whose name its card calls it.
-    """
-
-    format: Format
-    dtype: ExportDtype
-    labels: LabelNames = "INCORRECT/CORRECT"
-    merge_into: MergeInto = "dequantized"
-    tolerance: float | None = None
-    repo: str | None = None
 
 
 def write_export(
@@ -116,7 +92,13 @@ def _write_checked(
     ours = [prm.score(problem, [steps])[0] for problem, steps in probes]
     device = prm.backbone.device.type
     _say(f"writing {format} in {dtype}")
-    _write_weights(prm, place, folder, encoding, options)
+    text = {  # how text becomes ids, and how scores are meant
+        "template": prm.manifest.template,
+        **asdict(encoding),
+        "aggregation": prm.manifest.aggregation,
+        "threshold": prm.manifest.threshold,
+    }
+    write_weights(prm, place, folder, options, text)
     prm.encoder.tokenizer.save_pretrained(folder)
     _say("scoring them with what was written, in a fresh process")
     code = scoring_code(str(folder), format, prm, encoding, dtype)
@@ -129,7 +111,22 @@ def _write_checked(
     (folder / "README.md").write_text(card, encoding="utf-8")
     if (manifest := _scorer_manifest(prm, encoding, options)) is not None:
         write_json(folder / MANIFEST_FILE, manifest)
-    write_json(folder / EXPORT_RECORD, _record(prm, encoding, options, parity))
+    config = prm.manifest.backbone.settled()
+    record = {
+        "format": format,
+        "dtype": dtype,
+        "labels": options.labels.split("/"),
+        "base_model": config.name,
+        "revision": config.revision,
+        "trained_with": {"quantize": config.quantize, "dtype": config.dtype},
+        "merged_into": None if format == "adapter" else options.merge_into,
+        "prm": text,
+        "data_fingerprint": prm.manifest.data_fingerprint,
+        "parity": asdict(parity),
+        "tolerance": options.tolerance,
+        "versions": {n: version(n) for n in ("prm_lightning", "torch", "transformers", "peft")},
+    }
+    write_json(folder / EXPORT_RECORD, record)
     return parity
 
 
@@ -173,15 +170,10 @@ def require_repository(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, visibility: Literal["private", "public"]) -> str:
-    """Send a folder to a repository of the Hub in one commit.
+    """Send a folder to a repository of the Hub in one commit, whose address is returned.
 
-    Args:
-        folder: what to send; weights that only the repository has are deleted, as servers load all.
-        repo: ``owner/name``.
-        visibility: of the repository if it is made; one that exists keeps its own.
-
-    Returns:
-        The address of the commit.
+    Weights that only the repository has are deleted, as servers load all. The visibility is that
+    of a repository that is made; one that exists keeps its own.
 
     Raises:
         ValueError: the Hub refuses or cannot be reached.
@@ -204,52 +196,6 @@ def push(folder: Path, repo: str, visibility: Literal["private", "public"]) -> s
             f"{folder} is complete; send it later by `hf upload {repo} {folder}`."
         ) from error
     return str(commit.commit_url)
-
-
-def _write_weights(
-    prm: PRM, place: Path, folder: Path, encoding: Encoding, options: ExportOptions
-) -> None:
-    if options.format == "adapter":
-        write_adapter(place, prm.head, folder)
-        return
-    record = _encoding_record(prm, encoding)
-    lm = merge(prm, place, options.merge_into, options.dtype)
-    if options.format == "qwen-prm":
-        write_qwen_prm(lm, prm.head, folder, options.labels, record)
-    elif encoding.verdicts is not None:
-        write_causal_lm(lm, prm.head, encoding.verdicts, folder, record)
-    else:
-        write_classifier(lm, prm.head, folder, options.format, options.labels, record)
-
-
-def _encoding_record(prm: PRM, encoding: Encoding) -> dict[str, Any]:
-    """How text becomes ids, and how scores are meant, for config.json and export.json."""
-    return {
-        "template": prm.manifest.template,
-        **asdict(encoding),
-        "aggregation": prm.manifest.aggregation,
-        "threshold": prm.manifest.threshold,
-    }
-
-
-def _record(prm: PRM, encoding: Encoding, options: ExportOptions, parity: Parity) -> dict[str, Any]:
-    config = prm.manifest.backbone.settled()
-    return {
-        "format": options.format,
-        "dtype": options.dtype,
-        "labels": options.labels.split("/"),
-        "base_model": config.name,
-        "revision": config.revision,
-        "trained_with": {"quantize": config.quantize, "dtype": config.dtype},
-        "merged_into": None if options.format == "adapter" else options.merge_into,
-        "prm": _encoding_record(prm, encoding),
-        "data_fingerprint": prm.manifest.data_fingerprint,
-        "parity": asdict(parity),
-        "tolerance": options.tolerance,
-        "versions": {
-            name: version(name) for name in ("prm_lightning", "torch", "transformers", "peft")
-        },
-    }
 
 
 def _scorer_manifest(prm: PRM, encoding: Encoding, options: ExportOptions) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Live requests to Claude within a budget, each recorded before it is sent and before it is read.
 
-One thread keeps the journal and decides; worker threads only wait for the network. So failures in a
-row, pauses and the budget need no lock.
+Threads send them and take turns at the journal, so an interrupted run loses no answer.
 """
 
 from __future__ import annotations
@@ -9,24 +8,23 @@ from __future__ import annotations
 import json
 import logging
 import random
-import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
+from itertools import islice
+from typing import Any
 
 from prm_lightning.labelling.claude import ApiError, Claude
-from prm_lightning.labelling.journal import Journal, Parsed
+from prm_lightning.labelling.journal import Journal
 from prm_lightning.labelling.prices import Price, cost, worst_cost
 from prm_lightning.labelling.prompts import Answer, Request, follow_up, read_answer
 
-TICK = 0.02  # seconds between two looks at what may be sent again
 Requests = Callable[[], Iterable[Request]]  # all requests anew at each call, answered ones included
+
+TICK = 0.02  # seconds between two looks at what the budget has room for
 
 log = logging.getLogger(__name__)
 
@@ -34,33 +32,8 @@ log = logging.getLogger(__name__)
 class UnfinishedError(ValueError):
     """A run ended before everything was answered; the journal keeps what it has."""
 
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait, and when to give up.
-
-    Args:
-        longest_wait: seconds; no single pause is longer, whatever the API asks for.
-        tries: attempts at one request within one run.
-        in_a_row: failures of any requests without an answer between them, until the run stops.
-        timeout: seconds for one answer.
-        poll: seconds between two looks at a batch.
-        looks: for a batch whose creation got no answer, until it is taken for not created.
-    """
-
-    longest_wait: float = 120.0
-    tries: int = 6
-    in_a_row: int = 10
-    timeout: float = 600.0
-    poll: float = 30.0
-    looks: int = 3
-
-    def after(self, failures: int, asked: float | None) -> float:
-        """Seconds to wait after so many failures: what is asked for, else random and growing."""
-        if asked is not None and asked > 10:
-            log.warning("the API asks to wait %.0f s; at most %.0f", asked, self.longest_wait)
-        seconds = random.uniform(0, 2.0**failures) if asked is None else asked  # workers spread
-        return min(self.longest_wait, seconds)
+    def __init__(self, what: str) -> None:
+        super().__init__(f"label: {what}. Everything received is kept; run again to continue.")
 
 
 @dataclass(frozen=True)
@@ -74,7 +47,10 @@ class Asker:
         budget: USD over the journal's whole life; a hard cap on `Journal.committed`.
         concurrency: live requests under way at once, >= 1.
         chunk: requests in a Message Batch, 1 to 100,000; bounds what one mishap can cost.
-        patience: with failures.
+        longest_wait: seconds; no single pause is longer, whatever the API asks for.
+        timeout: seconds for one answer.
+        tries: attempts at one request within one run.
+        in_a_row: failures of any requests without an answer between them, until the run stops.
         approve: called before anything is spent, with what is to be asked; raises to prevent it.
         progress: called with how many requests came to their end.
     """
@@ -85,7 +61,10 @@ class Asker:
     budget: float
     concurrency: int = 8
     chunk: int = 2000
-    patience: Patience = field(default_factory=Patience)
+    longest_wait: float = 120.0
+    timeout: float = 600.0
+    tries: int = 6
+    in_a_row: int = 10
     approve: Callable[[Asker, Requests], None] = lambda asker, requests: None
     progress: Callable[[int], None] = lambda count: None
 
@@ -93,26 +72,6 @@ class Asker:
     def claude(self) -> Claude:
         """The client."""
         return self.connect()
-
-    def worst(self, request: Request, *, batch: bool) -> float:
-        """No less than a request can cost, in USD."""
-        settings = json.loads(request.settings)
-        price = self.prices[settings["model"]]
-        return worst_cost(price, request.size, settings["max_tokens"], batch=batch)
-
-    def fits(self, usd: float) -> bool:
-        """Whether the budget has that much left."""
-        return self.journal.committed + usd <= self.budget
-
-    def over_budget(self, request: Request, *, batch: bool) -> UnfinishedError:
-        """The error to raise when a request does not fit."""
-        journal = self.journal
-        return UnfinishedError(
-            f"label: the budget of ${self.budget:.2f} is reached: ${journal.paid:.4f} paid, "
-            f"${journal.outstanding:.4f} may still be billed for requests without an answer, and "
-            f"the next could cost up to ${self.worst(request, batch=batch):.4f}. Everything "
-            "received is kept; run again with a larger --budget to continue."
-        )
 
     def pending(self, firsts: Iterable[Request]) -> Iterator[Request]:
         """What has to be asked now: each first request, or what follows from its answer."""
@@ -135,18 +94,14 @@ class Asker:
                 return request, answer
             request = following
 
-    def parse(self) -> list[Request]:
-        """Read new raw answers.
-
-        Returns:
-            What follows from them.
-        """
+    def parse(self) -> None:
+        """Read new raw answers."""
         done = self.journal.parse(self._read)
-        following = [follow_up(request, answer.outcome) for request, answer in done]
-        self.progress(sum(request is None for request in following))
-        return [request for request in following if request]
+        self.progress(sum(follow_up(request, answer.outcome) is None for request, answer in done))
 
-    def _read(self, request: Request, batched: bool, raw: bytes) -> Parsed:
+    def _read(
+        self, request: Request, batched: bool, raw: bytes
+    ) -> tuple[Answer, dict[str, Any], float | None]:
         try:
             found = json.loads(raw)
             message = found["result"]["message"] if batched else found
@@ -155,8 +110,41 @@ class Asker:
             usd = cost(price, usage, batch=batched)
             texts = [block["text"] for block in message["content"] if block["type"] == "text"]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            return Parsed(Answer("unreadable"), {}, None)  # no Message, such as a proxy's page
-        return Parsed(read_answer(request, reason, "".join(texts)), usage, usd)
+            return Answer("unreadable"), {}, None  # no Message, such as a proxy's page
+        return read_answer(request, reason, "".join(texts)), usage, usd
+
+    def worst(self, request: Request, *, batch: bool) -> float:
+        """No less than a request can cost, in USD."""
+        settings = json.loads(request.settings)
+        price = self.prices[settings["model"]]
+        return worst_cost(price, request.size, settings["max_tokens"], batch=batch)
+
+    def fits(self, usd: float) -> bool:
+        """Whether the budget has that much left."""
+        return self.journal.committed + usd <= self.budget
+
+    def over_budget(self, worst: float) -> UnfinishedError:
+        """The error to raise when a request of that worst cost does not fit."""
+        return UnfinishedError(
+            f"the budget of ${self.budget:.2f} is reached: ${self.journal.paid:.4f} paid, "
+            f"${self.journal.outstanding:.4f} may still be billed for requests without an answer, "
+            f"and the next could cost up to ${worst:.4f}: raise --budget"
+        )
+
+    def failing(self, in_a_row: int, error: ApiError, *, fatal: bool) -> UnfinishedError | None:
+        """The error that ends the run after a failure, if that is the last of too many or fatal."""
+        if fatal:
+            return UnfinishedError(f"the API refuses to continue: {error}")
+        if in_a_row >= self.in_a_row:
+            return UnfinishedError(f"{in_a_row} calls in a row failed, the last with: {error}")
+        return None
+
+    def wait_after(self, failures: int, asked: float | None) -> float:
+        """Seconds to wait after so many failures: what is asked for, else random and growing."""
+        if asked is not None and asked > 10:
+            log.warning("the API asks to wait %.0f s; at most %.0f", asked, self.longest_wait)
+        seconds = random.uniform(0, 2.0**failures) if asked is None else asked  # workers spread
+        return min(self.longest_wait, seconds)
 
 
 def ask_live(asker: Asker, requests: Iterable[Request]) -> None:
@@ -164,7 +152,7 @@ def ask_live(asker: Asker, requests: Iterable[Request]) -> None:
 
     The first request goes alone: it fills the prompt cache, and where it is refused as malformed
     all others would be too. After Ctrl-C nothing more is sent, and what is under way is awaited,
-    since it is paid for; a second Ctrl-C ends that too.
+    since it is paid for.
 
     Args:
         asker: who asks.
@@ -179,140 +167,100 @@ def ask_live(asker: Asker, requests: Iterable[Request]) -> None:
 
 class _Live:
     def __init__(self, asker: Asker, requests: Iterator[Request]) -> None:
-        self.asker, self.requests = asker, requests
-        self.flying: dict[Future[bytes], tuple[int, Request]] = {}
-        self.waiting: list[tuple[float, Request]] = []  # to be sent again, from when on
-        self.is_exhausted = False
-        self.tries: Counter[str] = Counter()
-        self.in_a_row = 0
+        self.asker, self.requests, self.journal = asker, requests, asker.journal
+        self.flying = self.in_a_row = 0
         self.paused_until = 0.0
-        self.width = 1
-        self.stopped: UnfinishedError | None = None
+        self.stop = threading.Event()
+        self.error: UnfinishedError | None = None
 
     def run(self) -> None:
-        with ThreadPoolExecutor(self.asker.concurrency) as pool, _gentle_interrupt(self.stop):
+        width = self.asker.concurrency
+        with ThreadPoolExecutor(width) as pool:
             try:
-                while not self.stopped:
-                    self.fill(pool)
-                    if self.is_exhausted and not self.flying and not self.waiting:
-                        break
-                    self.collect()
-            finally:  # whatever it was, what is under way is paid for, so wait for it
-                while self.flying:
-                    self.collect()
-        if self.stopped:
-            raise self.stopped
+                for most, workers in ((1, 1), (None, width)):
+                    jobs = [pool.submit(self.work, most) for _ in range(workers)]
+                    for job in as_completed(jobs):
+                        job.result()
+            except KeyboardInterrupt:
+                log.warning("interrupted: waiting for %d answers", self.flying)
+                self.end(UnfinishedError("interrupted"))
+            finally:
+                self.stop.set()
+        if self.error:
+            raise self.error
 
-    def stop(self) -> None:
-        """Send nothing more, and end when what is under way has come."""
-        log.warning("interrupted: waiting for %d answers", len(self.flying))
-        self.stopped = UnfinishedError(
-            "label: interrupted. Everything received is kept; run again to continue."
-        )
+    def end(self, error: UnfinishedError) -> None:
+        """Send nothing more, and raise this when what is under way has come."""
+        self.error = self.error or error
+        self.stop.set()
 
-    def fill(self, pool: ThreadPoolExecutor) -> None:
-        """Send as many as have a place, are due and fit the budget."""
-        asker = self.asker
-        while len(self.flying) < self.width and time.monotonic() >= self.paused_until:
-            request = self.take()
-            if request is None:
-                return
-            worst = asker.worst(request, batch=False)
-            if not asker.fits(worst):
-                if not self.flying:
-                    self.stopped = asker.over_budget(request, batch=False)
-                self.waiting.append((0.0, request))  # it may fit once the others are settled
-                return
-            ask, timeout = asker.claude.ask, asker.patience.timeout  # connected before it is sent
-            [send] = asker.journal.send([(request, worst)])
-            future = pool.submit(ask, request.params, request.key, timeout)
-            self.flying[future] = send, request
+    def work(self, most: int | None) -> None:
+        """Take requests one after another, `most` of them, and follow each to its final answer."""
+        for request in islice(iter(self.take, None), most):
+            following: Request | None = request
+            while following and (answer := self.ask(following)):
+                following = follow_up(following, answer.outcome)
 
     def take(self) -> Request | None:
-        """The next request that is due."""
-        if self.waiting:
-            due, request = first = min(self.waiting, key=itemgetter(0))
-            if due <= time.monotonic():
-                self.waiting.remove(first)
-                return request
-        for request in self.requests:
-            if all(request.key != other.key for _, other in self.waiting):
-                return request
-        self.is_exhausted = True
+        with self.journal.lock:
+            return None if self.stop.is_set() else next(self.requests, None)
+
+    def ask(self, request: Request) -> Answer | None:
+        """The answer to one request, tried until it comes; None if it does not in this run."""
+        asker, claude = self.asker, self.asker.claude  # connected before anything is recorded
+        for tries in range(1, asker.tries + 1):
+            send = self.send(request)
+            if send is None:
+                return None
+            reply: bytes | ApiError
+            try:
+                reply = claude.ask(request.params, request.key, asker.timeout)
+            except ApiError as refused:
+                reply = refused
+            with self.journal.lock:
+                error = self.record(send, request, reply)
+                answer = self.journal.answer(request.key)
+                self.in_a_row = self.in_a_row + 1 if error else 0
+                fatal = answer is None and error is not None and error.then != "retry"
+                if error and (end := asker.failing(self.in_a_row, error, fatal=fatal)):
+                    self.end(end)
+            if answer or not error:
+                return answer
+            seconds = asker.wait_after(tries, error.wait)
+            if error.wait is not None:  # all requests wait, not only this one
+                self.paused_until = max(self.paused_until, time.monotonic() + seconds)
+            self.stop.wait(seconds)
+        log.warning("request %s: given up in this run: %s", request.key[:12], error)
         return None
 
-    def collect(self) -> None:
-        """Record what came: raw bytes first, then what they say."""
-        if not self.flying:
-            time.sleep(TICK)
-            return
-        done = wait(self.flying, TICK, return_when=FIRST_COMPLETED).done
-        raw = {future: future.result() for future in done if not future.exception()}
-        self.asker.journal.receive([(self.flying[future][0], raw[future]) for future in raw])
-        self.waiting += [(0.0, request) for request in self.asker.parse()]
-        for future in done:
-            send, request = self.flying.pop(future)
-            if error := future.exception():
-                self.failed(send, request, error)
-            elif self.asker.journal.answer(request.key) is None:
-                self.again(request, "an unreadable reply")
-            else:
-                self.in_a_row, self.width = 0, self.asker.concurrency
+    def send(self, request: Request) -> int | None:
+        """Record that a request is about to be sent; None if it must not or need not be."""
+        worst = self.asker.worst(request, batch=False)
+        while not self.stop.wait(max(0.0, self.paused_until - time.monotonic())):
+            with self.journal.lock:
+                if self.journal.is_open(request.key) or self.journal.answer(request.key):
+                    return None  # a copy of it was sent in the meantime
+                if self.asker.fits(worst):
+                    self.flying += 1
+                    return self.journal.send(request, worst)
+                if not self.flying:
+                    self.end(self.asker.over_budget(worst))
+            self.stop.wait(TICK)  # it may fit once the others are settled
+        return None
 
-    def failed(self, send: int, request: Request, error: BaseException) -> None:
-        if not isinstance(error, ApiError):
-            raise error
-        journal, note = self.asker.journal, str(error)
-        others_pass = self.width > 1 or journal.has_answers(request.settings)
-        if error.then == "reject" and others_pass:
-            journal.fail([send], "void", note, "rejected")
+    def record(self, send: int, request: Request, reply: bytes | ApiError) -> ApiError | None:
+        """Write down what came: raw bytes first, then what they say; the error, if it is one."""
+        self.flying -= 1
+        if isinstance(reply, bytes):
+            self.journal.receive([(send, reply)])
+            self.asker.parse()
+            has_answer = self.journal.answer(request.key) is not None
+            return None if has_answer else ApiError("an unreadable reply")
+        if reply.then == "reject" and (
+            request.attempt > 1 or self.journal.has_answers(request.settings)
+        ):  # others pass
+            self.journal.fail([send], "void", str(reply), "rejected")
             self.asker.progress(1)
-            self.count_failure(note)
-            return
-        journal.fail([send], "lost" if error.billed else "void", note)
-        if error.then == "retry":
-            self.again(request, note, error.wait)
         else:
-            self.stopped = UnfinishedError(f"label: the API refuses to continue: {note}")
-
-    def again(self, request: Request, note: str, asked_wait: float | None = None) -> None:
-        self.tries[request.key] += 1
-        self.count_failure(note)
-        if self.tries[request.key] >= self.asker.patience.tries:
-            log.warning("request %s: given up in this run: %s", request.key[:12], note)
-            return
-        seconds = self.asker.patience.after(self.tries[request.key], asked_wait)
-        due = time.monotonic() + seconds
-        if asked_wait is not None:  # all requests wait, not only this one
-            self.paused_until = max(self.paused_until, due)
-        self.waiting.append((due, request))
-
-    def count_failure(self, note: str) -> None:
-        self.in_a_row += 1
-        if self.in_a_row >= self.asker.patience.in_a_row:
-            self.stopped = UnfinishedError(
-                f"label: {self.in_a_row} requests in a row failed, the last with: {note}. "
-                "Everything received is kept; run again to continue."
-            )
-
-
-@contextmanager
-def _gentle_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `stop`, in place of an exception between an answer and its record.
-
-    The second one is as usual. In another thread than the main one nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, usual)
-        stop()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
+            self.journal.fail([send], "lost" if reply.billed else "void", str(reply))
+        return reply

@@ -55,13 +55,7 @@ class ApiError(Exception):
 
 
 class Batch(NamedTuple):
-    """A Message Batch as the API describes it.
-
-    Args:
-        name: the API's id.
-        requests: how many it holds.
-        ended: whether its results are complete.
-    """
+    """A Message Batch: its name at the API, its size, whether its results are complete."""
 
     name: str
     requests: int
@@ -88,12 +82,6 @@ class Claude:
             )
             return bytes(reply.http_response.content)
 
-    def count_tokens(self, params: Mapping[str, Any]) -> int:
-        """Prompt tokens of a request; free of charge."""
-        counted = {name: value for name, value in params.items() if name != "max_tokens"}
-        with _translated():
-            return self.client.messages.count_tokens(**counted).input_tokens
-
     def create_batch(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> Batch:
         """Submit a Message Batch of pairs of `custom_id` and arguments of `messages.create`."""
         entries: Any = [{"custom_id": name, "params": params} for name, params in requests]
@@ -110,29 +98,25 @@ class Claude:
         with _translated():
             return [_batch(found) for found in self.client.messages.batches.list(limit=100).data]
 
-    def results(self, batch: Batch) -> Iterator[bytes]:
-        """The raw lines of a batch that has ended, as they come; all are valid JSON.
+    def results(self, batch: Batch) -> list[bytes]:
+        """The raw lines of a batch that has ended, each valid JSON.
 
         Raises:
             ApiError: the download fails, or ends before all lines have come.
         """
-        count = 0
+        batches = self.client.messages.batches
         with _translated():
-            batches = self.client.messages.batches
-            url = str(batches.retrieve(batch.name).results_url)
-            ours = str(self.client.base_url)
-            if not url.startswith("/") and urlsplit(url).netloc != urlsplit(ours).netloc:
-                raise ApiError(  # the request would hold the key
-                    f"results of {batch.name} are said to be at {urlsplit(url).netloc}, not at "
-                    f"{ours}"
+            url = urlsplit(str(batches.retrieve(batch.name).results_url))
+            ours = urlsplit(str(self.client.base_url))
+            if url.netloc not in ("", ours.netloc):  # the request would hold the key
+                raise ApiError(
+                    f"results of {batch.name} are said to be at {url.netloc}, not at {ours.netloc}"
                 )
             with batches.with_streaming_response.results(batch.name) as reply:
-                for line in _split(reply.iter_bytes()):
-                    json.loads(line)
-                    yield line
-                    count += 1
-        if count != batch.requests:
-            raise ApiError(f"results of {batch.name}: {count} lines of {batch.requests}, cut off")
+                lines = [line for line in reply.read().split(b"\n") if line]
+            if len(lines) != batch.requests or not all(map(json.loads, lines)):
+                raise ApiError(f"results of {batch.name}: {len(lines)} lines of {batch.requests}")
+            return lines
 
 
 def connect(key: str, base_url: str | None = None) -> Claude:
@@ -179,8 +163,6 @@ def scrub(text: str) -> str:
 def scrub_logs() -> None:
     """From now on no log record of this process shows a key, in message or traceback."""
     make = logging.getLogRecordFactory()
-    if getattr(make, "scrubs", False):
-        return
 
     def make_scrubbed(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
@@ -189,8 +171,8 @@ def scrub_logs() -> None:
             record.exc_text = scrub(logging.Formatter().formatException(record.exc_info))
         return record
 
-    make_scrubbed.scrubs = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(make_scrubbed)
+    if getattr(make, "__name__", "") != make_scrubbed.__name__:  # once is enough
+        logging.setLogRecordFactory(make_scrubbed)
 
 
 @contextmanager
@@ -231,13 +213,3 @@ def _batch(found: MessageBatch) -> Batch:
     counts = found.request_counts
     total = counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
     return Batch(found.id, total, found.processing_status == "ended")
-
-
-def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines that end in a newline; other characters that end a line may be part of a text."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, lines)
-    if rest:
-        yield rest

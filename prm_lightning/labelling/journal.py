@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from prm_lightning.files import digest, job_lock
 from prm_lightning.labelling.prompts import Answer, Request, canonical
@@ -42,22 +45,13 @@ CREATE TABLE IF NOT EXISTS items (
 CREATE TABLE IF NOT EXISTS finished (stage TEXT PRIMARY KEY, about TEXT NOT NULL);
 """
 
+T = TypeVar("T")
 PricedRequest = tuple[Request, float]  # with the most that it can cost, in USD
 
 
-class Parsed(NamedTuple):
-    """An answer as read from its raw bytes, with the API's token counts.
-
-    It cost `usd`; None if the bytes do not tell.
-    """
-
-    answer: Answer
-    usage: dict[str, Any]
-    usd: float | None
-
-
-# Reads raw bytes: the request, whether it was sent in a batch, the bytes.
-Reader = Callable[[Request, bool, bytes], Parsed]
+# The request, whether it was sent in a batch, and raw bytes, to what these say: the answer, the
+# API's token counts, and its cost in USD, None if they do not tell.
+Reader = Callable[[Request, bool, bytes], tuple[Answer, dict[str, Any], float | None]]
 
 
 class OpenBatch(NamedTuple):
@@ -76,57 +70,19 @@ class OpenBatch(NamedTuple):
     name: str | None
 
 
-class Stage:
-    """The results of one stage of a run on disk: a list of JSON values that only grows."""
-
-    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
-        self._sql, self.name = connection, name
-
-    def append(self, values: Iterable[Any]) -> None:
-        """Add values. When this returns they are on disk."""
-        start = len(self)
-        rows = [(self.name, start + i, canonical(value)) for i, value in enumerate(values)]
-        with self._sql:
-            self._sql.executemany("INSERT INTO items VALUES (?, ?, ?)", rows)
-
-    def finish(self, about: Any = None) -> None:
-        """Nothing will be added; `about` is what else there is to say."""
-        with self._sql:
-            self._sql.execute(
-                "INSERT OR IGNORE INTO finished VALUES (?, ?)", (self.name, canonical(about))
-            )
-
-    @property
-    def about(self) -> Any:
-        """What `finish` was told; None before that."""
-        query = "SELECT about FROM finished WHERE stage = ?"
-        row = self._sql.execute(query, (self.name,)).fetchone()
-        return row and json.loads(row[0])
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the stage is complete."""
-        query = "SELECT 1 FROM finished WHERE stage = ?"
-        return self._sql.execute(query, (self.name,)).fetchone() is not None
-
-    def __len__(self) -> int:
-        query = "SELECT COUNT(*) FROM items WHERE stage = ?"
-        return int(self._sql.execute(query, (self.name,)).fetchone()[0])
-
-    def __iter__(self) -> Iterator[Any]:
-        query = "SELECT value FROM items WHERE stage = ? ORDER BY seq"
-        return (json.loads(value) for (value,) in self._sql.execute(query, (self.name,)).fetchall())
-
-
 class Journal:
-    """The journal of one folder, for one process at a time. Times are seconds since 1970."""
+    """The journal of one folder, for one process at a time. Times are seconds since 1970.
+
+    Threads may share it; `lock` is held for what takes several calls.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self.lock = threading.RLock()
         self._sql = connection
         self._sql.execute("PRAGMA journal_mode = WAL")
         self._sql.execute("PRAGMA synchronous = FULL")  # a commit survives a power cut
         self._sql.executescript(_SCHEMA)
-        with self._sql:  # a live request that was under way when its process died
+        with self.writing():  # a live request that was under way when its process died
             self._sql.execute(
                 "UPDATE sends SET state = 'lost', note = 'the run ended before the answer' "
                 "WHERE state = 'open' AND batch IS NULL"
@@ -145,22 +101,21 @@ class Journal:
 
     def table(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of a query."""
-        return self._sql.execute(query, values).fetchall()
+        with self.lock:
+            return self._sql.execute(query, values).fetchall()
 
-    def stage(self, name: str) -> Stage:
-        """The results of a stage, empty at first."""
-        return Stage(self._sql, name)
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, which is on disk when the block ends."""
+        with self.lock, self._sql:
+            yield self._sql
 
     # Requests ------------------------------------------------------------------------------
 
-    def send(self, requests: Sequence[PricedRequest], batch: int | None = None) -> list[int]:
-        """Record that requests are about to be sent, each with its worst cost in USD.
-
-        Returns:
-            An id for each sending.
-        """
-        with self._sql:
-            return [self._send(request, worst, batch) for request, worst in requests]
+    def send(self, request: Request, worst: float) -> int:
+        """Record that a request is about to be sent, with its worst cost in USD; gives an id."""
+        with self.writing():
+            return self._send(request, worst, None)
 
     def _send(self, request: Request, worst: float, batch: int | None) -> int:
         settings = digest(request.settings)
@@ -183,8 +138,8 @@ class Journal:
 
     def receive(self, answers: Iterable[tuple[int, bytes]]) -> None:
         """Keep raw answers by the ids of their sendings. When this returns they are on disk."""
-        with self._sql:
-            self._sql.executemany(
+        with self.writing() as sql:
+            sql.executemany(
                 "UPDATE sends SET state = 'received', raw = ? WHERE id = ? AND state = 'open'",
                 [(raw, send) for send, raw in answers],
             )
@@ -201,15 +156,15 @@ class Journal:
             "attempt FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
             f"WHERE state = 'received' LIMIT {PAGE}"
         )
-        self._sql.execute("PRAGMA synchronous = NORMAL")  # this can be done again after a power cut
-        try:
+        with self.lock:
+            self._sql.execute("PRAGMA synchronous = NORMAL")  # reading can be done again
             while page := self.table(query):
-                with self._sql:
+                with self.writing() as sql:
                     for id, worst, batch, raw, *fields in page:
                         request = Request(*fields)
                         answer, usage, usd = read(request, batch is not None, raw)
                         usd = worst if usd is None else usd
-                        self._sql.execute(
+                        sql.execute(
                             "UPDATE sends SET state = 'parsed', outcome = ?, value = ?, "
                             "usage = ?, usd = ? WHERE id = ?",
                             (answer.outcome, canonical(answer.value), canonical(usage), usd, id),
@@ -217,7 +172,6 @@ class Journal:
                         self.paid += usd
                         self.outstanding -= worst
                         done.append((request, answer))
-        finally:
             self._sql.execute("PRAGMA synchronous = FULL")
         return done
 
@@ -237,9 +191,9 @@ class Journal:
             note: why, in a few words.
             outcome: ``rejected`` if the API refuses the request as such: it is never sent again.
         """
-        with self._sql:
+        with self.writing() as sql:
             for send in sends:
-                row = self._sql.execute(
+                row = sql.execute(
                     "UPDATE sends SET state = ?, note = ?, outcome = ? "
                     "WHERE id = ? AND state = 'open' RETURNING worst",
                     (state, note, outcome, send),
@@ -272,8 +226,8 @@ class Journal:
 
     def intend_batch(self, requests: Sequence[PricedRequest], known: list[str]) -> int:
         """Record that a batch is about to be created, besides those that are known to exist."""
-        with self._sql:
-            cursor = self._sql.execute(
+        with self.writing() as sql:
+            cursor = sql.execute(
                 "INSERT INTO batches (at, known, size, state) VALUES (?, ?, ?, 'intent')",
                 (time.time(), canonical(known), len(requests)),
             )
@@ -284,18 +238,17 @@ class Journal:
 
     def name_batch(self, batch: int, name: str) -> None:
         """Record the API's name of a batch that exists."""
-        with self._sql:
-            self._sql.execute(
+        with self.writing() as sql:
+            sql.execute(
                 "UPDATE batches SET state = 'created', name = ? WHERE id = ?", (name, batch)
             )
 
-    def disown_batch(self, batch: int, name: str) -> None:
+    def disown_batch(self, batch: OpenBatch) -> None:
         """What was taken for this batch holds other requests: its name is still unknown."""
-        [(known,)] = self.table("SELECT known FROM batches WHERE id = ?", batch)
-        with self._sql:
-            self._sql.execute(
+        with self.writing() as sql:
+            sql.execute(
                 "UPDATE batches SET name = NULL, state = 'intent', known = ? WHERE id = ?",
-                (canonical([*json.loads(known), name]), batch),
+                (canonical([*batch.known, batch.name]), batch.id),
             )
 
     def settle_batch(self, batch: int, state: str, note: str) -> None:
@@ -308,8 +261,8 @@ class Journal:
         """
         left = [send for send, is_open in self.sends_of(batch).values() if is_open]
         self.fail(left, "lost" if state == "lost" else "void", note)
-        with self._sql:
-            self._sql.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch))
+        with self.writing() as sql:
+            sql.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch))
 
     def open_batches(self) -> list[OpenBatch]:
         """Those that are not settled, oldest first."""
@@ -328,6 +281,108 @@ class Journal:
         rows = self.table("SELECT key, id, state = 'open' FROM sends WHERE batch = ?", batch)
         return {key: (send, bool(is_open)) for key, send, is_open in rows}
 
+    # The account ---------------------------------------------------------------------------
+
+    def account(self) -> dict[str, Any]:
+        """What all requests came to, over the journal's whole life.
+
+        Returns:
+            `paid_usd`, and `unsettled_usd` that may still have been billed for requests without an
+            answer; `stages`: by stage and model the answers by outcome, attempts without an answer
+            by kind, USD, tokens and the share of prompt tokens that were read from the cache.
+        """
+        stages: dict[str, dict[str, Any]] = {}
+        sends = self.table(
+            "SELECT stage || ' ' || json_extract(json, '$.model'), state, outcome, note, "
+            "COUNT(*), TOTAL(usd), TOTAL(json_extract(usage, '$.input_tokens')) "
+            "+ TOTAL(json_extract(usage, '$.cache_creation_input_tokens')) "
+            "+ TOTAL(json_extract(usage, '$.cache_read_input_tokens')), "
+            "TOTAL(json_extract(usage, '$.cache_read_input_tokens')), "
+            "TOTAL(json_extract(usage, '$.output_tokens')) "
+            "FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
+            "GROUP BY 1, 2, 3, 4"
+        )
+        names = ("answers", "usd", "prompt_tokens", "read_from_cache", "answer_tokens")
+        for stage, state, outcome, note, *numbers in sends:
+            counts = {"outcomes": Counter(), "without_answer": Counter(), **dict.fromkeys(names, 0)}
+            of = stages.setdefault(stage, counts)
+            if outcome is not None:
+                of["outcomes"][outcome] += numbers[0]
+            if state in ("void", "lost"):
+                kind = "lost, perhaps billed" if state == "lost" else note.partition(":")[0].strip()
+                of["without_answer"][kind] += numbers[0]
+            if state == "parsed":
+                for name, number in zip(names, numbers, strict=True):
+                    of[name] += number
+        for of in stages.values():
+            of["usd"] = round(of["usd"], 6)
+            of["read_from_cache"] = round(of["read_from_cache"] / max(1, of["prompt_tokens"]), 3)
+        return {
+            "paid_usd": round(self.paid, 6),
+            "unsettled_usd": round(max(0.0, self.outstanding), 6),
+            "stages": stages,
+        }
+
+
+class Stage:
+    """The results of one stage of a run on disk: a list of JSON values that only grows."""
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        self._journal, self.name = journal, name
+
+    def append(self, values: Iterable[Any]) -> None:
+        """Add values. When this returns they are on disk."""
+        rows = [(self.name, i, canonical(value)) for i, value in enumerate(values, len(self))]
+        with self._journal.writing() as sql:
+            sql.executemany("INSERT INTO items VALUES (?, ?, ?)", rows)
+
+    def fill(
+        self,
+        items: Iterable[T],
+        at_once: int,
+        work: Callable[[list[T]], Iterable[Any]],
+        progress: Callable[[int], None],
+        each: int = 1,
+    ) -> None:
+        """Add the results of all items from where an earlier run ended.
+
+        Args:
+            items: in order.
+            at_once: how many are worked on before their results are stored.
+            work: gives the results of some items, `each` of them for one item.
+            progress: called with how many more results are stored.
+            each: see `work`.
+        """
+        rest = islice(items, len(self) // each, None)
+        while chunk := list(islice(rest, at_once)):
+            self.append(work(chunk))
+            progress(len(chunk) * each)
+
+    def finish(self, about: Any = None) -> None:
+        """Nothing will be added; `about` is what else there is to say."""
+        with self._journal.writing() as sql:
+            values = (self.name, canonical(about))
+            sql.execute("INSERT OR IGNORE INTO finished VALUES (?, ?)", values)
+
+    @property
+    def about(self) -> Any:
+        """What `finish` was told; None before that."""
+        rows = self._journal.table("SELECT about FROM finished WHERE stage = ?", self.name)
+        return json.loads(rows[0][0]) if rows else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage is complete."""
+        return bool(self._journal.table("SELECT 1 FROM finished WHERE stage = ?", self.name))
+
+    def __len__(self) -> int:
+        query = "SELECT COUNT(*) FROM items WHERE stage = ?"
+        return int(self._journal.table(query, self.name)[0][0])
+
+    def __iter__(self) -> Iterator[Any]:
+        query = "SELECT value FROM items WHERE stage = ? ORDER BY seq"
+        return (json.loads(value) for (value,) in self._journal.table(query, self.name))
+
 
 @contextmanager
 def open_journal(folder: Path | None) -> Iterator[Journal]:
@@ -345,7 +400,7 @@ def open_journal(folder: Path | None) -> Iterator[Journal]:
             stack.enter_context(job_lock(folder, "label"))
             folder.mkdir(exist_ok=True)
         file = ":memory:" if folder is None else folder / FILE
-        connection = stack.enter_context(closing(sqlite3.connect(file)))
+        connection = stack.enter_context(closing(sqlite3.connect(file, check_same_thread=False)))
         try:
             journal = Journal(connection)
         except sqlite3.DatabaseError as error:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from typing import Any, Literal
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
 from prm_lightning.labelling.ask import Asker
 from prm_lightning.labelling.batches import Mode, ask
 from prm_lightning.labelling.journal import Stage
-from prm_lightning.labelling.mining import answer_of
 from prm_lightning.labelling.prompts import JUDGED, Request, judge_request
-from prm_lightning.labelling.solutions import sound
+from prm_lightning.labelling.solutions import UNANSWERABLE, answer_of, complete, sound
 from prm_lightning.quantities import failed_equations
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.types import (
     UNKNOWN,
-    Completion,
     Generator,
     Judge,
     Judgement,
@@ -33,6 +30,7 @@ from prm_lightning.types import (
 RolloutLabels = Literal["hard", "soft"]
 RolloutSearch = Literal["every", "binary"]
 JUDGED_AT_ONCE = 16  # solutions judged before what was said of them is stored
+NO_ANSWER = Judgement("no reference answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def _by_equations(request: JudgeRequest) -> Judgement:
     is_right = request.is_correct
     if is_right is None:
         if request.answer is None:
-            return Judgement("no reference answer")
+            return NO_ANSWER
         is_right = same_answer(extract_answer("\n".join(request.steps)), request.answer)
     if not is_right:
         return Judgement("unexplained")
@@ -171,7 +169,8 @@ class RolloutJudge:
 
     A first step after which nothing succeeds is compared with the problem alone: where that is
     never solved either, the outcome is ``never solved`` and nothing is labelled. A request without
-    a reference answer has the outcome ``no reference answer``.
+    a reference answer has the outcome ``no reference answer``, one of which the generator refuses a
+    prefix, as too long, ``unanswerable``.
 
     Args:
         generator: what writes the endings.
@@ -179,8 +178,6 @@ class RolloutJudge:
         labels: `hard` or `soft`.
         search: `every` or `binary`.
         sampling: how the generator samples; its `n` is replaced by `k`.
-        separator: follows each step of a prefix.
-        at_once: solutions judged together, whose prompts share a call to the generator.
     """
 
     generator: Generator
@@ -188,8 +185,6 @@ class RolloutJudge:
     labels: RolloutLabels = "hard"
     search: RolloutSearch = "every"
     sampling: Sampling = Sampling()  # noqa: RUF009
-    separator: str = "\n"
-    at_once: int = JUDGED_AT_ONCE
 
     @property
     def name(self) -> str:
@@ -197,99 +192,91 @@ class RolloutJudge:
         return f"rollouts of {self.generator.name}, k={self.k}, {self.labels}, {self.search}"
 
     def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[Judgement]:
-        """One judgement a request, in order; `at_once` of them are worked on together."""
-        pending = iter(requests)
-        while chunk := list(islice(pending, self.at_once)):
-            yield from self._judge_together(chunk)
-
-    def _judge_together(self, requests: list[JudgeRequest]) -> list[Judgement]:
-        shares: list[dict[int, float]] = [{} for _ in requests]
+        """One judgement a request, in order; all of them are worked on together."""
+        shares = [_stated_shares(request) for request in requests]
+        refused: set[int] = set()
         while prefixes := [
             (i, length)
             for i, request in enumerate(requests)
-            if request.answer is not None
+            if request.answer is not None and i not in refused
             for length in _wanted(self.search, len(request.steps), shares[i])
         ]:
             measured = self._measure([(requests[i], length) for i, length in prefixes])
             for (i, length), share in zip(prefixes, measured, strict=True):
-                shares[i][length] = share
-        return [self._judgement(*pair) for pair in zip(requests, shares, strict=True)]
+                if share is None:
+                    refused.add(i)
+                else:
+                    shares[i][length] = share
+        for i, request in enumerate(requests):
+            yield Judgement(UNANSWERABLE) if i in refused else self._judgement(request, shares[i])
 
-    def _measure(self, prefixes: list[tuple[JudgeRequest, int]]) -> list[float]:
-        """The share of endings that reach the answer, from some prefixes, in one call."""
-        settled = [_settled(request, length) for request, length in prefixes]
-        begun = [
-            "".join(step + self.separator for step in request.steps[:length])
+    def _measure(self, prefixes: list[tuple[JudgeRequest, int]]) -> list[float | None]:
+        """The share of endings that reach the answer, from some prefixes; None of one refused."""
+        prompts = [
+            Prompt(request.problem, "".join(f"{step}\n" for step in request.steps[:length]))
             for request, length in prefixes
         ]
-        prompts = [
-            Prompt(request.problem, text)
-            for (request, _), text, share in zip(prefixes, begun, settled, strict=True)
-            if share is None
-        ]
-        sampling = replace(self.sampling, n=self.k)
-        endings = iter(self.generator.generate(prompts, sampling) if prompts else ())
+        endings = complete(self.generator, prompts, replace(self.sampling, n=self.k))
         return [
-            _share(request, text, next(endings)) if share is None else share
-            for (request, _), text, share in zip(prefixes, begun, settled, strict=True)
+            written
+            and sum(same_answer(request.answer, answer_of(e, prompt.begun)) for e in written)
+            / self.k
+            for (request, _), prompt, written in zip(prefixes, prompts, endings, strict=True)
         ]
 
-    def _judgement(self, request: JudgeRequest, shares: dict[int, float]) -> Judgement:
+    def _judgement(self, request: JudgeRequest, shares: Mapping[int, float]) -> Judgement:
         if request.answer is None:
-            return Judgement("no reference answer")
+            return NO_ANSWER
         if shares.get(0) == 0:
             return Judgement("never solved")
         verdicts: list[Verdict | None] = []
         labels: list[float | None] = []
         reasons: list[str] = []
-        is_over = False
         for length in range(1, len(request.steps) + 1):
             share = shares.get(length)
-            verdicts.append(None if is_over else "incorrect" if share == 0 else "correct")
-            labels.append(
-                None if is_over else share if self.labels == "soft" else float(share != 0)
-            )
-            is_said = share is not None and not is_over
-            reasons.append(f"{share:.0%} of the endings reach the answer" if is_said else "")
-            is_over = is_over or (self.search == "binary" and share == 0)
-        return Judgement(JUDGED, tuple(verdicts), tuple(reasons), tuple(labels))
+            verdicts.append("incorrect" if share == 0 else "correct")
+            labels.append(share if self.labels == "soft" else float(share != 0))
+            reasons.append("" if share is None else f"{share:.0%} of the endings reach the answer")
+            if self.search == "binary" and share == 0:
+                break
+        after = len(request.steps) - len(verdicts)
+        return Judgement(
+            JUDGED,
+            (*verdicts, *[None] * after),
+            (*reasons, *[""] * after),
+            (*labels, *[None] * after),
+        )
 
 
-def _wanted(search: RolloutSearch, steps: int, shares: dict[int, float]) -> Sequence[int]:
+def _stated_shares(request: JudgeRequest) -> dict[int, float]:
+    """1 or 0 by the number of all steps if the whole solution states an answer, else nothing."""
+    stated = stated_answer("\n".join(request.steps))
+    if stated is None:
+        return {}
+    return {len(request.steps): float(same_answer(request.answer, stated))}
+
+
+def _wanted(search: RolloutSearch, steps: int, shares: Mapping[int, float]) -> Sequence[int]:
     """From how many steps to continue next, 0 for the bare problem; none once all is known.
 
     Args:
         search: `every` or `binary`.
         steps: of the solution.
-        shares: what was measured, by how many steps were given.
+        shares: what is known, by how many steps were given.
     """
     good = max((length for length, share in shares.items() if share), default=0)
-    bad = min(
-        (length for length, share in shares.items() if length and not share), default=steps + 1
-    )
+    bad = min((n for n, share in shares.items() if n and not share), default=steps + 1)
     if search == "every":
-        if not shares:
-            return range(1, steps + 1)
+        if unknown := [length for length in range(1, steps + 1) if length not in shares]:
+            return unknown
         never = good == 0
     else:
-        if not shares:
+        if steps not in shares:
             return (steps,)  # if the whole solution is right, nothing else is asked
         if bad - good > 1:
             return ((good + bad) // 2,)
         never = bad == 1
     return (0,) if never and 0 not in shares else ()
-
-
-def _settled(request: JudgeRequest, length: int) -> float | None:
-    """The share of a whole solution that states an answer; None for what has to be continued."""
-    if length < len(request.steps):
-        return None
-    answer = stated_answer("\n".join(request.steps))
-    return None if answer is None else float(same_answer(request.answer, answer))
-
-
-def _share(request: JudgeRequest, begun: str, endings: list[Completion]) -> float:
-    return sum(same_answer(request.answer, answer_of(e, begun)) for e in endings) / len(endings)
 
 
 def judge_and_store(
@@ -300,21 +287,13 @@ def judge_and_store(
     Args:
         judge: whose judgements are wanted.
         requests: in order.
-        stage: its length says how many are judged already.
-        progress: called with how many more are.
+        stage: gets them.
+        progress: called with how many more are judged.
     """
-    rest = islice(requests, len(stage), None)
-    while chunk := list(islice(rest, JUDGED_AT_ONCE)):
-        stage.append(asdict(judgement) for judgement in judge.judge(chunk))
-        progress(len(chunk))
+    stage.fill(requests, JUDGED_AT_ONCE, lambda chunk: map(asdict, judge.judge(chunk)), progress)
     return map(_load_judgement, stage)
 
 
 def _load_judgement(value: dict[str, Any]) -> Judgement:
-    labels = value["labels"]
-    return Judgement(
-        value["outcome"],
-        tuple(value["verdicts"]),
-        tuple(value["reasons"]),
-        None if labels is None else tuple(labels),
-    )
+    lists = {name: value[name] and tuple(value[name]) for name in ("verdicts", "reasons", "labels")}
+    return Judgement(value["outcome"], **lists)

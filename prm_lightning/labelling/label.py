@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from prm_lightning.command import run_verb
-from prm_lightning.labelling.ask import Asker, Patience, Requests
-from prm_lightning.labelling.claude import ApiError, connect, read_key, scrub_logs
-from prm_lightning.labelling.dataset import account, lines, read_record, write_dataset
+from prm_lightning.files import written_folder
+from prm_lightning.labelling.ask import Asker, Requests
+from prm_lightning.labelling.claude import connect, read_key, scrub_logs
 from prm_lightning.labelling.journal import open_journal
 from prm_lightning.labelling.options import LabelOptions
-from prm_lightning.labelling.prices import Price, cost, load_prices, price_of, worst_cost
-from prm_lightning.labelling.prompts import JUDGE, VERSIONS, Request, writer_requests
-from prm_lightning.labelling.solutions import READY, Candidate, load_candidates
-from prm_lightning.labelling.stages import Run
+from prm_lightning.labelling.prices import Price, cost, load_prices, require_served, worst_cost
+from prm_lightning.labelling.prompts import JUDGE, JUDGED, VERSIONS, Request, writer_requests
+from prm_lightning.labelling.solutions import READY, Candidate
+from prm_lightning.labelling.stages import Run, load_candidates
+from prm_lightning.sources.rewards import he_rewards, se_rewards
 from prm_lightning.terminal import Bar
+from prm_lightning.types import Judgement
 
-CHARACTERS_PER_TOKEN = 3.0  # of a body in English and JSON; where nothing was counted
+SOLUTIONS, RECORD = "solutions.jsonl", "dataset.json"
+FORMAT = 1  # of the folder
+CHARACTERS_PER_TOKEN = 3.0  # of a body in English and JSON
 STEP_TOKENS = 40  # of a verdict with its reason
 SOLUTION_TOKENS = 350  # of a written solution
-SAMPLED = 50  # requests whose tokens the API is asked to count
 TYPICAL_STEPS = 6
 TYPICAL = Candidate("x" * 250, "42", steps=("x" * 120,) * TYPICAL_STEPS)  # before any is written
 
@@ -38,7 +42,7 @@ def main(args: Sequence[str]) -> None:
     record = read_record(options.folder) if options.skip_generation else label(options)
     if record is None:
         return
-    print("\n".join(lines(record)))
+    print("\n".join(summary(record)))
     print(f"data       {options.folder}", flush=True)
     if options.then_fit:
         fit = [sys.executable, "-m", "prm_lightning", "fit", "--config", options.then_fit]
@@ -54,7 +58,7 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
         options: after `LabelOptions.check`.
 
     Returns:
-        What `dataset.json` says; None of a dry run.
+        What `RECORD` says; None of a dry run.
 
     Raises:
         UnfinishedError: the budget is reached or the API does not answer. Nothing received is lost.
@@ -63,7 +67,7 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
     """
     prices = load_prices(options.prices)
     for model in options.claude_models:
-        price_of(prices, model, date.today())
+        require_served(prices, model, date.today())
     forget = options.dry_run and not options.journal_folder.exists()  # a dry run leaves no trace
     with (
         open_journal(None if forget else options.journal_folder) as journal,
@@ -76,30 +80,15 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
             budget=options.budget or 0.0,
             concurrency=options.concurrency,
             chunk=options.chunk,
-            patience=Patience(longest_wait=options.longest_wait, timeout=options.timeout),
+            longest_wait=options.longest_wait,
+            timeout=options.timeout,
             approve=lambda asker, requests: _approve(options, asker, requests, bar),
             progress=bar.advance,
         )
-        run = Run(options, journal, prices, asker, bar)
+        run = Run(options, asker, bar)
         if options.dry_run:
-            _dry_run(run)
-            return None
-        found = run.solutions()
-        return write_dataset(
-            options.folder,
-            run.judgements(found),
-            options.reward,
-            run.judge.name,
-            lambda: {
-                "left_out": found.about or {},
-                "method": options.method,
-                "models": {"writer": options.written_by, "judge": run.judge.name},
-                "prompt_versions": VERSIONS,
-                "settings": options.settings,
-                "cost": account(journal),
-            },
-            overwrite=options.overwrite,
-        )
+            return _dry_run(run)
+        return write_folder(run)
 
 
 # Before money is spent ---------------------------------------------------------------------
@@ -136,27 +125,22 @@ def _dry_run(run: Run) -> None:
     """Print requests, tokens and dollars of what is left to ask, as far as it can be known."""
     plan: list[str] = []
     for requests, times in _left(run):
-        ratio = _count_sample(run.asker, requests())
-        _say(
-            f"tokens of {ratio:.2f} characters, as the API counts a sample"
-            if ratio
-            else f"tokens of {CHARACTERS_PER_TOKEN:.0f} characters, a guess: no key to count with"
-        )
-        plan += estimate(requests(), run.prices, ratio or CHARACTERS_PER_TOKEN, times)
+        plan += estimate(requests, run.asker.prices, times)
     _say(*plan or ["nothing is left to ask Claude: $0.00"])
     if run.options.budget is not None:
-        _say(f"budget ${run.options.budget:.2f}, of which ${run.journal.committed:.4f} is used")
+        used = run.asker.journal.committed
+        _say(f"budget ${run.options.budget:.2f}, of which ${used:.4f} is used")
 
 
-def _left(run: Run) -> Iterator[tuple[Requests, float]]:
+def _left(run: Run) -> Iterator[tuple[Iterable[Request], float]]:
     """Requests of each stage that asks Claude, and how many each of them is counted for."""
     options, judge, pending = run.options, run.claude_judge, run.asker.pending
     share = options.fraction if options.select == "uncertain" else 1.0
     found = run.known_solutions()
     if found is not None:
-        ready = [c.to_judge for c in load_candidates(found) if c.outcome == READY]
-        if options.uses_claude:
-            yield lambda: pending(judge.requests(ready)), share
+        if options.asks_claude:
+            ready = [c.to_judge for c in load_candidates(found) if c.outcome == READY]
+            yield pending(judge.requests(ready)), share
         return
     problems = run.known_problems()
     count = options.num_samples if problems is None else len(problems)
@@ -164,66 +148,175 @@ def _left(run: Run) -> Iterator[tuple[Requests, float]]:
     _say(f"assumed: {count:,} questions, {total:,} different solutions, {TYPICAL_STEPS} steps each")
     if options.method == 2:
         some = [TYPICAL.question] if problems is None else [p["question"] for p in problems]
-
-        def writing() -> Iterator[Request]:
-            for question in some:
-                yield from writer_requests(run.writer_settings, question, options.num_rollouts)
-
-        yield lambda: pending(writing()), count / len(some)
-    if options.uses_claude:
-        yield lambda: judge.requests([TYPICAL.to_judge]), total * share
+        settings, each = run.writer_settings, options.num_rollouts
+        writing = (request for q in some for request in writer_requests(settings, q, each))
+        yield pending(writing), count / len(some)
+    if options.asks_claude:
+        yield judge.requests([TYPICAL.to_judge]), total * share
 
 
 def estimate(
-    requests: Iterable[Request],
-    prices: Mapping[str, Price],
-    characters_per_token: float = CHARACTERS_PER_TOKEN,
-    times: float = 1.0,
+    requests: Iterable[Request], prices: Mapping[str, Price], times: float = 1.0
 ) -> list[str]:
     """What some requests would cost: a line for each stage and model. No cache hit is counted on.
 
     Args:
         requests: read once.
         prices: by model.
-        characters_per_token: ratio that gives the expected tokens of a body.
         times: how many requests each of them is counted for.
     """
     sums: dict[tuple[str, str], list[float]] = {}
     for request in requests:
         settings = json.loads(request.settings)
         price, most = prices[settings["model"]], settings["max_tokens"]
-        prompt = request.size / characters_per_token
+        prompt = request.size / CHARACTERS_PER_TOKEN
         said = 20 + STEP_TOKENS * request.parts if request.stage == JUDGE else SOLUTION_TOKENS
         answer = min(said, most)
-        usage = {"input_tokens": int(prompt), "output_tokens": answer}
-        expected = cost(price, usage, batch=False)
+        expected = cost(price, {"input_tokens": prompt, "output_tokens": answer}, batch=False)
         worst = worst_cost(price, request.size, most, batch=False)
         found = sums.setdefault((request.stage, settings["model"]), [0.0] * 5)
         for i, value in enumerate((1, prompt, answer, expected, worst)):
             found[i] += times * value
-    said_lines = []
+    lines = []
     for (stage, model), (count, prompt, answer, expected, worst) in sums.items():
         batch = prices[model].batch_factor
-        said_lines.append(
+        lines.append(
             f"{stage:6} {count:7,.0f} requests to {model}: about {prompt / 1e6:.2f} M prompt and "
             f"{answer / 1e6:.2f} M answer tokens; ${expected * batch:.2f} in batches (at most "
             f"${worst * batch:.2f}), ${expected:.2f} live (at most ${worst:.2f})"
         )
-    return said_lines
-
-
-def _count_sample(asker: Asker, requests: Iterable[Request]) -> float | None:
-    """Characters per token as the API counts them, free of charge; None if it does not."""
-    characters = tokens = 0
-    try:
-        for request in islice(requests, SAMPLED):
-            tokens += asker.claude.count_tokens(request.params)
-            characters += request.size
-    except (ValueError, ApiError):  # no key, or no answer
-        return None
-    return characters / tokens if tokens else None
+    return lines
 
 
 def _say(*said: str) -> None:
     """Lines for the person who starts the run."""
     print(*said, sep="\n", file=sys.stderr, flush=True)
+
+
+# The folder ----------------------------------------------------------------------------------
+
+
+def write_folder(run: Run) -> dict[str, Any]:
+    """Run what is left of all stages, and write the labelled folder, whole or not at all.
+
+    Solutions with the outcome ``judged`` become rows, copies once; the others are counted.
+
+    Returns:
+        What `RECORD` holds, which is written last.
+
+    Raises:
+        FileExistsError: the name is taken, and may not be replaced.
+    """
+    options, found, judge = run.options, run.solutions(), run.judge.name
+    outcomes: Counter[str] = Counter()
+    steps: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    seen: set[str] = set()
+    ours = (SOLUTIONS, RECORD)
+    with written_folder(options.folder, overwrite=options.overwrite, ours=ours) as partial:
+        with (partial / SOLUTIONS).open("w", encoding="utf-8") as file:
+            for candidate, judgement in run.judgements(found):
+                is_copy = judgement.outcome == JUDGED and candidate.key in seen
+                outcome = "copy of another solution" if is_copy else judgement.outcome
+                outcomes[outcome] += 1
+                if judgement.outcome != JUDGED or is_copy:
+                    continue
+                seen.add(candidate.key)
+                steps.update(verdict or "none" for verdict in judgement.verdicts)
+                answers[_answer_and_steps(candidate, judgement)] += 1
+                row = _row(candidate, judgement, options.reward, judge)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        record = {
+            "format": FORMAT,
+            "reward": options.reward,
+            "judge": judge,
+            "counts": {
+                "outcomes": dict(outcomes.most_common()),
+                "steps": {"total": steps.total(), **dict(sorted(steps.items()))},
+                "solutions": dict(sorted(answers.items())),
+            },
+            "left_out": found.about or {},
+            "method": options.method,
+            "models": {"writer": options.written_by, "judge": judge},
+            "prompt_versions": VERSIONS,
+            "settings": options.settings,
+            "cost": run.asker.journal.account(),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        (partial / RECORD).write_text(text + "\n", encoding="utf-8")
+    return record
+
+
+def _row(candidate: Candidate, judgement: Judgement, reward: str, judge: str) -> dict[str, Any]:
+    verdicts = judgement.verdicts
+    rewards = se_rewards(verdicts) if reward == "SE" else he_rewards(verdicts, candidate.is_correct)
+    row = {
+        "question": candidate.question,
+        "solution": candidate.solution,
+        "steps": list(candidate.steps),
+        "step_rewards": rewards,
+        "is_correct": candidate.is_correct,
+        "ground_truth_answer": candidate.answer,
+        "verdicts": list(verdicts),
+        "reasons": list(judgement.reasons),
+        "predicted_answer": candidate.predicted,
+        "generator": candidate.generator,
+        "judge": judge,
+        "key": candidate.key,
+    }
+    return row | ({"labels": list(judgement.labels)} if judgement.labels is not None else {})
+
+
+def _answer_and_steps(candidate: Candidate, judgement: Judgement) -> str:
+    """How verdicts and final answer go together."""
+    verdicts = set(judgement.verdicts)
+    said = (
+        "a wrong step" if "incorrect" in verdicts
+        else "all steps correct" if verdicts == {"correct"}
+        else "nothing wrong, not all settled"
+    )  # fmt: skip
+    return f"{'right' if candidate.is_correct else 'wrong'} answer, {said}"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a complete labelled folder says of itself.
+
+    Raises:
+        FileNotFoundError: the folder is absent or was not written to its end.
+    """
+    if not (folder / RECORD).is_file():
+        raise FileNotFoundError(
+            f"label: {folder} holds no complete labelled data (no {RECORD}). Run without "
+            "--skip_generation, or name another folder with --output_dir."
+        )
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
+
+
+def summary(record: Mapping[str, Any]) -> list[str]:
+    """What `RECORD` says, in lines for a terminal."""
+    counts, paid, steps = record["counts"], record["cost"], record["counts"]["steps"]
+    lines = [f"solutions  {_counted(counts['outcomes'])}"]
+    if steps["total"]:
+        shares = {k: f"{v} ({v / steps['total']:.1%})" for k, v in steps.items() if k != "total"}
+        lines.append(f"steps      {steps['total']}: {_counted(shares)}")
+        lines.append(f"answers    {_counted(counts['solutions'])}")
+    for name, of in paid["stages"].items():
+        if of.get("answers"):
+            lines.append(
+                f"paid       ${of['usd']:.4f} for {of['answers']} answers of {name}, "
+                f"{of['read_from_cache']:.0%} of prompt tokens read from the cache"
+            )
+        if of["without_answer"]:
+            lines.append(f"repeated   {name}: {_counted(of['without_answer'])}")
+    if paid["stages"]:  # Claude was asked
+        lines.append(
+            f"total      ${paid['paid_usd']:.4f}, "
+            f"${paid['paid_usd'] / max(1, steps['total']):.6f} a labelled step; "
+            f"${paid['unsettled_usd']:.4f} more may have been billed for lost answers"
+        )
+    return lines
+
+
+def _counted(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"

@@ -16,11 +16,11 @@ from jsonargparse.typing import (
 )
 
 from prm_lightning.labelling.batches import Mode
-from prm_lightning.labelling.dataset import Reward
 from prm_lightning.labelling.judges import RolloutLabels, RolloutSearch
 from prm_lightning.sources.rows import DATA_SUFFIXES
 
 MOST_TOKENS, LARGEST_CHUNK = 32_000, 100_000
+NOT_IN_DATA = {"dry_run", "yes", "skip_generation", "output", "journal", "overwrite", "then_fit"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class LabelOptions:
     """
 
     method: Literal[1, 2] = 1
-    reward: Reward = "SE"
+    reward: Literal["HE", "SE"] = "SE"
     generator: str | None = None
     sft_model: str | None = None
     server: str | None = None
@@ -107,7 +107,7 @@ class LabelOptions:
     prm: str | None = None
     fraction: ClosedUnitInterval = 0.5
     mode: Mode = "auto"
-    budget: float | None = None
+    budget: NonNegativeFloat | None = None
     prices: str | None = None
     dry_run: bool = False
     yes: bool = False
@@ -150,7 +150,7 @@ class LabelOptions:
         return self.writer_model if self.method == 2 else str(self.writer)
 
     @property
-    def uses_claude(self) -> bool:
+    def asks_claude(self) -> bool:
         """Whether Claude judges."""
         return self.judge in ("claude", "agreement")
 
@@ -158,29 +158,25 @@ class LabelOptions:
     def claude_models(self) -> list[str]:
         """Models of Claude that this run may ask."""
         writes = self.method == 2 and not self.solutions
-        return [self.judge_model] * self.uses_claude + [self.writer_model] * writes
+        return [self.judge_model] * self.asks_claude + [self.writer_model] * writes
 
     @property
     def settings(self) -> dict[str, Any]:
         """The options that decide what is in the data, for records."""
-        others = {"dry_run", "yes", "skip_generation", "output", "journal", "overwrite", "then_fit"}
-        return {name: value for name, value in vars(self).items() if name not in others}
+        return {name: value for name, value in vars(self).items() if name not in NOT_IN_DATA}
 
     def check(self) -> None:
         """Find options that contradict each other, before anything is done.
 
         Raises:
             ValueError: with what to change.
-            FileExistsError: the output folder is there.
-            FileNotFoundError: a file to be read is not.
+            OSError: the output folder is there, or a file to be read is not.
         """
         if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK or not self.fraction:
             raise ValueError(
                 f"label: max_tokens {self.max_tokens}, chunk {self.chunk}, fraction "
                 f"{self.fraction}: expected at most {MOST_TOKENS} and {LARGEST_CHUNK}, and above 0."
             )
-        if self.budget is not None and not self.budget >= 0:
-            raise ValueError(f"label: budget is {self.budget}, expected USD, 0 or more.")
         if self.min_fail > self.max_fail:
             raise ValueError(
                 f"label: min_fail {self.min_fail} is above max_fail {self.max_fail}; no question "
@@ -196,11 +192,8 @@ class LabelOptions:
             )
         files = {"then_fit": self.then_fit}
         if not self.skip_generation:
-            files |= {
-                name: path
-                for name, path in (("problems", self.problems), ("solutions", self.solutions))
-                if path and path.endswith(DATA_SUFFIXES)
-            }
+            data = {"problems": self.problems, "solutions": self.solutions}
+            files |= {n: path for n, path in data.items() if path and path.endswith(DATA_SUFFIXES)}
             self._check_writer()
         for name, path in files.items():
             if path and not Path(path).is_file():

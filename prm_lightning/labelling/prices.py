@@ -15,7 +15,7 @@ IN_THE_US = 1.1  # times all prices where a request, or its workspace, asks for 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Prices of one model, in USD per million tokens.
+    """Prices of one model, in USD per million tokens; see prices.yaml.
 
     Args:
         input: uncached prompt tokens.
@@ -64,8 +64,27 @@ def load_prices(file: str | None = None) -> dict[str, Price]:
     return _read(SHIPPED) | (_read(Path(file)) if file else {})
 
 
-def price_of(prices: Mapping[str, Price], model: str, today: date) -> Price:
-    """The price of a model that may be asked.
+def _read(file: Path) -> dict[str, Price]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
+        raise ValueError(f"{file}: expected `models:` with one entry a model, as in {SHIPPED}.")
+    prices = {}
+    for model, entry in content["models"].items():
+        try:
+            prices[model] = Price(**{"batch_factor": content.get("batch_factor", 0.5)} | entry)
+        except (TypeError, ValueError) as error:  # a missing, unknown or impossible entry
+            said = str(error).removeprefix("Price.__init__() ")
+            raise ValueError(f"{file}: model {model!r}: {said}.") from error
+    return prices
+
+
+def require_served(prices: Mapping[str, Price], model: str, today: date) -> None:
+    """Refuse a model that must not be asked.
 
     Raises:
         ValueError: the model has no price, or is retired.
@@ -82,7 +101,6 @@ def price_of(prices: Mapping[str, Price], model: str, today: date) -> Price:
             f"model {model!r} was retired on {prices[model].retires}, requests to it fail. "
             "Use its successor, such as claude-sonnet-5-5."
         )
-    return prices[model]
 
 
 def worst_cost(price: Price, prompt_bytes: int, max_tokens: int, *, batch: bool) -> float:
@@ -123,23 +141,3 @@ def cost(price: Price, usage: Mapping[str, Any], *, batch: bool) -> float:
     paid += count("output_tokens") * price.output
     geography = IN_THE_US if usage.get("inference_geo") == "us" else 1.0
     return price.factor(new + max(written, hour) + read, batch=batch) * geography * paid / 1e6
-
-
-def _read(file: Path) -> dict[str, Price]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
-        raise ValueError(f"{file}: expected `models:` with one entry a model, as in {SHIPPED}.")
-    factor = content.get("batch_factor", 0.5)
-    prices = {}
-    for model, entry in content["models"].items():
-        try:
-            prices[model] = Price(**{"batch_factor": factor} | entry)
-        except (TypeError, ValueError) as error:  # a missing, unknown or impossible entry
-            said = str(error).removeprefix("Price.__init__() ")
-            raise ValueError(f"{file}: model {model!r}: {said}.") from error
-    return prices

@@ -1,26 +1,93 @@
-"""Solutions to be judged: written by a model, by Claude, or ready in a file; and which to judge."""
+"""Problems tried, and solutions to be judged: written by a model, by Claude, or ready in a file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import groupby, islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from prm_lightning.answers import extract_answer, same_answer
+from prm_lightning.answers import extract_answer, same_answer, stated_answer
 from prm_lightning.files import digest
-from prm_lightning.labelling.ask import Asker
-from prm_lightning.labelling.batches import Mode, ask
-from prm_lightning.labelling.journal import Stage
-from prm_lightning.labelling.mining import answer_of
-from prm_lightning.labelling.prompts import WRITTEN, Request, canonical, writer_requests
+from prm_lightning.labelling.prompts import WRITTEN, Answer, canonical
+from prm_lightning.sources.problems import Problem
 from prm_lightning.sources.rows import Row
 from prm_lightning.text import split_steps
-from prm_lightning.types import Completion, Dropped, Generator, JudgeRequest, Prompt, Sampling
+from prm_lightning.types import (
+    Completion,
+    Dropped,
+    Generator,
+    JudgeRequest,
+    Prompt,
+    Sampling,
+    Unanswerable,
+)
 
-READY = "ready"
-WRITTEN_AT_ONCE = 32  # problems given to a generator before its solutions are stored
-SCORED_AT_ONCE = 64  # solutions scored before their uncertainty is stored
+READY, UNANSWERABLE = "ready", "unanswerable"
+TRIED_AT_ONCE = 32  # problems given to a generator before what it wrote is stored
+
+
+# What a model writes ------------------------------------------------------------------------
+
+
+def complete(
+    generator: Generator, prompts: Sequence[Prompt], sampling: Sampling
+) -> list[list[Completion] | None]:
+    """Completions of each prompt; None where the generator refuses it, as one that is too long."""
+    try:
+        return [*generator.generate(prompts, sampling)] if prompts else []
+    except Unanswerable:
+        if len(prompts) == 1:
+            return [None]
+    half = len(prompts) // 2
+    return [
+        p for part in (prompts[:half], prompts[half:]) for p in complete(generator, part, sampling)
+    ]
+
+
+def answer_of(completion: Completion, begun: str = "") -> str | None:
+    """The answer of a solution that a generator has written or continued.
+
+    What the completion itself states counts before what was begun. One that was cut at its length
+    has no answer but a stated one: its last number is whatever came last.
+    """
+    stated = stated_answer(completion.text)
+    if stated is not None or completion.ended == "length":
+        return stated
+    return extract_answer(begun + completion.text)
+
+
+def fail_rates(
+    problems: Iterable[Problem],
+    generator: Generator,
+    sampling: Sampling,
+    known: Mapping[str, float | None],
+    at_once: int = TRIED_AT_ONCE,
+) -> Iterator[tuple[Problem, float | None]]:
+    """Let a model try problems: there is something to learn from those it fails sometimes.
+
+    Args:
+        problems: in the order to try them.
+        generator: what tries.
+        sampling: how the generator samples; `n` is the number of attempts at each problem.
+        known: fail rates of an earlier run by problem id; these are not tried again.
+        at_once: problems given to the generator in one call, >= 1.
+
+    Yields:
+        Each problem with the share of its attempts, in [0, 1], that do not state its answer; None
+        if the generator refuses it.
+    """
+    rest, rates = iter(problems), dict(known)
+    while chunk := list(islice(rest, at_once)):
+        new = [problem for problem in chunk if problem.id not in rates]
+        tries = complete(generator, [Prompt(problem.question) for problem in new], sampling)
+        for problem, written in zip(new, tries, strict=True):
+            wrong = [not same_answer(problem.answer, answer_of(c)) for c in written or ()]
+            rates[problem.id] = sum(wrong) / sampling.n if written else None
+        yield from ((problem, rates[problem.id]) for problem in chunk)
+
+
+# Candidates -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +125,6 @@ class Candidate:
         return JudgeRequest(self.question, self.steps, self.answer, self.is_correct)
 
 
-def load_candidates(stage: Stage) -> list[Candidate]:
-    """The candidates that the functions below have stored."""
-    return [Candidate(**value | {"steps": tuple(value["steps"])}) for value in stage]
-
-
 def from_row(row: Row) -> Candidate | Dropped:
     """A ready solution.
 
@@ -93,14 +155,10 @@ def from_row(row: Row) -> Candidate | Dropped:
     reference = str(answer)
     if "####" in reference or "\n" in reference.strip():  # a solution that states it
         reference = extract_answer(reference) or reference
+    text = solution if isinstance(solution, str) else ""
+    generator = str(values.get("generator", ""))
     return settle(
-        Candidate(
-            question,
-            reference.strip(),
-            solution if isinstance(solution, str) else "",
-            tuple(steps or ()),
-            generator=str(values.get("generator", "")),
-        )
+        Candidate(question, reference.strip(), text, tuple(steps or ()), generator=generator)
     )
 
 
@@ -115,89 +173,29 @@ def settle(candidate: Candidate) -> Candidate:
     )
 
 
-def by_generator(
-    problems: Sequence[dict[str, str]],
-    generator: Callable[[], Generator],
-    sampling: Sampling,
-    stage: Stage,
-    progress: Callable[[int], None],
-) -> None:
-    """Let a model write `sampling.n` solutions of each problem, and store them as they come.
-
-    Args:
-        problems: `question` and `answer` of each.
-        generator: gives the model; called only if anything is left to write.
-        sampling: how the model samples.
-        stage: its length says how many are written already.
-        progress: called with how many more are.
-    """
-    rest = islice(problems, len(stage) // sampling.n, None)
-    while chunk := list(islice(rest, WRITTEN_AT_ONCE)):
-        writer = generator()
-        written = writer.generate([Prompt(problem["question"]) for problem in chunk], sampling)
-        stage.append(
-            asdict(_completed(problem, completion, writer.name))
-            for problem, completions in zip(chunk, written, strict=True)
-            for completion in completions
-        )
-        progress(len(chunk) * sampling.n)
-    stage.finish()
-
-
-def _completed(problem: dict[str, str], completion: Completion, writer: str) -> Candidate:
+def from_completion(
+    problem: Mapping[str, str], completion: Completion | None, writer: str
+) -> Candidate:
+    """What a model has written for a problem; None is a problem that it refuses."""
+    bare = Candidate(problem["question"], problem["answer"], generator=sound(writer))
+    if completion is None:
+        return replace(bare, outcome=f"not written: {UNANSWERABLE}")
     completion = completion._replace(text=sound(completion.text))
-    predicted, steps = answer_of(completion), split_steps(completion.text)
+    steps, predicted = split_steps(completion.text), answer_of(completion)
     if completion.ended == "length":  # its last step is torn
         steps = steps[:-1]
-    return Candidate(
-        problem["question"],
-        problem["answer"],
-        completion.text,
-        tuple(steps),
-        predicted,
-        same_answer(predicted, problem["answer"]),
-        sound(writer),
-        READY if steps else "no complete step",
+    return replace(
+        bare,
+        solution=completion.text,
+        steps=tuple(steps),
+        predicted=predicted,
+        is_correct=same_answer(predicted, bare.answer),
+        outcome=READY if steps else "no complete step",
     )
 
 
-def by_claude(
-    problems: Sequence[dict[str, str]],
-    asker: Asker,
-    settings: list[str],
-    model: str,
-    solutions: int,
-    mode: Mode,
-    stage: Stage,
-) -> None:
-    """Let Claude write some solutions of each problem, and store them once all are there.
-
-    Args:
-        problems: `question` and `answer` of each.
-        asker: gets Claude's answers.
-        settings: of each variant of the prompt, from `writer_settings`.
-        model: name of the model in these settings.
-        solutions: how many of each problem, >= 1.
-        mode: live requests or Message Batches.
-        stage: gets them.
-
-    Raises:
-        UnfinishedError: before all was answered.
-    """
-
-    def requests() -> Iterator[tuple[dict[str, str], Request]]:
-        for problem in problems:
-            for request in writer_requests(settings, problem["question"], solutions):
-                yield problem, request
-
-    ask(asker, lambda: (request for _, request in requests()), mode)
-    written = [_written(asker, model, *pair) for pair in islice(requests(), len(stage), None)]
-    stage.append(map(asdict, written))
-    stage.finish()
-
-
-def _written(asker: Asker, model: str, problem: dict[str, str], request: Request) -> Candidate:
-    answer = asker.outcome(request)
+def from_claude(problem: Mapping[str, str], answer: Answer, model: str) -> Candidate:
+    """What Claude has written for a problem."""
     bare = Candidate(problem["question"], problem["answer"], generator=model)
     if answer.outcome != WRITTEN:
         return replace(bare, outcome=f"not written: {answer.outcome}")
@@ -241,27 +239,3 @@ def least_sure(values: Sequence[float], fraction: float) -> list[int]:
     most = math.ceil(len(values) * fraction)
     ranked = sorted(range(len(values)), key=lambda i: (-values[i], i))
     return sorted(ranked[:most])
-
-
-def score_uncertainty(
-    candidates: Iterable[Candidate], prm_folder: str, stage: Stage, progress: Callable[[int], None]
-) -> None:
-    """Store the uncertainty of each candidate under the process reward model of a folder.
-
-    Args:
-        candidates: in order.
-        prm_folder: a trained model, as for `PRM.from_pretrained`.
-        stage: its length says how many are scored already.
-        progress: called with how many more are.
-    """
-    from prm_lightning.modeling.prm import PRM
-
-    rest = islice(candidates, len(stage), None)
-    prm = PRM.from_pretrained(prm_folder)
-    while chunk := list(islice(rest, SCORED_AT_ONCE)):
-        scores: list[list[float]] = []
-        for question, group in groupby(chunk, lambda candidate: candidate.question):
-            scores += prm.score(question, [list(solution.steps) for solution in group])
-        stage.append(uncertainty(found, prm.manifest.threshold) for found in scores)
-        progress(len(chunk))
-    stage.finish()

@@ -7,10 +7,11 @@ what the stages before the changed one have come to, and begins anew from there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
@@ -18,7 +19,8 @@ from urllib.parse import urldefrag
 from prm_lightning.files import digest
 from prm_lightning.generation.prompts import INSTRUCTION
 from prm_lightning.labelling.ask import Asker
-from prm_lightning.labelling.journal import Journal, Stage
+from prm_lightning.labelling.batches import ask
+from prm_lightning.labelling.journal import Stage
 from prm_lightning.labelling.judges import (
     AgreementJudge,
     ClaudeJudge,
@@ -26,24 +28,33 @@ from prm_lightning.labelling.judges import (
     RolloutJudge,
     judge_and_store,
 )
-from prm_lightning.labelling.mining import fail_rates
 from prm_lightning.labelling.options import LabelOptions, is_url
-from prm_lightning.labelling.prices import Price
-from prm_lightning.labelling.prompts import canonical, judge_settings, writer_settings
+from prm_lightning.labelling.prompts import (
+    Request,
+    canonical,
+    judge_settings,
+    writer_requests,
+    writer_settings,
+)
 from prm_lightning.labelling.solutions import (
     READY,
+    TRIED_AT_ONCE,
+    UNANSWERABLE,
     Candidate,
-    by_claude,
-    by_generator,
+    complete,
+    fail_rates,
+    from_claude,
+    from_completion,
     from_row,
     least_sure,
-    load_candidates,
-    score_uncertainty,
+    uncertainty,
 )
 from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.terminal import Bar
-from prm_lightning.types import Dropped, Generator, Judge, Judgement, Sampling
+from prm_lightning.types import Dropped, Generator, Judge, Judgement, Prompt, Sampling
+
+SCORED_AT_ONCE = 64  # solutions scored before their uncertainty is stored
 
 
 @dataclass(frozen=True)
@@ -52,25 +63,21 @@ class Run:
 
     Args:
         options: after `LabelOptions.check`.
-        journal: kept open during the run.
-        prices: of each model of Claude.
-        asker: gets Claude's answers.
+        asker: gets Claude's answers, and has the journal.
         bar: shows how far a stage is.
     """
 
     options: LabelOptions
-    journal: Journal
-    prices: Mapping[str, Price]
     asker: Asker
     bar: Bar
 
     def stage(self, kind: str, *decided_by: Any) -> Stage:
         """The stored results of a stage, which has the name of all that decides them."""
-        return self.journal.stage(f"{kind} {digest(canonical(decided_by))[:16]}")
+        return Stage(self.asker.journal, f"{kind} {digest(canonical(decided_by))[:16]}")
 
     def thinking(self, model: str) -> dict[str, str] | None:
         """The API's parameter for a model; None leaves it out."""
-        kind = self.prices[model].thinking_off
+        kind = self.asker.prices[model].thinking_off
         return {"type": kind} if kind and self.options.thinking == "off" else None
 
     @cached_property
@@ -97,9 +104,8 @@ class Run:
         instruction = INSTRUCTION if options.instruction is None else options.instruction
         url, name = urldefrag(str(options.model))
         if is_url(url):
-            return ServerGenerator(
-                url, options.server_model or name or None, instruction=instruction
-            )
+            served = options.server_model or name or None
+            return ServerGenerator(url, served, instruction=instruction)
         return LocalGenerator(str(options.model), instruction=instruction)
 
     @cached_property
@@ -160,11 +166,12 @@ class Run:
         options, tried = self.options, self.stage("tried", *self._problem_names)
         known = {value["id"]: value["fail_rate"] for value in tried}
         sampling = replace(self.sampling, n=options.mine_samples)
-        rates = fail_rates(self._read(reasons), self.generator, sampling, known)
-        for problem, rate in rates:
+        for problem, rate in fail_rates(self._read(reasons), self.generator, sampling, known):
             if problem.id not in known:
                 tried.append([{"id": problem.id, "fail_rate": rate}])
-            if rate < options.min_fail:
+            if rate is None:
+                reasons[UNANSWERABLE] += 1
+            elif rate < options.min_fail:
                 reasons["too easy"] += 1
             elif rate > options.max_fail:
                 reasons["too hard"] += 1
@@ -177,21 +184,43 @@ class Run:
         """The solutions to be judged, written or read."""
         if self.options.solutions:
             return self._ready_solutions(self.options.solutions)
-        problems, options = self.problems(), self.options
+        problems = self.problems()
         found = self._solution_stage(problems)
-        if found.is_finished:
-            return found
-        asked = list(problems)
-        if options.method == 2:
-            by_claude(
-                asked, self.asker, self.writer_settings, options.writer_model,
-                options.num_rollouts, options.mode, found,
-            )  # fmt: skip
-        else:
-            self.bar.stage("writing", len(asked) * options.num_rollouts)
-            self.bar.advance(len(found))
-            by_generator(asked, lambda: self.generator, self.sampling, found, self.bar.advance)
+        if not found.is_finished:
+            write = self._ask_claude if self.options.method == 2 else self._let_model_write
+            write(list(problems), found)
+            found.finish()
         return found
+
+    def _ask_claude(self, problems: list[dict[str, str]], found: Stage) -> None:
+        options = self.options
+
+        def requests() -> Iterator[tuple[dict[str, str], Request]]:
+            for problem in problems:
+                for request in writer_requests(
+                    self.writer_settings, problem["question"], options.num_rollouts
+                ):
+                    yield problem, request
+
+        ask(self.asker, lambda: (request for _, request in requests()), options.mode)
+        found.append(
+            asdict(from_claude(problem, self.asker.outcome(request), options.writer_model))
+            for problem, request in islice(requests(), len(found), None)
+        )
+
+    def _let_model_write(self, problems: list[dict[str, str]], found: Stage) -> None:
+        each = self.options.num_rollouts
+
+        def write(chunk: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+            prompts = [Prompt(problem["question"]) for problem in chunk]
+            written = complete(self.generator, prompts, self.sampling)
+            for problem, completions in zip(chunk, written, strict=True):
+                for completion in completions or [None] * each:
+                    yield asdict(from_completion(problem, completion, self.generator.name))
+
+        self.bar.stage("writing", len(problems) * each)
+        self.bar.advance(len(found))
+        found.fill(problems, TRIED_AT_ONCE, write, self.bar.advance, each)
 
     def known_solutions(self) -> Stage | None:
         """The solutions, unless some would have to be written first."""
@@ -239,7 +268,7 @@ class Run:
             self.generator, options.rollouts, options.rollout_labels, options.rollout_search,
             self.sampling,
         )  # fmt: skip
-        return AgreementJudge(self.claude_judge, rollouts) if options.uses_claude else rollouts
+        return AgreementJudge(self.claude_judge, rollouts) if options.asks_claude else rollouts
 
     def judgements(self, found: Stage) -> Iterator[tuple[Candidate, Judgement]]:
         """Every solution with what was said of it, in order."""
@@ -263,9 +292,22 @@ class Run:
         doubts = self.stage("uncertainty", found.name, fingerprint(options.prm))
         if not doubts.is_finished:
             self.bar.stage("selecting", len(ready))
-            some = [candidates[i] for i in ready]
-            score_uncertainty(some, options.prm, doubts, self.bar.advance)
+            self._doubt([candidates[i] for i in ready], options.prm, doubts)
+            doubts.finish()
         return [ready[i] for i in least_sure(list(doubts), options.fraction)]
+
+    def _doubt(self, candidates: list[Candidate], folder: str, doubts: Stage) -> None:
+        """How unsure a process reward model is of some solutions."""
+        from prm_lightning.modeling.prm import PRM  # heavy, and seldom needed
+
+        prm = PRM.from_pretrained(folder)
+
+        def score(chunk: list[Candidate]) -> Iterator[float]:
+            for question, group in groupby(chunk, lambda candidate: candidate.question):
+                for scores in prm.score(question, [list(c.steps) for c in group]):
+                    yield uncertainty(scores, prm.manifest.threshold)
+
+        doubts.fill(candidates, SCORED_AT_ONCE, score, self.bar.advance)
 
     def _judge(
         self, found: Stage, candidates: Sequence[Candidate], chosen: list[int]
@@ -274,13 +316,18 @@ class Run:
         requests = [candidates[i].to_judge for i in chosen]
         if options.judge in ("claude", "equations"):
             return judge.judge(requests)
-        if options.uses_claude:
+        if options.asks_claude:
             self.claude_judge.ask_all(requests)  # all at once, so that batches are whole
         decided_by = found.name, judge.name, options.seed, options.instruction, chosen
         stage = self.stage("judgements", *decided_by)
         self.bar.stage("judging", len(requests))
         self.bar.advance(len(stage))
         return judge_and_store(judge, requests, stage, self.bar.advance)
+
+
+def load_candidates(stage: Stage) -> list[Candidate]:
+    """The candidates that a stage holds."""
+    return [Candidate(**value | {"steps": tuple(value["steps"])}) for value in stage]
 
 
 def fingerprint(path: str) -> str:
