@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm_lightning.labelling.judges import AgreementJudge, EquationsJudge, RolloutJudge
-from prm_lightning.types import Completion, Judgement, JudgeRequest, Sampling
+from prm_lightning.types import Completion, Judgement, JudgeRequest, Sampling, Unanswerable
 
 SHORT = {"c": "correct", "i": "incorrect", "u": "unsure", "-": None}
 
@@ -117,6 +117,15 @@ class Script:
         return [begun.count("\n") for call in self.calls for begun in call]
 
 
+class Choosy(Script):
+    """Refuses prefixes of two steps."""
+
+    def generate(self, prompts, sampling):
+        if any(prompt.begun.count("\n") == 2 for prompt in prompts):
+            raise Unanswerable("too long")
+        return super().generate(prompts, sampling)
+
+
 def request(steps, answer="7"):
     return JudgeRequest("How many?", tuple(f"step {chr(97 + i)}" for i in range(steps)), answer)
 
@@ -188,6 +197,11 @@ def test_requests_without_an_answer_get_an_outcome_and_no_label():
     judged = list(RolloutJudge(Script([4, 4, 0]), K).judge(requests))
     assert [j.outcome for j in judged] == ["judged", "no reference answer", "judged"]
     assert (judged[1].verdicts, judged[1].labels) == ((), None)
+
+
+def test_a_prefix_that_is_refused_costs_its_solution_alone():
+    judged = list(RolloutJudge(Choosy([4, 4, 4, 4]), K).judge([request(1), request(3), request(1)]))
+    assert [j.outcome for j in judged] == ["judged", "unanswerable", "judged"]
 
 
 @given(

@@ -294,13 +294,17 @@ def test_a_server_writes(fake):
     def behave(path, body, number):
         question = json.dumps(body)
         i = next(i for i in range(3) if f"What is {i} + 1" in question)
+        if i == 2:
+            return 400, {}, {"error": {"message": "longer than the context"}}
         return 200, {}, chat(f"We add {i} + 1 = {i + 1}, try {number}.\n\nThe answer is {i + 1}.")
 
-    with serving(behave) as (loopback, url):
+    with serving(behave) as (_, url):
         line = ["--problems", problems, "--num_rollouts", 2, "--mine_samples", 0]
         label("--server", url, "--server_model", "m", *line, *PAY)
     found = rows("data/prm_dataset_method1_SE")
-    assert len(found) == len(loopback.requests) == len(fake.usages) == 6
+    assert len(found) == len(fake.usages) == 4
+    outcomes = record("data/prm_dataset_method1_SE")["counts"]["outcomes"]
+    assert outcomes == {"judged": 4, "not written: unanswerable": 2}
     assert all(row["is_correct"] and len(row["steps"]) == 2 for row in found)
 
 

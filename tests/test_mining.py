@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prm_lightning.labelling.solutions import answer_of, fail_rates
 from prm_lightning.sources.problems import Problem
-from prm_lightning.types import Completion, Sampling
+from prm_lightning.types import Completion, Sampling, Unanswerable
 
 TEN = Sampling(n=10)
 
@@ -53,6 +53,17 @@ def test_no_more_problems_are_tried_than_are_asked_for():
     found = fail_rates(problems(*[0, 5] * 50), tutor, TEN, {}, at_once=3)
     assert [next(found)[1] for _ in range(4)] == [0, 0.5, 0, 0.5]
     assert len(tutor.asked) == 2
+
+
+def test_a_problem_that_is_refused_has_no_rate():
+    class Choosy(Tutor):
+        def generate(self, prompts, sampling):
+            if any(prompt.problem == "5" for prompt in prompts):
+                raise Unanswerable("too long")
+            return super().generate(prompts, sampling)
+
+    rates = [rate for _, rate in fail_rates(problems(0, 5, 10, 1), Choosy(), TEN, {})]
+    assert rates == [0, None, 1, 0.1]
 
 
 def test_what_a_completion_states_counts_before_what_was_begun():
