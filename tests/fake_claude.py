@@ -25,6 +25,15 @@ from typing import Any
 TRANSIENT = ("429", "429 wait", "529", "500", "cut before", "cut after", "cut body", "slow", "html")
 BATCH_FAULTS = ("429", "500", "lost before", "lost after", "slow")
 Body = dict[str, Any]
+ERRORS: dict[str | None, tuple[int, str, Body | None]] = {  # status, type, details
+    "429": (429, "rate_limit_error", None),
+    "429 wait": (429, "rate_limit_error", None),
+    "spend limit": (429, "rate_limit_error", {"error_code": "enforced_spend_limit_reached"}),
+    "529": (529, "overloaded_error", None),
+    "500": (500, "api_error", None),
+    "400": (400, "invalid_request_error", None),
+    "401": (401, "authentication_error", None),
+}
 
 
 def payload_of(body: Body) -> Any:
@@ -44,18 +53,15 @@ def honest(body: Body, key: str) -> tuple[str, str]:
         n = int(10 * chance(payload["problem"], key))
         steps = [f"First we look at what is asked ({n}).", f"So the answer is {n}."]
         return "end_turn", json.dumps({"steps": steps, "answer": str(n)})
-    return "end_turn", json.dumps(
+    steps = [
         {
-            "steps": [
-                {
-                    "index": step["index"],
-                    "reason": f"Step {step['index']} was checked.",
-                    "verdict": verdict_of(payload["problem"], step["text"]),
-                }
-                for step in payload["steps"]
-            ]
+            "index": step["index"],
+            "reason": f"Step {step['index']} was checked.",
+            "verdict": verdict_of(payload["problem"], step["text"]),
         }
-    )
+        for step in payload["steps"]
+    ]
+    return "end_turn", json.dumps({"steps": steps})
 
 
 def verdict_of(problem: str, step: str) -> str:
@@ -83,33 +89,18 @@ def clumsy(body: Body, key: str) -> tuple[str, str]:
 
 @dataclass
 class FakeClaude:
-    """The server and all it remembers; a context manager that serves.
+    """The server and all it remembers; a context manager that serves."""
 
-    Args:
-        answer: stop reason and text for a body and its key.
-        faults: of live requests, in the order they arrive; None is none. Then there are none.
-        batch_faults: of batch creations, in their order.
-        result_faults: of result downloads: ``cut`` or None.
-        entry_faults: of the entries of batches: ``expired``, ``errored``, ``canceled`` or None.
-        polls: how often a batch is still in progress.
-        retry_after: of a 429 that names a time.
-        delay: seconds before each live answer.
-        port: 0 takes a free one.
-        remember: keep bodies, headers and what was billed.
-        retired: models that are not served.
-    """
-
-    answer: Callable[[Body, str], tuple[str, str]] = honest
-    faults: Iterable[str | None] = ()
-    batch_faults: Iterable[str | None] = ()
-    result_faults: Iterable[str | None] = ()
-    entry_faults: Iterable[str | None] = ()
-    polls: int = 1
-    retry_after: str = "0.02"
-    delay: float = 0.0
-    port: int = 0
-    remember: bool = True
-    retired: set[str] = field(default_factory=set)
+    answer: Callable[[Body, str], tuple[str, str]] = honest  # stop reason and text
+    faults: Iterable[str | None] = ()  # of live requests, in the order they arrive
+    batch_faults: Iterable[str | None] = ()  # of batch creations
+    result_faults: Iterable[str | None] = ()  # of result downloads: ``cut`` or None
+    entry_faults: Iterable[str | None] = ()  # ``expired``, ``errored``, ``canceled`` or None
+    polls: int = 1  # how often a batch is still in progress
+    retry_after: str = "0.02"  # of a 429 that names a time
+    port: int = 0  # 0 takes a free one
+    remember: bool = True  # bodies, headers and what was billed
+    retired: set[str] = field(default_factory=set)  # models that are not served
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -266,7 +257,6 @@ class _Handler(BaseHTTPRequestHandler):
         elif body["model"] in fake.retired:
             self.error(404, "not_found_error", f"model: {body['model']}")
         elif not self.trouble(fault := fake.fault("live")):
-            time.sleep(fake.delay)
             message = fake.message(body, self.headers["idempotency-key"] or "", batch=False)
             if fault == "cut after":
                 self.hang_up()
@@ -290,21 +280,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Reply with a fault that comes instead of an answer."""
         if fault == "cut before":
             self.hang_up()
-        elif fault == "429":
-            self.error(429, "rate_limit_error", "slow down")
-        elif fault == "429 wait":
-            self.error(429, "rate_limit_error", "slow down", {"retry-after": self.fake.retry_after})
-        elif fault == "spend limit":
-            details = {"error_code": "enforced_spend_limit_reached"}
-            self.error(429, "rate_limit_error", "limit reached", details=details)
-        elif fault == "529":
-            self.error(529, "overloaded_error", "overloaded")
-        elif fault == "500":
-            self.error(500, "api_error", "internal error")
-        elif fault == "400":
-            self.error(400, "invalid_request_error", "messages: malformed")
-        elif fault == "401":
-            self.error(401, "authentication_error", "invalid bearer token")
+        elif fault in ERRORS:
+            status, kind, details = ERRORS[fault]
+            wait = {"retry-after": self.fake.retry_after} if fault == "429 wait" else None
+            self.error(status, kind, f"{fault}, it says", wait, details)
         else:
             return False
         return True

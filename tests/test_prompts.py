@@ -139,11 +139,11 @@ def test_only_one_verdict_a_step_in_order_is_accepted(content, outcome):
     answer = read(content)
     assert answer.outcome == outcome
     assert (answer.value is not None) == (outcome == "judged")
-
-
-def test_verdicts_are_read_whatever_their_capitals():
-    answer = read(said((1, "a", "CORRECT"), (2, "b", "Unsure")))
-    assert answer.value == {"verdicts": ["correct", "unsure"], "reasons": ["a", "b"]}
+    if answer.value:  # whatever its capitals
+        said = [step["verdict"].casefold() for step in content["steps"]]
+        assert answer.value == {
+            "verdicts": said, "reasons": [step["reason"] for step in content["steps"]]
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -121,16 +121,9 @@ def write_card(
     code: str,
     parity: Parity,
 ) -> str:
-    """The text of the card.
+    """The text of the card of an export, which its commands call `folder`.
 
-    Args:
-        prm: that was exported.
-        run: the folder that may hold data.json and val_scores.jsonl of its training.
-        folder: of the export, as commands name it.
-        format: of the export.
-        encoding: of its text.
-        code: that scores, see `scoring_code`.
-        parity: measured between the model and its export.
+    `run` may hold data.json and val_scores.jsonl of the training; `code` is `scoring_code`.
     """
     manifest = prm.manifest
     base = manifest.backbone.name

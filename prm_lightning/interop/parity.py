@@ -60,21 +60,13 @@ with open(sys.argv[3], "w", encoding="utf-8") as file:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far apart two ways to score are, in P(correct).
+    """How far apart two ways to score are, in P(correct)."""
 
-    Args:
-        steps: how many were compared.
-        mean: the mean difference.
-        largest: the largest difference.
-        flips: how many steps are on different sides of `threshold`.
-        threshold: a step is flagged if it is below.
-    """
-
-    steps: int
-    mean: float
-    largest: float
-    flips: int
-    threshold: float
+    steps: int  # how many were compared
+    mean: float  # difference
+    largest: float  # difference
+    flips: int  # how many steps are on different sides of the threshold
+    threshold: float  # a step is flagged if it is below
 
     def __str__(self) -> str:
         return (
@@ -125,12 +117,8 @@ def compare(
 def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: str) -> None:
     """Refuse too large a difference, or one that is not a number.
 
-    Args:
-        parity: measured.
-        exact: whether nothing was rounded: `EXACT` applies, else `ROUNDED_MEAN` and
-            `ROUNDED_LARGEST`.
-        tolerance: largest difference allowed in place of these.
-        verb: for the message.
+    `exact` is whether nothing was rounded; `tolerance` is the largest difference that is allowed in
+    place of the usual ones.
 
     Raises:
         ValueError: it is too large.
@@ -149,13 +137,7 @@ def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: s
 def score_in_fresh_process(
     code: str, device: str, offline: bool, probes: Probes
 ) -> list[list[float]]:
-    """Score with the code of a model card, in a Python that has loaded nothing else.
-
-    Args:
-        code: see `scoring_code`.
-        device: for its model.
-        offline: allow it no look at the Hub.
-        probes: problems with their steps.
+    """Score with the `scoring_code` of a model card, in a Python that has loaded nothing else.
 
     Raises:
         ValueError: the code fails, or needs this project.

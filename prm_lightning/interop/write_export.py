@@ -44,13 +44,7 @@ def write_export(
 ) -> tuple[PRM, Parity]:
     """Write an export, score with it in a fresh process, and keep it only if it scores alike.
 
-    Args:
-        model: folder or name of a model of ours.
-        target: folder to write.
-        options: what to export.
-        device: of the model; None takes the first GPU if there is one.
-        trust_remote_code: run Python code that comes with the base model.
-        overwrite: replace an earlier export of that name.
+    The arguments are those of `export`.
 
     Returns:
         The model, which cannot score any more, and how far apart the two score.
@@ -134,23 +128,17 @@ def find_model(model: str) -> Path:
     """The folder of a model of ours.
 
     Raises:
-        ValueError: it is none; a run and a run that ended early are named as such.
+        ValueError: it is none.
     """
-    path = Path(model)
-    if (path / "best_model" / MANIFEST).is_file():
+    if (Path(model) / "best_model" / MANIFEST).is_file():
         raise ValueError(f"export: {model} is a run. Give its model: --model {model}/best_model.")
-    run = path.parent if path.name in ("best_model", "final_model") else path
-    if (run / "config.yaml").is_file() and not (path / MANIFEST).is_file():
-        raise ValueError(
-            f"export: the run {run} has no {path.name if run != path else 'best_model'}: it "
-            "ended before its first validation. Resume it with fit --ckpt_path last."
-        )
     folder = find_folder(model)
     if (folder / MANIFEST).is_file():
         return folder
     raise ValueError(
         f"export: {model} holds no {MANIFEST}, so it is no model of prm_lightning. Give a folder "
-        "such as outputs/quickstart/best_model."
+        "such as outputs/quickstart/best_model. A run has one after its first validation: if it "
+        "ended earlier, resume it with fit --ckpt_path last."
     )
 
 

@@ -40,31 +40,20 @@ class UnfinishedError(ValueError):
 class Asker:
     """All it takes to ask Claude.
 
-    Args:
-        connect: gives the client; called when the first request has to be sent, if ever.
-        journal: of this process.
-        prices: by model.
-        budget: USD over the journal's whole life; a hard cap on `Journal.committed`.
-        concurrency: live requests under way at once, >= 1.
-        chunk: requests in a Message Batch, 1 to 100,000; bounds what one mishap can cost.
-        longest_wait: seconds; no single pause is longer, whatever the API asks for.
-        timeout: seconds for one answer.
-        tries: attempts at one request within one run.
-        in_a_row: failures of any requests without an answer between them, until the run stops.
-        approve: called before anything is spent, with what is to be asked; raises to prevent it.
-        progress: called with how many requests came to their end.
+    `approve` is called before anything is spent, with what is to be asked, and raises to prevent
+    it; `progress` with how many more requests came to their end.
     """
 
-    connect: Callable[[], Claude]
+    connect: Callable[[], Claude]  # called when the first request has to be sent, if ever
     journal: Journal
-    prices: Mapping[str, Price]
-    budget: float
-    concurrency: int = 8
-    chunk: int = 2000
-    longest_wait: float = 120.0
-    timeout: float = 600.0
-    tries: int = 6
-    in_a_row: int = 10
+    prices: Mapping[str, Price]  # by model
+    budget: float  # USD over the journal's whole life; a hard cap on `Journal.committed`
+    concurrency: int = 8  # live requests under way at once
+    chunk: int = 2000  # requests in a Message Batch; bounds what one mishap can cost
+    longest_wait: float = 120.0  # seconds; no pause is longer, whatever the API asks for
+    timeout: float = 600.0  # seconds for one answer
+    tries: int = 6  # at one request within one run
+    in_a_row: int = 10  # failures without an answer between them, until the run stops
     approve: Callable[[Asker, Requests], None] = lambda asker, requests: None
     progress: Callable[[int], None] = lambda count: None
 
@@ -152,11 +141,7 @@ def ask_live(asker: Asker, requests: Iterable[Request]) -> None:
 
     The first request goes alone: it fills the prompt cache, and where it is refused as malformed
     all others would be too. After Ctrl-C nothing more is sent, and what is under way is awaited,
-    since it is paid for.
-
-    Args:
-        asker: who asks.
-        requests: read lazily; a copy of one that is under way is skipped.
+    since it is paid for. Requests are read lazily; a copy of one that is under way is skipped.
 
     Raises:
         UnfinishedError: the budget is reached or the API refuses to continue. A request that failed

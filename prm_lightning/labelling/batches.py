@@ -60,10 +60,7 @@ def ask(asker: Asker, firsts: Requests, mode: Mode) -> None:
 class _Batches:
     """Submits, waits for and collects batches until none is open and nothing is left to submit.
 
-    Args:
-        asker: who asks.
-        firsts: as for `ask`.
-        least: fewer requests are not worth a batch and stay unasked; None submits nothing.
+    Less than `least` requests are not worth a batch and stay unasked; None submits nothing.
     """
 
     def __init__(self, asker: Asker, firsts: Requests, least: int | None) -> None:

@@ -55,19 +55,12 @@ Reader = Callable[[Request, bool, bytes], tuple[Answer, dict[str, Any], float | 
 
 
 class OpenBatch(NamedTuple):
-    """A batch that is not settled.
+    """A batch that is not settled."""
 
-    Args:
-        id: number in the journal.
-        known: the API's names of batches that existed before it.
-        size: how many requests it holds.
-        name: the API's name; None if it may or may not have been created.
-    """
-
-    id: int
-    known: list[str]
-    size: int
-    name: str | None
+    id: int  # in the journal
+    known: list[str]  # the API's names of batches that existed before it
+    size: int  # how many requests it holds
+    name: str | None  # the API's name; None if it may or may not have been created
 
 
 class Journal:
@@ -145,11 +138,7 @@ class Journal:
             )
 
     def parse(self, read: Reader) -> list[tuple[Request, Answer]]:
-        """Read every raw answer that was not read yet.
-
-        Args:
-            read: a pure function. An answer whose cost it cannot tell keeps its worst cost.
-        """
+        """Read every raw answer that was not read yet; unknown costs are taken at their worst."""
         done: list[tuple[Request, Answer]] = []
         query = (
             "SELECT sends.id, worst, batch, raw, stage, json, user, parts, version, sample, "
@@ -182,14 +171,10 @@ class Journal:
         note: str,
         outcome: Literal["rejected"] | None = None,
     ) -> None:
-        """Record that sendings got no answer.
+        """Record that sendings got no answer; those that are not open any more stay as they are.
 
-        Args:
-            sends: their ids; those that are not open any more are left as they are.
-            state: ``void`` cost nothing for certain; ``lost`` may have been billed, so that the
-                worst cost stays held.
-            note: why, in a few words.
-            outcome: ``rejected`` if the API refuses the request as such: it is never sent again.
+        ``void`` cost nothing for certain; ``lost`` may have been billed, so that the worst cost
+        stays held. A request that the API refuses as such is ``rejected`` and never sent again.
         """
         with self.writing() as sql:
             for send in sends:
@@ -252,12 +237,9 @@ class Journal:
             )
 
     def settle_batch(self, batch: int, state: str, note: str) -> None:
-        """Close a batch; what it holds that is still open becomes ``void`` or ``lost`` with it.
+        """Close a batch as ``collected``, ``void`` (never created) or ``lost``.
 
-        Args:
-            batch: id from `intend_batch`.
-            state: ``collected``, ``void`` (never created) or ``lost``.
-            note: why, in a few words.
+        What it holds that is still open becomes ``void`` or ``lost`` with it.
         """
         left = [send for send, is_open in self.sends_of(batch).values() if is_open]
         self.fail(left, "lost" if state == "lost" else "void", note)
@@ -292,19 +274,19 @@ class Journal:
             by kind, USD, tokens and the share of prompt tokens that were read from the cache.
         """
         stages: dict[str, dict[str, Any]] = {}
+        new, written, read, answered = (
+            f"TOTAL(json_extract(usage, '$.{kind}_tokens'))"
+            for kind in ("input", "cache_creation_input", "cache_read_input", "output")
+        )
         sends = self.table(
             "SELECT stage || ' ' || json_extract(json, '$.model'), state, outcome, note, "
-            "COUNT(*), TOTAL(usd), TOTAL(json_extract(usage, '$.input_tokens')) "
-            "+ TOTAL(json_extract(usage, '$.cache_creation_input_tokens')) "
-            "+ TOTAL(json_extract(usage, '$.cache_read_input_tokens')), "
-            "TOTAL(json_extract(usage, '$.cache_read_input_tokens')), "
-            "TOTAL(json_extract(usage, '$.output_tokens')) "
+            f"COUNT(*), TOTAL(usd), {new} + {written} + {read}, {read}, {answered} "
             "FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
             "GROUP BY 1, 2, 3, 4"
         )
-        names = ("answers", "usd", "prompt_tokens", "read_from_cache", "answer_tokens")
+        sums = ("answers", "usd", "prompt_tokens", "read_from_cache", "answer_tokens")
         for stage, state, outcome, note, *numbers in sends:
-            counts = {"outcomes": Counter(), "without_answer": Counter(), **dict.fromkeys(names, 0)}
+            counts = {"outcomes": Counter(), "without_answer": Counter(), **dict.fromkeys(sums, 0)}
             of = stages.setdefault(stage, counts)
             if outcome is not None:
                 of["outcomes"][outcome] += numbers[0]
@@ -312,8 +294,7 @@ class Journal:
                 kind = "lost, perhaps billed" if state == "lost" else note.partition(":")[0].strip()
                 of["without_answer"][kind] += numbers[0]
             if state == "parsed":
-                for name, number in zip(names, numbers, strict=True):
-                    of[name] += number
+                of |= {name: of[name] + n for name, n in zip(sums, numbers, strict=True)}
         for of in stages.values():
             of["usd"] = round(of["usd"], 6)
             of["read_from_cache"] = round(of["read_from_cache"] / max(1, of["prompt_tokens"]), 3)
@@ -344,14 +325,10 @@ class Stage:
         progress: Callable[[int], None],
         each: int = 1,
     ) -> None:
-        """Add the results of all items from where an earlier run ended.
+        """Add the results of all items, in order, from where an earlier run ended.
 
-        Args:
-            items: in order.
-            at_once: how many are worked on before their results are stored.
-            work: gives the results of some items, `each` of them for one item.
-            progress: called with how many more results are stored.
-            each: see `work`.
+        `work` gives the results of `at_once` items, `each` of them for one item; when they are
+        stored, `progress` is told how many.
         """
         rest = islice(items, len(self) // each, None)
         while chunk := list(islice(rest, at_once)):

@@ -35,18 +35,11 @@ NO_ANSWER = Judgement("no reference answer")
 
 @dataclass(frozen=True, slots=True)
 class ClaudeJudge:
-    """Claude, one request a solution. What the journal knows is not asked again.
-
-    Args:
-        asker: gets the answers, from the journal or from Claude.
-        settings: from `judge_settings`.
-        name: the model's name in these settings.
-        mode: live requests or Message Batches.
-    """
+    """Claude, one request a solution. What the journal knows is not asked again."""
 
     asker: Asker
-    settings: str
-    name: str
+    settings: str  # from `judge_settings`
+    name: str  # the model's name in these
     mode: Mode
 
     def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[Judgement]:
@@ -117,10 +110,6 @@ class AgreementJudge:
     2025, arXiv:2501.07301). Outcomes: ``judged``, with what the first judge said; ``disagreement``;
     ``unsettled`` where a judge is unsure, or silent, of a step before naming a wrong one; else the
     outcome of the first of the two that could not judge.
-
-    Args:
-        first: the judge whose verdicts, reasons and labels are passed on.
-        second: the judge that has to agree.
     """
 
     first: Judge
@@ -282,14 +271,7 @@ def _wanted(search: RolloutSearch, steps: int, shares: Mapping[int, float]) -> S
 def judge_and_store(
     judge: Judge, requests: Sequence[JudgeRequest], stage: Stage, progress: Callable[[int], None]
 ) -> Iterator[Judgement]:
-    """What a judge says, kept on disk, so that a run cut off resumes where it stopped.
-
-    Args:
-        judge: whose judgements are wanted.
-        requests: in order.
-        stage: gets them.
-        progress: called with how many more are judged.
-    """
+    """What a judge says, kept on disk, so that a run cut off resumes where it stopped."""
     stage.fill(requests, JUDGED_AT_ONCE, lambda chunk: map(asdict, judge.judge(chunk)), progress)
     return map(_load_judgement, stage)
 

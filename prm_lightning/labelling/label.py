@@ -135,12 +135,11 @@ def _dry_run(run: Run) -> None:
 def _left(run: Run) -> Iterator[tuple[Iterable[Request], float]]:
     """Requests of each stage that asks Claude, and how many each of them is counted for."""
     options, judge, pending = run.options, run.claude_judge, run.asker.pending
-    share = options.fraction if options.select == "uncertain" else 1.0
     found = run.known_solutions()
     if found is not None:
         if options.asks_claude:
             ready = [c.to_judge for c in load_candidates(found) if c.outcome == READY]
-            yield pending(judge.requests(ready)), share
+            yield pending(judge.requests(ready)), 1.0
         return
     problems = run.known_problems()
     count = options.num_samples if problems is None else len(problems)
@@ -152,7 +151,7 @@ def _left(run: Run) -> Iterator[tuple[Iterable[Request], float]]:
         writing = (request for q in some for request in writer_requests(settings, q, each))
         yield pending(writing), count / len(some)
     if options.asks_claude:
-        yield judge.requests([TYPICAL.to_judge]), total * share
+        yield judge.requests([TYPICAL.to_judge]), total
 
 
 def estimate(

@@ -58,9 +58,6 @@ class LabelOptions:
         rollouts: completions from each prefix, for the judges that use them.
         rollout_labels: hard or soft: whether any completion reached the answer, or what share.
         rollout_search: every prefix, or a binary search for the first wrong step.
-        select: all solutions are judged, or those that --prm is least sure of.
-        prm: folder of a process reward model, for --select uncertain.
-        fraction: share of the solutions that is selected, in (0, 1].
         mode: live requests, Message Batches at half the price, or by number.
         budget: USD that may be spent over the journal's whole life; required to spend anything.
         prices: YAML file that overrides or adds prices.
@@ -103,9 +100,6 @@ class LabelOptions:
     rollouts: PositiveInt = 8
     rollout_labels: RolloutLabels = "hard"
     rollout_search: RolloutSearch = "binary"
-    select: Literal["all", "uncertain"] = "all"
-    prm: str | None = None
-    fraction: ClosedUnitInterval = 0.5
     mode: Mode = "auto"
     budget: NonNegativeFloat | None = None
     prices: str | None = None
@@ -172,10 +166,10 @@ class LabelOptions:
             ValueError: with what to change.
             OSError: the output folder is there, or a file to be read is not.
         """
-        if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK or not self.fraction:
+        if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK:
             raise ValueError(
-                f"label: max_tokens {self.max_tokens}, chunk {self.chunk}, fraction "
-                f"{self.fraction}: expected at most {MOST_TOKENS} and {LARGEST_CHUNK}, and above 0."
+                f"label: max_tokens {self.max_tokens}, chunk {self.chunk}: expected at most "
+                f"{MOST_TOKENS} and {LARGEST_CHUNK}."
             )
         if self.min_fail > self.max_fail:
             raise ValueError(
@@ -186,18 +180,10 @@ class LabelOptions:
             raise ValueError(
                 "label: --generator, --sft_model and --server name what writes; give one of them."
             )
-        if (self.select == "uncertain") != bool(self.prm):
-            raise ValueError(
-                "label: --select uncertain and --prm, a trained model's folder, need each other."
-            )
-        files = {"then_fit": self.then_fit}
         if not self.skip_generation:
-            data = {"problems": self.problems, "solutions": self.solutions}
-            files |= {n: path for n, path in data.items() if path and path.endswith(DATA_SUFFIXES)}
-            self._check_writer()
-        for name, path in files.items():
-            if path and not Path(path).is_file():
-                raise FileNotFoundError(f"label: --{name} {path}: there is no such file.")
+            self._check_inputs()
+        if self.then_fit and not Path(self.then_fit).is_file():
+            raise FileNotFoundError(f"label: --then_fit {self.then_fit}: there is no such file.")
         if self.folder.exists() and not (self.overwrite or self.dry_run or self.skip_generation):
             raise FileExistsError(
                 f"label: {self.folder} exists. Use it with --skip_generation, replace it with "
@@ -205,7 +191,10 @@ class LabelOptions:
                 "folder with --output_dir."
             )
 
-    def _check_writer(self) -> None:
+    def _check_inputs(self) -> None:
+        for name, path in (("problems", self.problems), ("solutions", self.solutions)):
+            if path and path.endswith(DATA_SUFFIXES) and not Path(path).is_file():
+                raise FileNotFoundError(f"label: --{name} {path}: there is no such file.")
         needs = []
         if self.judge in ("rollouts", "agreement"):
             needs.append(f"--judge {self.judge}")

@@ -15,29 +15,16 @@ IN_THE_US = 1.1  # times all prices where a request, or its workspace, asks for 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Prices of one model, in USD per million tokens; see prices.yaml.
+    """Prices of one model, in USD per million tokens; prices.yaml explains them."""
 
-    Args:
-        input: uncached prompt tokens.
-        output: answer tokens, thinking included.
-        write_5m: prompt tokens written to the five-minute cache.
-        write_1h: prompt tokens written to the one-hour cache.
-        read: prompt tokens read from a cache.
-        batch_factor: all of them are multiplied by this in a Message Batch.
-        thinking_off: the type of `thinking` that turns it off; None where nothing does.
-        long_prompt: ``above`` how many prompt tokens everything costs how many ``times`` as much;
-            None if it never does.
-        retires: the last day on which the model answers; None if not announced.
-    """
-
-    input: float
+    input: float  # uncached prompt tokens
     output: float
     write_5m: float
     write_1h: float
     read: float
     batch_factor: float = 0.5
     thinking_off: str | None = None
-    long_prompt: Mapping[str, float] | None = None
+    long_prompt: Mapping[str, float] | None = None  # above: tokens, times: factor
     retires: date | None = None
 
     def __post_init__(self) -> None:
@@ -107,13 +94,7 @@ def worst_cost(price: Price, prompt_bytes: int, max_tokens: int, *, batch: bool)
     """No less than a request can cost, in USD.
 
     A token is at least one byte, so the bytes of the body bound its prompt tokens; all of them
-    are charged at the highest prompt price, and the answer at its full length.
-
-    Args:
-        price: prices of the model.
-        prompt_bytes: length of the request's body in UTF-8.
-        max_tokens: bound on the answer's tokens, thinking included.
-        batch: whether it is sent in a Message Batch.
+    are charged at the highest prompt price, and the answer at its full length, `max_tokens`.
     """
     tokens = prompt_bytes + HIDDEN_TOKENS
     highest = max(price.input, price.write_5m, price.write_1h)
@@ -122,13 +103,7 @@ def worst_cost(price: Price, prompt_bytes: int, max_tokens: int, *, batch: bool)
 
 
 def cost(price: Price, usage: Mapping[str, Any], *, batch: bool) -> float:
-    """What an answer cost, in USD.
-
-    Args:
-        price: prices of the model.
-        usage: token counts of the API's Message; missing or null counts are 0.
-        batch: whether it came from a Message Batch.
-    """
+    """What an answer cost, in USD, by the `usage` of the API's Message; missing counts are 0."""
 
     def count(name: str, counts: Mapping[str, Any] = usage) -> int:
         return int(counts.get(name) or 0)

@@ -87,25 +87,15 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to ask Claude, with what tells it from another that looks the same.
+    """One thing to ask Claude, with what tells it from another that looks the same."""
 
-    Args:
-        stage: `JUDGE` or `WRITE`, which decides how the answer is read.
-        settings: canonical JSON of the API's parameters without `messages`.
-        user: text of the only message.
-        parts: how many steps a complete answer judges; 0 if any number will do.
-        version: of the prompt and of the code that reads the answer.
-        sample: from 1; several answers to the same words.
-        attempt: from 1; asked once more after an answer that could not be used.
-    """
-
-    stage: str
-    settings: str
-    user: str
-    parts: int
-    version: str
-    sample: int = 1
-    attempt: int = 1
+    stage: str  # `JUDGE` or `WRITE`, which decides how the answer is read
+    settings: str  # canonical JSON of the API's parameters without `messages`
+    user: str  # text of the only message
+    parts: int  # how many steps a complete answer judges; 0 if any number will do
+    version: str  # of the prompt and of the code that reads the answer
+    sample: int = 1  # several answers to the same words
+    attempt: int = 1  # asked once more after an answer that could not be used
 
     @property
     def key(self) -> str:
@@ -135,38 +125,28 @@ def judge_settings(
 ) -> str:
     """The API's parameters that all verdicts of a run share, as canonical JSON.
 
-    Args:
-        model: name of the model at the API.
-        max_tokens: bound on an answer, thinking included.
-        effort: ``low``, ``medium`` or ``high``.
-        thinking: the API's parameter; None leaves it to the model.
+    `max_tokens` bounds an answer, thinking included; `thinking` is the API's parameter, None leaves
+    it to the model.
     """
     system = {"text": RUBRIC, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    return _settings(model, max_tokens, thinking, system, effort, JUDGE_SCHEMA)
+    return _settings(system, JUDGE_SCHEMA, effort, thinking, model=model, max_tokens=max_tokens)
 
 
 def writer_settings(model: str, max_tokens: int, thinking: dict[str, str] | None) -> list[str]:
     """The API's parameters of each variant of the writing prompt, as canonical JSON."""
-    return [
-        _settings(model, max_tokens, thinking, {"text": text}, "low", WRITE_SCHEMA)
-        for text in VARIANTS
-    ]
+    named = {"model": model, "max_tokens": max_tokens}
+    return [_settings({"text": t}, WRITE_SCHEMA, "low", thinking, **named) for t in VARIANTS]
 
 
 def _settings(
-    model: str,
-    max_tokens: int,
-    thinking: dict[str, str] | None,
     system: dict[str, Any],
-    effort: str,
     schema: dict[str, Any],
+    effort: str,
+    thinking: dict[str, str] | None,
+    **others: Any,
 ) -> str:
-    settings = {
-        "model": model,
-        "max_tokens": max_tokens,
-        "system": [{"type": "text", **system}],
-        "output_config": {"effort": effort, "format": {"type": "json_schema", "schema": schema}},
-    }
+    output = {"effort": effort, "format": {"type": "json_schema", "schema": schema}}
+    settings = {"system": [{"type": "text", **system}], "output_config": output, **others}
     return canonical(settings | ({"thinking": thinking} if thinking else {}))
 
 
@@ -205,39 +185,32 @@ def read_answer(request: Request, stop_reason: Any, text: str) -> Answer:
     if stop_reason == "model_context_window_exceeded":
         return Answer("too_long")
     try:
-        content = json.loads(text) if stop_reason == "end_turn" else None
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
+        content = json.loads(text) if stop_reason == "end_turn" else {}
+        if isinstance(content["steps"], list):
+            is_judge = request.stage == JUDGE
+            return _read_verdicts(content, request) if is_judge else _read_solution(content)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        pass  # of another form
+    return Answer("malformed")
+
+
+def _read_verdicts(content: Any, request: Request) -> Answer:
+    steps = content["steps"]
+    verdicts = [step["verdict"].casefold() for step in steps]  # enums come back in other capitals
+    reasons = [step["reason"] for step in steps]
+    are_texts = all(isinstance(reason, str) for reason in reasons)
+    if not are_texts or not set(verdicts) <= set(get_args(Verdict)):
         return Answer("malformed")
-    if request.stage == JUDGE:
-        return _read_verdicts(content["steps"], request.parts)
-    return _read_solution(content["steps"], content.get("answer"))
-
-
-def _read_verdicts(steps: list[Any], parts: int) -> Answer:
-    indices, verdicts, reasons = [], [], []
-    for step in steps:
-        if not isinstance(step, dict) or not isinstance(step.get("reason"), str):
-            return Answer("malformed")
-        verdict = str(step.get("verdict")).casefold()  # enums come back in other capitals
-        if verdict not in get_args(Verdict):
-            return Answer("malformed")
-        indices.append(step.get("index"))
-        verdicts.append(verdict)
-        reasons.append(step["reason"])
-    if indices != list(range(1, parts + 1)) or any(type(i) is not int for i in indices):
+    indices = [step.get("index") for step in steps]
+    if indices != list(range(1, request.parts + 1)) or any(type(i) is not int for i in indices):
         return Answer("wrong_steps")
     return Answer(JUDGED, {"verdicts": verdicts, "reasons": reasons})
 
 
-def _read_solution(steps: list[Any], answer: Any) -> Answer:
-    if not all(isinstance(text, str) for text in (answer, *steps)):
-        return Answer("malformed")
-    kept = [step.strip() for step in steps if step.strip()]
-    if not kept:
-        return Answer("malformed")
-    return Answer(WRITTEN, {"steps": kept, "answer": answer.strip()})
+def _read_solution(content: Any) -> Answer:
+    steps = [step.strip() for step in content["steps"] if step.strip()]
+    answer = content["answer"].strip()
+    return Answer(WRITTEN, {"steps": steps, "answer": answer}) if steps else Answer("malformed")
 
 
 def follow_up(request: Request, outcome: str) -> Request | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -68,14 +67,13 @@ def fail_rates(
 
     Args:
         problems: in the order to try them.
-        generator: what tries.
-        sampling: how the generator samples; `n` is the number of attempts at each problem.
+        generator: what tries, `at_once` problems in one call.
+        sampling: how it samples; `n` is the number of attempts at each problem.
         known: fail rates of an earlier run by problem id; these are not tried again.
-        at_once: problems given to the generator in one call, >= 1.
+        at_once: see `generator`.
 
     Yields:
-        Each problem with the share of its attempts, in [0, 1], that do not state its answer; None
-        if the generator refuses it.
+        Each problem with the share of its attempts that fail; None if the generator refuses it.
     """
     rest, rates = iter(problems), dict(known)
     while chunk := list(islice(rest, at_once)):
@@ -92,27 +90,16 @@ def fail_rates(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A solution that may be judged.
-
-    Args:
-        question: the problem.
-        answer: its reference answer.
-        solution: as it was written.
-        steps: at least one where `outcome` is ``ready``.
-        predicted: the final answer that the solution states; None where there is none.
-        is_correct: whether that is the reference answer.
-        generator: who wrote it.
-        outcome: ``ready``, or in a word why it cannot be judged.
-    """
+    """A solution that may be judged."""
 
     question: str
-    answer: str
-    solution: str = ""
-    steps: tuple[str, ...] = ()
-    predicted: str | None = None
-    is_correct: bool = False
-    generator: str = ""
-    outcome: str = READY
+    answer: str  # the reference
+    solution: str = ""  # as it was written
+    steps: tuple[str, ...] = ()  # at least one where `outcome` is ``ready``
+    predicted: str | None = None  # the final answer that the solution states, if it does
+    is_correct: bool = False  # whether that is the reference answer
+    generator: str = ""  # who wrote it
+    outcome: str = READY  # or in a word why it cannot be judged
 
     @property
     def key(self) -> str:
@@ -206,36 +193,3 @@ def from_claude(problem: Mapping[str, str], answer: Answer, model: str) -> Candi
 def sound(text: str) -> str:
     """A text that can be written as UTF-8: halves of surrogate pairs become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-# Selection ---------------------------------------------------------------------------------
-
-
-def uncertainty(scores: Sequence[float], threshold: float = 0.5) -> float:
-    """How unsure a model is of a solution's first error, in [0, 1].
-
-    The uncertainty of its least sure step, 1 - abs(2 p - 1), among those up to the first that it
-    takes for wrong: what comes after that step decides nothing.
-
-    Args:
-        scores: P(correct) of each step, at least one.
-        threshold: below it a step is taken for wrong.
-
-    Source: selection by confidence as in Duan et al. 2025, "Efficient Process Reward Model Training
-    via Active Learning", arXiv:2504.10559, here with one model in place of an ensemble.
-    """
-    wrong = [i for i, p in enumerate(scores) if p < threshold]
-    until = scores[: wrong[0] + 1] if wrong else scores
-    return max(1 - abs(2 * p - 1) for p in until)
-
-
-def least_sure(values: Sequence[float], fraction: float) -> list[int]:
-    """Indices, in order, of the share of values that is highest, rounded up; the first of equals.
-
-    Args:
-        values: uncertainty of each.
-        fraction: share, in (0, 1].
-    """
-    most = math.ceil(len(values) * fraction)
-    ranked = sorted(range(len(values)), key=lambda i: (-values[i], i))
-    return sorted(ranked[:most])

@@ -7,11 +7,11 @@ what the stages before the changed one have come to, and begins anew from there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
@@ -46,30 +46,20 @@ from prm_lightning.labelling.solutions import (
     from_claude,
     from_completion,
     from_row,
-    least_sure,
-    uncertainty,
 )
 from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.terminal import Bar
-from prm_lightning.types import Dropped, Generator, Judge, Judgement, Prompt, Sampling
-
-SCORED_AT_ONCE = 64  # solutions scored before their uncertainty is stored
+from prm_lightning.types import Dropped, Generator, Judge, Judgement, JudgeRequest, Prompt, Sampling
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `label`.
+    """One call of `label`."""
 
-    Args:
-        options: after `LabelOptions.check`.
-        asker: gets Claude's answers, and has the journal.
-        bar: shows how far a stage is.
-    """
-
-    options: LabelOptions
-    asker: Asker
-    bar: Bar
+    options: LabelOptions  # checked
+    asker: Asker  # gets Claude's answers, and has the journal
+    bar: Bar  # shows how far a stage is
 
     def stage(self, kind: str, *decided_by: Any) -> Stage:
         """The stored results of a stage, which has the name of all that decides them."""
@@ -273,52 +263,21 @@ class Run:
     def judgements(self, found: Stage) -> Iterator[tuple[Candidate, Judgement]]:
         """Every solution with what was said of it, in order."""
         candidates = load_candidates(found)
-        chosen = self._chosen(found, candidates)
-        said = self._judge(found, candidates, chosen)
-        wanted = set(chosen)
-        for index, candidate in enumerate(candidates):
-            if index in wanted:
-                yield candidate, next(said)
-            else:
-                outcome = "not selected" if candidate.outcome == READY else candidate.outcome
-                yield candidate, Judgement(outcome)
-
-    def _chosen(self, found: Stage, candidates: Sequence[Candidate]) -> list[int]:
-        """Indices of the solutions to be judged: all that can be, or the least sure of these."""
-        options = self.options
         ready = [i for i, candidate in enumerate(candidates) if candidate.outcome == READY]
-        if options.prm is None or not ready:
-            return ready
-        doubts = self.stage("uncertainty", found.name, fingerprint(options.prm))
-        if not doubts.is_finished:
-            self.bar.stage("selecting", len(ready))
-            self._doubt([candidates[i] for i in ready], options.prm, doubts)
-            doubts.finish()
-        return [ready[i] for i in least_sure(list(doubts), options.fraction)]
-
-    def _doubt(self, candidates: list[Candidate], folder: str, doubts: Stage) -> None:
-        """How unsure a process reward model is of some solutions."""
-        from prm_lightning.modeling.prm import PRM  # heavy, and seldom needed
-
-        prm = PRM.from_pretrained(folder)
-
-        def score(chunk: list[Candidate]) -> Iterator[float]:
-            for question, group in groupby(chunk, lambda candidate: candidate.question):
-                for scores in prm.score(question, [list(c.steps) for c in group]):
-                    yield uncertainty(scores, prm.manifest.threshold)
-
-        doubts.fill(candidates, SCORED_AT_ONCE, score, self.bar.advance)
+        said = self._judge(found, [candidates[i].to_judge for i in ready], ready)
+        for candidate in candidates:
+            is_ready = candidate.outcome == READY
+            yield candidate, next(said) if is_ready else Judgement(candidate.outcome)
 
     def _judge(
-        self, found: Stage, candidates: Sequence[Candidate], chosen: list[int]
+        self, found: Stage, requests: list[JudgeRequest], ready: list[int]
     ) -> Iterator[Judgement]:
         options, judge = self.options, self.judge
-        requests = [candidates[i].to_judge for i in chosen]
         if options.judge in ("claude", "equations"):
             return judge.judge(requests)
         if options.asks_claude:
             self.claude_judge.ask_all(requests)  # all at once, so that batches are whole
-        decided_by = found.name, judge.name, options.seed, options.instruction, chosen
+        decided_by = found.name, judge.name, options.seed, options.instruction, ready
         stage = self.stage("judgements", *decided_by)
         self.bar.stage("judging", len(requests))
         self.bar.advance(len(stage))
