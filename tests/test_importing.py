@@ -99,20 +99,6 @@ def test_a_trl_model_scores_as_trl_reads_it(trl, tokenizer, tmp_path):
     assert record["parity"]["largest"] <= 1e-6
 
 
-def test_an_imported_model_can_be_trained_further(trl, tmp_path):
-    """Everything that `model.init_from` compares comes from the folder itself."""
-    from prm_lightning.modeling.backbone import Backbone
-    from prm_lightning.training.module import PRMModule
-
-    prm = run(trl, tmp_path / "ours")
-    folder = str(tmp_path / "ours")
-    backbone = Backbone(folder, dtype="float32", lora=None)
-    module = PRMModule(backbone, head="classes", init_from=folder, step_end="\n")
-    module.configure_model()
-    assert module.model.score(PROBLEM, SOLUTIONS) == prm.score(PROBLEM, SOLUTIONS)
-    assert module.encoder.encode(PROBLEM, SOLUTIONS[0]) == prm.encode(PROBLEM, SOLUTIONS[0])
-
-
 def test_the_row_called_correct_becomes_the_second(trl, tmp_path):
     swapped = shutil.copytree(trl, tmp_path / "swapped")
     record = json.loads((swapped / "config.json").read_text())
@@ -170,7 +156,8 @@ def biased(trl, tmp_path):
     return folder
 
 
-def test_a_bias_is_kept_through_training_and_exports(biased, trl, tmp_path):
+def test_a_bias_is_kept_and_trained_further(biased, trl, tmp_path):
+    """Everything that `model.init_from` compares comes from the folder itself."""
     from prm_lightning.modeling.backbone import Backbone
     from prm_lightning.training.module import PRMModule
 
@@ -184,6 +171,8 @@ def test_a_bias_is_kept_through_training_and_exports(biased, trl, tmp_path):
     module.configure_model()
     names = {name for name, p in module.named_parameters() if p.requires_grad}
     assert "prm.head.bias" in names
+    assert module.model.score(PROBLEM, SOLUTIONS) == prm.score(PROBLEM, SOLUTIONS)
+    assert module.encoder.encode(PROBLEM, SOLUTIONS[0]) == prm.encode(PROBLEM, SOLUTIONS[0])
     for format in ("sequence-classification", "causal-lm"):
         with pytest.raises(ValueError, match=rf"{format} (has no place for the bias|needs a tok)"):
             export(folder, str(tmp_path / "out"), format=format)

@@ -79,18 +79,15 @@ SUM, SLIP, WORDS = "2 + 3 = 5.", "5 - 1 = 3.", "So the answer is 4."
     ],
 )
 def test_equations_settle_steps_up_to_the_first_that_fails(steps, answer, verdicts):
-    (judgement,) = EquationsJudge().judge([JudgeRequest("?", steps, answer)])
+    told = JudgeRequest("?", (SUM, WORDS), "4", is_correct=False)  # cut before it stated one
+    judgement, compared = EquationsJudge().judge([JudgeRequest("?", steps, answer), told])
+    assert compared == Judgement("unexplained")
     if not set(verdicts) <= set(SHORT):
         assert judgement == Judgement(verdicts)
         return
     assert judgement.verdicts == tuple(SHORT[letter] for letter in verdicts)
     wrong = verdicts.find("i")
     assert all((i == wrong) == bool(said) for i, said in enumerate(judgement.reasons))
-
-
-def test_an_answer_that_was_compared_already_is_not_read_again():
-    told = JudgeRequest("?", (SUM, WORDS), "4", is_correct=False)  # cut before it stated one
-    assert [j.outcome for j in EquationsJudge().judge([told])] == ["unexplained"]
 
 
 K = 4
@@ -204,6 +201,12 @@ def test_a_prefix_that_is_refused_costs_its_solution_alone():
     assert [j.outcome for j in judged] == ["judged", "unanswerable", "judged"]
 
 
+def test_solutions_are_searched_side_by_side():
+    generator = Script([4, 4, 4, 0, 0])
+    list(RolloutJudge(generator, K, "hard", "binary").judge([request(4)] * 10))
+    assert [len(call) for call in generator.calls] == [10, 10, 10]
+
+
 @given(
     chances=st.lists(st.integers(0, K), min_size=1, max_size=9),
     labels=st.sampled_from(["hard", "soft"]),
@@ -227,12 +230,6 @@ def test_halving_asks_at_most_about_the_logarithm_of_the_steps(zero, steps):
     chances = [K] * min(zero, steps) + [0] * (steps + 1 - min(zero, steps))
     _, generator = judge(chances, "binary")
     assert len(generator.asked) <= steps.bit_length() + 2
-
-
-def test_solutions_are_searched_side_by_side():
-    generator = Script([4, 4, 4, 0, 0])
-    list(RolloutJudge(generator, K, "hard", "binary").judge([request(4)] * 10))
-    assert [len(call) for call in generator.calls] == [10, 10, 10]
 
 
 def test_settings_reach_the_generator_and_the_name():

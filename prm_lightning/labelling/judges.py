@@ -147,8 +147,7 @@ class RolloutJudge:
     reference answer estimates the prefix. Verdict: correct if any did. Label: ``hard`` 1 if any
     did, else 0; ``soft`` the share (Wang et al. 2024, "Math-Shepherd", arXiv:2312.08935). A whole
     solution that states an answer is not continued: its share is 1 or 0. This measures how
-    promising a prefix is rather than whether it is right (Zhang et al. 2025, arXiv:2501.07301), so
-    take problems that the generator solves sometimes, or agreement with another judge.
+    promising a prefix is rather than whether it is right (Zhang et al. 2025, arXiv:2501.07301).
 
     The search ``every`` asks for all prefixes, ``k * steps`` endings. ``binary`` looks for the
     first step after which no ending succeeds by halving, with about ``k * log2(steps)`` endings
@@ -160,20 +159,13 @@ class RolloutJudge:
     never solved either, the outcome is ``never solved`` and nothing is labelled. A request without
     a reference answer has the outcome ``no reference answer``, one of which the generator refuses a
     prefix, as too long, ``unanswerable``.
-
-    Args:
-        generator: what writes the endings.
-        k: endings of each prefix, >= 1.
-        labels: `hard` or `soft`.
-        search: `every` or `binary`.
-        sampling: how the generator samples; its `n` is replaced by `k`.
     """
 
     generator: Generator
     k: int = 8
     labels: RolloutLabels = "hard"
     search: RolloutSearch = "every"
-    sampling: Sampling = Sampling()  # noqa: RUF009
+    sampling: Sampling = Sampling()  # noqa: RUF009  (its `n` is replaced by `k`)
 
     @property
     def name(self) -> str:
@@ -246,13 +238,7 @@ def _stated_shares(request: JudgeRequest) -> dict[int, float]:
 
 
 def _wanted(search: RolloutSearch, steps: int, shares: Mapping[int, float]) -> Sequence[int]:
-    """From how many steps to continue next, 0 for the bare problem; none once all is known.
-
-    Args:
-        search: `every` or `binary`.
-        steps: of the solution.
-        shares: what is known, by how many steps were given.
-    """
+    """From how many steps to continue next, 0 for the bare problem; none once all is known."""
     good = max((length for length, share in shares.items() if share), default=0)
     bad = min((n for n, share in shares.items() if n and not share), default=steps + 1)
     if search == "every":

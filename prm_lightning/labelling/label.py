@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def label(options: LabelOptions) -> dict[str, Any] | None:
-    """Run all stages, or show what they would cost.
-
-    Args:
-        options: after `LabelOptions.check`.
+    """Run all stages of checked options, or show what they would cost.
 
     Returns:
         What `RECORD` says; None of a dry run.
@@ -123,35 +120,25 @@ def _approve(options: LabelOptions, asker: Asker, requests: Requests, bar: Bar) 
 
 def _dry_run(run: Run) -> None:
     """Print requests, tokens and dollars of what is left to ask, as far as it can be known."""
+    options, judge, prices = run.options, run.claude_judge, run.asker.prices
     plan: list[str] = []
-    for requests, times in _left(run):
-        plan += estimate(requests, run.asker.prices, times)
-    _say(*plan or ["nothing is left to ask Claude: $0.00"])
-    if run.options.budget is not None:
-        used = run.asker.journal.committed
-        _say(f"budget ${run.options.budget:.2f}, of which ${used:.4f} is used")
-
-
-def _left(run: Run) -> Iterator[tuple[Iterable[Request], float]]:
-    """Requests of each stage that asks Claude, and how many each of them is counted for."""
-    options, judge, pending = run.options, run.claude_judge, run.asker.pending
     found = run.known_solutions()
     if found is not None:
+        ready = [c.to_judge for c in load_candidates(found) if c.outcome == READY]
+        requests = run.asker.pending(judge.requests(ready))
+        plan = estimate(requests, prices) if options.asks_claude else []
+    else:
+        total = options.num_samples * options.num_rollouts
+        _say(f"assumed: {total:,} different solutions of {TYPICAL_STEPS} steps each")
+        if options.method == 2:
+            writing = writer_requests(run.writer_settings, TYPICAL.question, options.num_rollouts)
+            plan += estimate(writing, prices, options.num_samples)
         if options.asks_claude:
-            ready = [c.to_judge for c in load_candidates(found) if c.outcome == READY]
-            yield pending(judge.requests(ready)), 1.0
-        return
-    problems = run.known_problems()
-    count = options.num_samples if problems is None else len(problems)
-    total = count * options.num_rollouts
-    _say(f"assumed: {count:,} questions, {total:,} different solutions, {TYPICAL_STEPS} steps each")
-    if options.method == 2:
-        some = [TYPICAL.question] if problems is None else [p["question"] for p in problems]
-        settings, each = run.writer_settings, options.num_rollouts
-        writing = (request for q in some for request in writer_requests(settings, q, each))
-        yield pending(writing), count / len(some)
-    if options.asks_claude:
-        yield judge.requests([TYPICAL.to_judge]), total
+            plan += estimate(judge.requests([TYPICAL.to_judge]), prices, total)
+    _say(*plan or ["nothing is left to ask Claude: $0.00"])
+    if options.budget is not None:
+        used = run.asker.journal.committed
+        _say(f"budget ${options.budget:.2f}, of which ${used:.4f} is used")
 
 
 def estimate(
@@ -159,10 +146,7 @@ def estimate(
 ) -> list[str]:
     """What some requests would cost: a line for each stage and model. No cache hit is counted on.
 
-    Args:
-        requests: read once.
-        prices: by model.
-        times: how many requests each of them is counted for.
+    Each of them is counted `times` times.
     """
     sums: dict[tuple[str, str], list[float]] = {}
     for request in requests:

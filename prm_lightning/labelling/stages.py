@@ -140,11 +140,6 @@ class Run:
         found.finish(dict(reasons))
         return found
 
-    def known_problems(self) -> Stage | None:
-        """The questions, unless a model would have to try them first."""
-        found = self.stage("problems", *self._problem_names)
-        return None if self.options.mine_samples and not found.is_finished else self.problems()
-
     def _read(self, reasons: Counter[str]) -> Iterator[Problem]:
         for row in read_problems(self.options.problems):
             if isinstance(row, Dropped):
@@ -213,12 +208,11 @@ class Run:
         found.fill(problems, TRIED_AT_ONCE, write, self.bar.advance, each)
 
     def known_solutions(self) -> Stage | None:
-        """The solutions, unless some would have to be written first."""
+        """The solutions, unless questions would have to be read or solutions written first."""
         if self.options.solutions:
             return self._ready_solutions(self.options.solutions)
-        problems = self.known_problems()
-        found = None if problems is None else self._solution_stage(problems)
-        return found if found is not None and found.is_finished else None
+        found = self._solution_stage(self.stage("problems", *self._problem_names))
+        return found if found.is_finished else None
 
     def _solution_stage(self, problems: Stage) -> Stage:
         options = self.options
