@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -41,20 +42,22 @@ def constant_baselines(scores: StepScores) -> dict[str, StepScores]:
     }
 
 
-def untrained_twin(folder: Path, seed: int) -> PRM:
+def untrained_twin(folder: Path, seed: int, *, trust_remote_code: bool = False) -> PRM:
     """The language model of a model folder of ours, with fresh adapters and a fresh head.
 
     Args:
         folder: which `PRM.from_pretrained` reads.
         seed: of the head.
+        trust_remote_code: see `PRM.from_pretrained`.
 
     Raises:
         ValueError: the folder holds no model.
     """
     manifest = read_manifest(folder)
+    backbone = replace(manifest.backbone, trust_remote_code=trust_remote_code)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        prm = PRM.create(manifest.backbone, manifest.head, manifest.template, manifest.step_end)
+        prm = PRM.create(backbone, manifest.head, manifest.template, manifest.step_end)
     return prm.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

@@ -158,7 +158,15 @@ def _score(
     models = list(dict.fromkeys(options.model or []))
     folder = Path(options.output)
     journals = folder.with_name(f"{folder.name}.scores")
-    return score_models(models, test, validation, journals, options.baselines, options.seed)
+    return score_models(
+        models,
+        test,
+        validation,
+        journals,
+        options.baselines,
+        options.seed,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def _leave_out(

@@ -29,6 +29,7 @@ class EvaluateOptions:
         resamples: bootstrap resamples of problems, for the intervals.
         seed: of resamples, of everything drawn, and of untrained heads.
         overwrite: replace the output folder.
+        trust_remote_code: run Python code that comes with the models.
     """
 
     benchmark: Literal["processbench", "steps", "best-of-n", "prmbench"]
@@ -41,6 +42,7 @@ class EvaluateOptions:
     resamples: int = 1000
     seed: int = 0
     overwrite: bool = False
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         for option, value, least in (("limit", self.limit, 1), ("resamples", self.resamples, 0)):

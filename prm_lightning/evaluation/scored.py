@@ -163,6 +163,8 @@ def score_models(
     journals: Path,
     baselines: Literal["all", "cheap"] = "all",
     seed: int = 0,
+    *,
+    trust_remote_code: bool = False,
 ) -> Iterator[Entry]:
     """Score the data with each model, and with the untrained twin of each backbone of ours.
 
@@ -175,6 +177,7 @@ def score_models(
         journals: what the names of the files begin with that keep scores if a run is cut off.
         baselines: ``cheap`` leaves the twins and their surprisal out.
         seed: of the twins' heads.
+        trust_remote_code: see `load_scorer`.
     """
 
     def score(scorer: ModelScorer, name: str, kind: Kind, mark: str) -> Entry:
@@ -187,7 +190,9 @@ def score_models(
     marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
     known: set[str] = set()
     for model, mark in zip(models, marks, strict=True):
-        entry = score(load_scorer(model), model, "model", mark)
+        scorer = load_scorer(model, trust_remote_code=trust_remote_code)
+        entry = score(scorer, model, "model", mark)
+        del scorer  # one backbone in memory is enough
         ours = folder_of_ours(model)
         if ours is None:
             yield entry
@@ -207,7 +212,7 @@ def score_models(
         wanted = {name: key for name in keys if (key := json.dumps(keys[name])) not in known}
         known.update(wanted.values())
         if wanted:
-            twin = untrained_twin(ours, seed)
+            twin = untrained_twin(ours, seed, trust_remote_code=trust_remote_code)
             twins: dict[str, ModelScorer] = {UNTRAINED: twin, SURPRISAL: Surprisal(twin)}
             for name, key in wanted.items():
                 yield score(twins[name], f"{model}, {name}", "untrained", key)
