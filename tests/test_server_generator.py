@@ -1,6 +1,8 @@
 """A server behind HTTP: what is sent, what is read, what is tried again."""
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -261,6 +263,25 @@ def test_a_server_that_is_down_or_slow_is_one_line():
         pytest.raises(ValueError, match="tries: it did not answer in time"),
     ):
         connect(url, attempts=2, timeout=0.1).generate([PROMPT], Sampling())
+
+
+def test_an_answer_that_trickles_is_slow():
+    """Each byte comes soon after the one before it, headers without end."""
+
+    def trickle(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"x-more: of it\r\n" * 50:
+                connection.send(bytes([byte]))
+                time.sleep(0.01)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=trickle, args=(listener,), daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(ValueError, match="did not answer in time"):
+            connect(url, attempts=1, timeout=0.3).generate([PROMPT], Sampling())
+        assert time.monotonic() - begun < 3
 
 
 def test_concurrency_is_bounded_and_one_failure_ends_the_rest():

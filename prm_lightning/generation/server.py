@@ -7,11 +7,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from openai import APIError, APIStatusError, APITimeoutError, OpenAI
+import httpx2
+from openai import APIError, APIStatusError, APITimeoutError, DefaultHttpxClient, OpenAI
 
 from prm_lightning.generation.prompts import (
     INSTRUCTION,
@@ -52,7 +54,7 @@ class ServerGenerator:
             None takes `model`.
         concurrency: most requests at a time, >= 1.
         attempts: most tries of a request, >= 1, see `connect`.
-        timeout: seconds without a byte of an answer.
+        timeout: seconds that a whole answer may take.
         instruction: what the user's message says after the problem; empty for a model that was
             trained on bare problems.
         template_options: for the chat template, such as ``{"enable_thinking": false}``.
@@ -203,6 +205,26 @@ class ServerGenerator:
         )
 
 
+class _BoundedClient(DefaultHttpxClient):
+    """Gives up on an answer that is not whole in time, however steadily its bytes come."""
+
+    def send(self, request: httpx2.Request, **settings: Any) -> httpx2.Response:
+        answer: Future[httpx2.Response] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(super(_BoundedClient, self).send(request, **settings))
+            except Exception as error:
+                answer.set_exception(error)
+
+        thread = Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(self.timeout.read)
+        if thread.is_alive():
+            raise httpx2.ReadTimeout("the answer did not end in time", request=request)
+        return answer.result()
+
+
 def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenAI:
     """A client of a server.
 
@@ -212,7 +234,7 @@ def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenA
     Args:
         url: that requests begin with.
         key_variable: environment variable that the key is read from; not set means none is needed.
-        timeout: seconds without a byte of an answer.
+        timeout: seconds that a whole answer may take.
         attempts: most tries of a request, >= 1.
 
     Raises:
@@ -225,7 +247,10 @@ def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenA
             "again."
         )
 
-    return OpenAI(base_url=url, api_key=key, max_retries=attempts - 1, timeout=timeout)
+    client = _BoundedClient(timeout=timeout)
+    return OpenAI(
+        base_url=url, api_key=key, max_retries=attempts - 1, timeout=timeout, http_client=client
+    )
 
 
 def _with_path(url: str) -> str:
