@@ -24,7 +24,6 @@ from prm_lightning.modeling.step_model import (
     require_numbers,
     require_steps,
 )
-from prm_lightning.types import Aggregation
 
 ROOT = -1  # parent of the first token
 
@@ -159,22 +158,15 @@ class IncrementalScorer:
     def __init__(self, model: StepModel, max_nodes: int = 16384) -> None:
         self.model = model
         self.max_nodes = max_nodes
-
-    @property
-    def name(self) -> str:
-        return self.model.name
-
-    @property
-    def aggregation(self) -> Aggregation:
-        """Of the model."""
-        return self.model.aggregation
+        self.name = model.name
+        self.aggregation = model.aggregation
 
     def start(self, problem: str) -> State:
         """A solution without steps. Its prompt is computed together with the first steps."""
         return State(problem)
 
     def extend(self, state: State, steps: Sequence[str]) -> tuple[list[State], list[float]]:
-        """Continue a solution in several ways.
+        """Continue a solution in several ways, see `extend_all`.
 
         Args:
             state: the solution so far.
@@ -182,10 +174,6 @@ class IncrementalScorer:
 
         Returns:
             The state after each candidate, and its P(correct) in [0, 1].
-
-        Raises:
-            Unscorable: a solution gets longer than the model's context.
-            ValueError: a blank step, or a text where steps are expected.
         """
         return self.extend_all([(state, steps)])[0]
 
@@ -205,32 +193,30 @@ class IncrementalScorer:
             ValueError: a blank step, or a text where steps are expected.
         """
         candidates = [(state, step) for state, steps in beams for step in require_steps(steps)]
-        if not candidates:
-            return [([], []) for _ in beams]
-        encoded = self._encode(candidates)
+        wholes = [(state.problem, (*state.steps, step)) for state, step in candidates]
+        encoded = self.model.encoder.encode_all(wholes) if wholes else []
+        for (problem, whole), path in zip(wholes, encoded, strict=True):
+            tokens = len(path.input_ids) + len(self.model.encoder.branch)
+            require_fit(self.model, problem, len(whole), tokens)
         scores = [0.0] * len(candidates)
-        for tree in {id(state.tree): state.tree for state, _ in candidates}.values():
+        for tree in _trees([state for state, _ in candidates]):
             mine = [i for i, (state, _) in enumerate(candidates) if state.tree is tree]
             values = self._score(tree, [encoded[i] for i in mine])
             for i, value in zip(mine, values, strict=True):
                 scores[i] = value
-        following = iter(zip(candidates, scores, strict=True))
-        return [_after([next(following) for _ in steps]) for _, steps in beams]
+        states = iter(
+            replace(state, steps=whole, scores=(*state.scores, score))
+            for (state, _), (_, whole), score in zip(candidates, wholes, scores, strict=True)
+        )
+        after = [[next(states) for _ in steps] for _, steps in beams]
+        return [(several, [state.scores[-1] for state in several]) for several in after]
 
     def keep(self, states: Sequence[State]) -> None:
         """Free what only other states of these problems need; they stay usable."""
-        for tree in {id(state.tree): state.tree for state in states}.values():
+        for tree in _trees(states):
             begun = [(s.problem, s.steps) for s in states if s.tree is tree and s.steps]
             paths = self.model.encoder.encode_all(begun) if begun else []
             tree.keep([node for path in paths for node in tree.walk(path.input_ids)])
-
-    def _encode(self, candidates: Sequence[tuple[State, str]]) -> list[Encoded]:
-        wholes = [(state.problem, (*state.steps, step)) for state, step in candidates]
-        encoded = self.model.encoder.encode_all(wholes)
-        for (problem, steps), path in zip(wholes, encoded, strict=True):
-            tokens = len(path.input_ids) + len(self.model.encoder.branch)
-            require_fit(self.model, problem, len(steps), tokens)
-        return encoded
 
     def _score(self, tree: NodeTree, paths: Sequence[Encoded]) -> list[float]:
         """P(correct) of the last step of each path, whose nodes the tree then holds."""
@@ -238,16 +224,25 @@ class IncrementalScorer:
         if len(tree) > self.max_nodes:
             tree.keep([node for nodes in known for node in nodes])
         first = len(tree)
+        device = self.model.backbone.device
         try:
             nodes = [tree.add(path.input_ids[: path.step_positions[-1] + 1])[-1] for path in paths]
             kept = len(tree)
             reads = {node: self._hang_read(tree, node, first) for node in dict.fromkeys(nodes)}
-            logits = self._logits(tree, first, [reads[node] - first for node in nodes])
+            with evaluating(self.model):
+                hidden = self.model.backbone.extend(  # of all nodes from number `first` on
+                    torch.tensor(tree.tokens[first:], device=device),
+                    torch.tensor(tree.depths, device=device),
+                    tree.sees(first).to(device),
+                    tree.cache,
+                )
+                rows = torch.tensor([reads[node] - first for node in nodes], device=device)
+                scores = torch.sigmoid(self.model.head(hidden[rows])).tolist()
         except BaseException:
             tree.cut(first)  # no node may be there without its keys and values
             raise
         tree.cut(kept)
-        return require_numbers(torch.sigmoid(logits).tolist(), self.model.name)
+        return require_numbers(scores, self.model.name)
 
     def _hang_read(self, tree: NodeTree, node: int, first: int) -> int:
         """The node to read, hung after all nodes that stay, unless it is a new one itself."""
@@ -257,26 +252,7 @@ class IncrementalScorer:
             return tree.hang(tree.parents[node], tree.tokens[node])
         return node
 
-    def _logits(self, tree: NodeTree, first: int, rows: list[int]) -> Tensor:
-        """Compute the nodes from number `first` on; ``(len(rows),)`` log-odds at some of them."""
-        device = self.model.backbone.device
-        with evaluating(self.model):
-            hidden = self.model.backbone.extend(
-                torch.tensor(tree.tokens[first:], device=device),
-                torch.tensor(tree.depths, device=device),
-                tree.sees(first).to(device),
-                tree.cache,
-            )
-            logits: Tensor = self.model.head(hidden[torch.tensor(rows, device=device)])
-        return logits
 
-
-def _after(
-    scored: Sequence[tuple[tuple[State, str], float]],
-) -> tuple[list[State], list[float]]:
-    """The states after some candidates, and their scores."""
-    states = [
-        replace(state, steps=(*state.steps, step), scores=(*state.scores, score))
-        for (state, step), score in scored
-    ]
-    return states, [score for _, score in scored]
+def _trees(states: Sequence[State]) -> list[NodeTree]:
+    """The different trees of some states, in order."""
+    return list({id(state.tree): state.tree for state in states}.values())

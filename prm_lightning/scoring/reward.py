@@ -37,10 +37,8 @@ class PRMReward:
         problem_from: str | None = None,
         device: str | None = None,
     ) -> None:
-        if isinstance(model, str):
-            model = load_scorer(model, device)
-        self.scorer = model
-        self.aggregate: Aggregation = aggregate or model.aggregation
+        self.scorer = load_scorer(model, device) if isinstance(model, str) else model
+        self.aggregate: Aggregation = aggregate or self.scorer.aggregation
         self.problem_from = problem_from
         self.__name__ = f"prm_{self.aggregate}"  # TRL's name for the metric
 
@@ -66,7 +64,12 @@ class PRMReward:
                 f"PRMReward: completions is the text {completions[:60]!r}, expected a list with "
                 "one completion per prompt."
             )
-        problems = self._problems(prompts, columns)
+        if self.problem_from is not None and self.problem_from not in columns:
+            raise ValueError(
+                f"PRMReward: problem_from={self.problem_from!r} is no column of the training data, "
+                f"which has {', '.join(columns) or 'none beside the prompt'}."
+            )
+        problems = columns[self.problem_from] if self.problem_from else map(_problem_of, prompts)
         rewards: list[float | None] = [None] * len(completions)
         groups: dict[str, dict[int, list[str]]] = {}
         for i, (problem, completion) in enumerate(zip(problems, completions, strict=True)):
@@ -78,32 +81,20 @@ class PRMReward:
                 rewards[i] = None if isinstance(scores, str) else combine(scores, self.aggregate)
         return rewards
 
-    def _problems(self, prompts: Sequence[Text], columns: Mapping[str, Any]) -> list[str]:
-        if self.problem_from is None:
-            return [
-                cut_chat_markup(prompt).strip()
-                if isinstance(prompt, str)
-                else _text_of(prompt[_last_user(prompt) :], "user")
-                for prompt in prompts
-            ]
-        if self.problem_from not in columns:
-            raise ValueError(
-                f"PRMReward: problem_from={self.problem_from!r} is no column of the training data, "
-                f"which has {', '.join(columns) or 'none beside the prompt'}."
-            )
-        return list(columns[self.problem_from])
+
+def _problem_of(prompt: Text) -> str:
+    """The last message of the user."""
+    if isinstance(prompt, str):
+        return cut_chat_markup(prompt).strip()
+    asked = [i for i, message in enumerate(prompt) if message["role"] == "user"]
+    return _text_of(prompt[asked[-1] :] if asked else prompt, "user")
 
 
 def _steps_of(completion: Text | Sequence[str]) -> list[str]:
     """The steps of a completion that is text, messages, or steps already."""
-    is_steps = not isinstance(completion, str) and all(isinstance(p, str) for p in completion)
-    if is_steps:
+    if not isinstance(completion, str) and all(isinstance(part, str) for part in completion):
         return [step for step in cast(Sequence[str], completion) if step.strip()]
     return split_steps(_text_of(cast(Text, completion), "assistant"))
-
-
-def _last_user(messages: Sequence[Mapping[str, Any]]) -> int:
-    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
 
 
 def _text_of(messages: Text, role: str) -> str:
@@ -111,12 +102,9 @@ def _text_of(messages: Text, role: str) -> str:
     if isinstance(messages, str):
         return messages
     texts = []
-    for message in messages:
-        content = message.get("content") or ""
-        if message["role"] != role:
-            continue
+    for content in (message.get("content") for message in messages if message["role"] == role):
         if isinstance(content, str):
             texts.append(content)
         else:
-            texts += [part["text"] for part in content if part.get("type") == "text"]
+            texts += [part["text"] for part in content or () if part.get("type") == "text"]
     return "\n\n".join(texts)

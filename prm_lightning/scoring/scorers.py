@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, urldefrag
@@ -134,6 +135,7 @@ def _load_server(model: str, trust_remote_code: bool) -> ServerScorer:
     return ServerScorer(url, tokens, name, served, correct, public.aggregation, public.threshold)
 
 
+@dataclass
 class ServerScorer:
     """Scores through `/pooling` (task `token_classify`) or `/classify` of a vLLM server.
 
@@ -150,40 +152,31 @@ class ServerScorer:
         correct_label: column of P(correct) where the model has two labels.
         aggregation: how to make one score of a solution out of those of its steps.
         threshold: a step whose P(correct) is below it is flagged.
-        timeout: seconds that the server may take to begin an answer, and again to end it.
+        timeout: seconds that a whole answer may take.
         attempts: how often a request is made before a failure counts, see `connect`.
         concurrency: requests that are open at a time.
 
     The environment variable VLLM_API_KEY, if set, is sent as the bearer token.
     """
 
-    def __init__(
-        self,
-        url: str,
-        encoder: StepEncoder,
-        name: str,
-        served: str | None = None,
-        correct_label: int = 1,
-        aggregation: Aggregation = "min",
-        threshold: float = 0.5,
-        timeout: float = 60.0,
-        attempts: int = 4,
-        concurrency: int = 16,
-    ) -> None:
-        base, _, last = url.rstrip("/").rpartition("/")
-        chosen = last in ("pooling", "classify")
-        self.url = base if chosen else url.rstrip("/")
-        self._endpoint = cast(Endpoint, last) if chosen else None
-        self.encoder = encoder
-        self.name = name
-        self.served = {} if served is None else {"model": served}
-        self.correct_label = correct_label
-        self.aggregation: Aggregation = aggregation
-        self.threshold = threshold
-        self.timeout = timeout
-        self.attempts = attempts
-        self.concurrency = concurrency
-        self._client = connect(self.url, API_KEY, timeout, attempts)
+    url: str
+    encoder: StepEncoder
+    name: str
+    served: str | None = None
+    correct_label: int = 1
+    aggregation: Aggregation = "min"
+    threshold: float = 0.5
+    timeout: float = 60.0
+    attempts: int = 4
+    concurrency: int = 16
+
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
+        base, _, last = self.url.rpartition("/")
+        self._endpoint: Endpoint | None = None
+        if last in ("pooling", "classify"):
+            self.url, self._endpoint = base, cast(Endpoint, last)
+        self._client = connect(self.url, API_KEY, self.timeout, self.attempts)
 
     def score(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
         """P(correct) of every step of some solutions of one problem.
@@ -263,7 +256,9 @@ class ServerScorer:
     def _ask(self, endpoint: Endpoint, path: Encoded, field: str, **more: str) -> Any:
         """One field of the answer to one input, after as many attempts as it takes."""
         place = f"server: {self.url}/{endpoint}"
-        body = {**self.served, "input": list(path.input_ids), "use_activation": True, **more}
+        body = {"input": list(path.input_ids), "use_activation": True, **more}
+        if self.served is not None:
+            body["model"] = self.served
         try:
             content = self._client.post(f"/{endpoint}", body=body, cast_to=httpx2.Response).content
         except APITimeoutError as error:
