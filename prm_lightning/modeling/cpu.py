@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
@@ -90,24 +91,15 @@ def divide(mask: Tensor, dtype: torch.dtype) -> list[Blocks]:
         queries = row * length + first + torch.arange(size)
         seen = sees.any(dim=1)
         counts = seen.sum(dim=1)
-        for chosen in _alike(counts):
+        # Together where the most keys are at most `SPREAD` times the fewest.
+        alike = (counts.log() / math.log(SPREAD)).ceil()
+        for number in alike.unique():
+            chosen = torch.nonzero(alike == number)[:, 0]
             most = int(counts[chosen].max())
             keys = seen[chosen].int().argsort(dim=1, descending=True, stable=True)[:, :most]
             bias = _bias(sees[chosen].gather(2, keys[:, None].expand(-1, size, -1)), dtype)
             groups.append(Blocks(queries[chosen], row[chosen] * width + keys, bias[:, None]))
     return groups
-
-
-def _alike(counts: Tensor) -> list[Tensor]:
-    """Indices of numbers, together where the largest is at most `SPREAD` times the smallest."""
-    groups: list[list[int]] = []
-    least = 0
-    for i in counts.argsort(stable=True).tolist():
-        if not groups or counts[i] > SPREAD * least:
-            groups.append([])
-            least = int(counts[i])
-        groups[-1].append(i)
-    return [torch.tensor(group) for group in groups]
 
 
 def _bias(sees: Tensor, dtype: torch.dtype) -> Tensor:

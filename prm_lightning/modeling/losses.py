@@ -104,7 +104,8 @@ def ranking_loss(
     lowest = torch.finfo(logits.dtype).min
     rising = torch.logcumsumexp(logits.masked_fill(~takes_part, lowest), 1)
     shifted = (logits[:, 1:] + PQM_MARGIN).masked_fill(~wrong, lowest)
-    costs = torch.logaddexp(rising, _logsumexp(shifted)) - logits
+    shifted = F.pad(shifted, (1, 0), value=lowest)  # of no steps there is no sum
+    costs = torch.logaddexp(rising, shifted.logsumexp(1, keepdim=True)) - logits
     counted = torch.cat([has_wrong, right], 1)
     means = torch.where(counted, costs, 0.0).sum(1) / counted.sum(1).clamp(min=1)
     return means.sum() / total_solutions
@@ -135,10 +136,8 @@ def lm_loss(
 
     Source: Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems", arXiv:2110.14168.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, targets, weights / total_lm, head
-    )
-    return loss
+    weights = weights / total_lm
+    return _ChunkedCrossEntropy.apply(hidden, targets, weights, head)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -177,19 +176,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (for_hidden * grad).to(for_hidden.dtype), None, None, for_head
 
 
-def _logsumexp(values: Tensor) -> Tensor:
-    """``(B, S)`` to ``(B, 1)``; the lowest float where S is 0."""
-    lowest = values.new_full((len(values), 1), torch.finfo(values.dtype).min)
-    return torch.logsumexp(torch.cat([lowest, values], 1), 1, keepdim=True)
-
-
 def _bce(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 
 def _focal(logits: Tensor, labels: Tensor) -> Tensor:
-    surprise = (labels - torch.sigmoid(logits)).abs()
-    return surprise**FOCAL_GAMMA * _bce(logits, labels)
+    return (labels - torch.sigmoid(logits)).abs() ** FOCAL_GAMMA * _bce(logits, labels)
 
 
 def _mse(logits: Tensor, labels: Tensor) -> Tensor:

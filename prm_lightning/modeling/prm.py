@@ -66,23 +66,14 @@ class PRM(StepModel):
         manifest: Manifest,
         name: str = "",
     ) -> None:
-        super().__init__(
-            backbone,
-            head,
-            encoder,
-            name or manifest.backbone.name,
-            manifest.aggregation,
-            manifest.threshold,
-        )
+        name = name or manifest.backbone.name
+        super().__init__(backbone, head, encoder, name, manifest.aggregation, manifest.threshold)
         self.manifest = manifest
 
     def __repr__(self) -> str:
         of = self.manifest
-        return (
-            f"{super().__repr__()[:-1]},\n"
-            f"    backbone={of.backbone.name!r}, head={of.head!r}, template={of.template!r}, "
-            f"step_end={of.step_end!r})"
-        )
+        what = f"backbone={of.backbone.name!r}, head={of.head!r}, template={of.template!r}"
+        return f"{super().__repr__()[:-1]},\n    {what}, step_end={of.step_end!r})"
 
     def forward(self, batch: StepBatch, *, lm: bool = False) -> Any:
         """Log-odds that each step is correct, and the LM loss if it is asked for.
@@ -116,13 +107,9 @@ class PRM(StepModel):
         step_end: str | None = None,
         device: str | torch.device | None = None,
     ) -> PRM:
-        """A language model with fresh adapters and a fresh head.
+        """A language model with fresh adapters and a fresh `StepHead`; see `Encoder` for the text.
 
         Args:
-            backbone: see `Backbone`.
-            head: see `StepHead`.
-            template: see `Encoder`.
-            step_end: see `Encoder`.
             device: where the language model is read to, see `load_backbone`.
         """
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
@@ -274,7 +261,7 @@ class PRM(StepModel):
         self.aggregation = aggregation
 
     def record_data(self, fingerprint: str) -> None:
-        """Record the training data."""
+        """Record what the model was trained on."""
         self.manifest = replace(self.manifest, data_fingerprint=fingerprint)
 
 

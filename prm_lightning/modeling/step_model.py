@@ -170,9 +170,8 @@ class StepModel(nn.Module):
     ) -> Iterator[list[list[float]]]:
         """What `score` says of each problem and its solutions, in order.
 
-        Problems of similar length share a forward pass; the solutions of one problem are one
-        tree, also where it comes several times. Which problems share a pass changes scores by no
-        more than rounding.
+        Problems of similar length share a forward pass, which changes scores by rounding alone; the
+        solutions of one problem are one tree, also where it comes several times.
         """
         waiting: list[tuple[str, Sequence[Sequence[str]]]] = []
         for item in items:
@@ -210,13 +209,7 @@ class StepModel(nn.Module):
         return [[next(following) for _ in solutions] for _, solutions in items]
 
     def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
-        """What `forward` says of a batch.
-
-        Args:
-            batch: of the data.
-            data: the solutions, encoded.
-            pairs: the same as text.
-        """
+        """What `forward` says of a batch of `data`, which are `pairs` encoded."""
         return self(batch)  # type: ignore[no-any-return]
 
 
@@ -236,11 +229,7 @@ def as_solutions(
 
 
 def require_steps(steps: Steps) -> Steps:
-    """The same steps.
-
-    Raises:
-        ValueError: they are one text, whose letters would be taken for steps.
-    """
+    """The same steps, or a ValueError for one text, whose letters would be taken for steps."""
     if isinstance(steps, str):
         raise ValueError(
             f"score: got the text {steps[:60]!r} where the steps of a solution are expected. Give "
@@ -250,11 +239,7 @@ def require_steps(steps: Steps) -> Steps:
 
 
 def require_fit(model: StepModel, problem: str, steps: int, tokens: int) -> None:
-    """Refuse what is longer than the model's context.
-
-    Raises:
-        Unscorable: it is.
-    """
+    """Raise `Unscorable` for what is longer than the model's context."""
     if tokens > model.backbone.context:
         raise Unscorable(
             f"score: a solution of {steps} steps is {tokens} tokens, longer than the context of "
@@ -264,11 +249,7 @@ def require_fit(model: StepModel, problem: str, steps: int, tokens: int) -> None
 
 
 def require_numbers(scores: list[float], name: str) -> list[float]:
-    """The same scores.
-
-    Raises:
-        ValueError: one is NaN.
-    """
+    """The same scores, or a ValueError if one is NaN."""
     if any(score != score for score in scores):
         raise ValueError(
             f"score: {name!r} gives NaN for a step. Its weights are broken or overflow in their "
