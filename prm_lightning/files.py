@@ -41,11 +41,8 @@ def digest(content: str | Iterable[str]) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 in hex of a file's content."""
-    hashed = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(1 << 24):
-            hashed.update(part)
-    return hashed.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_replaceable(

@@ -21,17 +21,12 @@ class Bar:
     """Progress of a long job on stderr: a bar in a terminal, else a line now and then.
 
     A context manager that leaves the terminal clean. A job of several stages calls `stage` for
-    each of them.
-
-    Args:
-        name: of the first stage; if empty, `stage` begins it.
-        total: how many things there are to do; None if unknown.
+    each of them. Without a name nothing is shown.
     """
 
     def __init__(self, name: str = "", total: int | None = None) -> None:
         self._bar: Progress | None = None
-        if name:
-            self.stage(name, total)
+        self.stage(name, total)
 
     def __enter__(self) -> Bar:
         return self
@@ -40,23 +35,18 @@ class Bar:
         self.end()
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """Begin a stage of so many things."""
+        """Begin a stage of so many things; None if unknown."""
         self.end()
         self._name, self._done, self._total = name, 0, total
         self._began = self._last_line = time.monotonic()
-        if not sys.stderr.isatty():
+        if not name or not sys.stderr.isatty():
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        self._bar = Progress(
-            "{task.description}",
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        console = Console(stderr=True)
+        self._bar = Progress("{task.description}", *columns, console=console, transient=True)
         self._bar.add_task(name, total=total)
         self._bar.start()
 
@@ -65,21 +55,17 @@ class Bar:
         self.show(self._done + count)
 
     def show(self, done: int, total: int | None = None, note: str = "") -> None:
-        """So many are done in all.
+        """So many are done in all, of a total that replaces that of the stage, if given.
 
-        Args:
-            done: since the stage began.
-            total: replaces the total of the stage; None leaves it.
-            note: shown after the name, such as ``loss 0.41``.
+        A note such as ``loss 0.41`` is shown after the name.
         """
         self._done, self._total = done, self._total if total is None else total
         name = f"{self._name}  {note}" if note else self._name
+        now = time.monotonic()
         if self._bar:
             task = self._bar.task_ids[0]
             self._bar.update(task, completed=done, total=self._total, description=name)
-            return
-        now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif self._name and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             of = "" if self._total is None else f" of {self._total}"
             minutes = (now - self._began) / 60

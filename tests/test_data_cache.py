@@ -37,15 +37,11 @@ def rows(tmp_path) -> Path:
     return write_rows(tmp_path / "rows.jsonl", problems=8)
 
 
-def module(rows, tokenizer, source=None, spec=None, encoder=None, **settings) -> PRMDataModule:
+def started(rows, tokenizer, source=None, encoder=None, spec=None, **settings) -> PRMDataModule:
     sources = [SourceSpec(source or Stepwise(str(rows)), **(spec or {}))]
     encoder = Encoder(tokenizer, **(encoder or {}))
     settings = {"val_ratio": 0.25, "template": encoder.template} | settings
-    return PRMDataModule(sources, encoder, **settings)
-
-
-def started(*args, **settings) -> PRMDataModule:
-    data = module(*args, **settings)
+    data = PRMDataModule(sources, encoder, **settings)
     data.setup("fit")
     return data
 
@@ -99,17 +95,11 @@ def test_a_second_start_takes_what_the_first_made(rows, tokenizer, folder, monke
     again = started(rows, tokenizer)
     assert content(again) == anew
     assert entries(folder) == used(folder) == first
-    data = again.sides["train"].data
-    assert not data.ids.flags.writeable  # mapped from the file, and so shared
-    ((batch, *_), *_) = Planner(again.sides["train"].sizes, 8192).train_steps(0)
-    batch = collate(batch, data, 0)
-    assert batch.labels.sum() == data.labels[data.weights > 0].sum()
-
-
-def rewrite(rows: Path, change) -> None:
-    lines = [json.loads(line) for line in rows.read_text().splitlines()]
-    change(lines)
-    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert first.issubset(Path("/proc/self/maps").read_text().replace("\n", "/").split("/"))
+    train = again.sides["train"]
+    ((batch, *_), *_) = Planner(train.sizes, 8192).train_steps(0)
+    labels = train.data.labels[train.data.weights > 0]
+    assert collate(batch, train.data, 0).labels.sum() == labels.sum()
 
 
 def flip_label(lines):
@@ -135,7 +125,9 @@ def soften_label(lines):
 def test_other_rows_are_never_taken_for_these(rows, tokenizer, monkeypatch, change):
     before = content(started(rows, tokenizer))
     stat = rows.stat()
-    rewrite(rows, change)
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    change(lines)
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.utime(rows, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a tool that keeps times does
     after = content(started(rows, tokenizer))
     assert after == made_anew(monkeypatch, rows, tokenizer)
@@ -169,10 +161,8 @@ def test_a_tokenizer_counts_by_its_definition(rows, tokenizer, tiny_model_folder
     before = content(started(rows, AutoTokenizer.from_pretrained(saved)))
     made = entries(folder)
     padded = AutoTokenizer.from_pretrained(saved)
-    data = module(rows, padded)
     padded(["a", "b c"], padding=True, truncation=True, max_length=5)  # what it was used for
-    data.setup("fit")
-    assert content(data) == before
+    assert content(started(rows, padded)) == before
     assert entries(folder) == made
     templated = AutoTokenizer.from_pretrained(saved)
     templated.chat_template = tokenizer.chat_template.replace("assistant\n", "judge\n")
@@ -202,31 +192,22 @@ class Given:
         return iter(self.solutions)
 
 
-def some_solutions(reward=-0.5):
-    first = Step("a", reward=0.75)
-    return [
-        Solution(f"{n} + 1?", (first, Step("b", reward=reward)), "given", str(n)) for n in range(8)
-    ]
+def some_solutions(**second):
+    steps = Step("a", reward=0.75), Step("b", **({"reward": -0.5} | second))
+    return [Solution(f"{n} + 1?", steps, "given", str(n)) for n in range(8)]
 
 
-def test_tokens_of_any_source_are_kept(rows, tokenizer, folder, monkeypatch):
-    for solutions in (some_solutions(), some_solutions(reward=0.25), some_solutions()):
-        data = content(started(rows, tokenizer, Given(solutions)))
-        assert data == made_anew(monkeypatch, rows, tokenizer, Given(solutions))
-    assert len(entries(folder)) == 4  # of each reward, what trains and what validates
-    as_label = started(rows, tokenizer, Given(some_solutions()), reward_as="label")
+def test_all_that_is_known_of_a_solution_counts(rows, tokenizer, folder, monkeypatch):
+    some = some_solutions()
+    judged = [replace(s, steps=(*s.steps, Step("c", 1.0, verdict="correct"))) for s in some]
+    unjudged = [replace(s, steps=(*s.steps, Step("c", 1.0))) for s in some]
+    for number, solutions in enumerate((some, some_solutions(reward=0.25), judged, unjudged), 1):
+        for _ in range(2):
+            data = content(started(rows, tokenizer, Given(solutions)))
+            assert data == made_anew(monkeypatch, rows, tokenizer, Given(solutions))
+            assert len(entries(folder)) == 2 * number  # of each, what trains and what validates
+    as_label = started(rows, tokenizer, Given(some), reward_as="label")
     assert set(as_label.sides["train"].data.labels) == {0.875, 0.25}
-
-
-def test_verdicts_count_where_labels_agree(rows, tokenizer):
-    unknown = [replace(s, steps=(*s.steps, Step("c", 1.0))) for s in some_solutions()]
-    right = [
-        replace(s, steps=tuple(replace(step, verdict="correct") for step in s.steps))
-        for s in unknown
-    ]
-    sides = [started(rows, tokenizer, Given(s)).sides["train"].data for s in (unknown, right)]
-    assert set(sides[0].first_errors) == {-2}
-    assert set(sides[1].first_errors) == {-1}
 
 
 def test_strictness_is_asked_for_anew(rows, tokenizer):
@@ -243,47 +224,39 @@ def test_strictness_is_asked_for_anew(rows, tokenizer):
         started(rows, tokenizer, strict=True)
 
 
-def files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def flipped_at(place: float):
+    """The content with one bit changed, so far into it."""
 
+    def flip(data: bytes) -> bytes:
+        at = int(place * (len(data) - 1))
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    return flip
 
 
 DAMAGES = {
-    "flipped": flip_a_bit,
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "emptied": lambda path: path.write_bytes(b""),
-    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "removed": lambda path: path.unlink(),
+    "size": flipped_at(0),
+    "header": flipped_at(0.01),
+    "middle": flipped_at(0.5),
+    "end": flipped_at(1),
+    "cut": lambda data: data[:-1],
+    "emptied": lambda data: b"",
+    "zeroed": lambda data: bytes(len(data)),
 }
 
 
-@pytest.mark.parametrize(("place", "damage"), [*enumerate(DAMAGES)])
-def test_damaged_entries_are_made_again(rows, tokenizer, folder, place, damage, caplog):
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_entries_are_made_again(rows, tokenizer, folder, damage, caplog):
     good = content(started(rows, tokenizer))
-    names = [path.relative_to(folder) for path in files_of(folder)]
-    for name in names[place :: len(DAMAGES)]:
-        DAMAGES[damage](folder / name)
-        caplog.clear()
-        assert content(started(rows, tokenizer)) == good, name
-        assert "damaged" in caplog.text, name
-        caplog.clear()
-        assert content(started(rows, tokenizer)) == good
-        assert not caplog.text, name  # repaired
-    assert [path.relative_to(folder) for path in files_of(folder)] == names
-
-
-def test_labels_that_were_changed_on_disk_are_not_trusted(rows, tokenizer, folder):
-    good = content(started(rows, tokenizer))
-    for path in folder.glob("*/labels.npy"):
-        np.save(path, 1 - np.load(path))
-    for path in folder.glob("*/weights.npy"):
-        np.save(path, np.array([print, open], object), allow_pickle=True)
+    names = entries(folder)
+    for path in folder.iterdir():
+        path.write_bytes(damage(path.read_bytes()))
     assert content(started(rows, tokenizer)) == good
+    assert caplog.text.count("is damaged") == 2
+    caplog.clear()
+    assert content(started(rows, tokenizer)) == good
+    assert not caplog.text  # repaired
+    assert entries(folder) == names
 
 
 def test_the_least_recently_used_go_first(rows, tokenizer, folder, monkeypatch):
@@ -294,7 +267,7 @@ def test_the_least_recently_used_go_first(rows, tokenizer, folder, monkeypatch):
     age(folder)
     started(rows, tokenizer)
     assert used(folder) == first
-    size = sum(path.stat().st_size for path in files_of(folder))
+    size = sum(path.stat().st_size for path in folder.iterdir())
     monkeypatch.setattr(cache, "MAX_BYTES", size + 2000)
     started(rows, tokenizer, max_tokens=61)
     assert first <= entries(folder)
@@ -302,7 +275,7 @@ def test_the_least_recently_used_go_first(rows, tokenizer, folder, monkeypatch):
     monkeypatch.setattr(cache, "MAX_BYTES", 1)
     last = started(rows, tokenizer, max_tokens=62)
     assert len(content(last)) > 100  # what is in use stays readable
-    assert sum(path.is_dir() for path in folder.iterdir()) == 1
+    assert len(entries(folder)) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_only_slower(
@@ -313,22 +286,6 @@ def test_a_cache_that_cannot_be_written_is_only_slower(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
     assert content(started(rows, tokenizer)) == good
     assert "cannot be written" in caplog.text
-
-
-def test_test_and_fit_do_not_mix(rows, tokenizer, monkeypatch):
-    def both(first, second):
-        data = module(rows, tokenizer)
-        data.sources["test"] = [SourceSpec(Stepwise(str(rows), name="seen"))]
-        data.setup(first)
-        data.setup(second)
-        return sorted(json.loads(content(data))[0].items()), sorted(data.sides)
-
-    with monkeypatch.context() as patch:
-        patch.setenv("PRM_LIGHTNING_CACHE", "off")
-        expected = both("fit", "test")
-    for _ in range(2):
-        assert both("fit", "test") == expected
-        assert both("test", "fit")[1] == expected[1]
 
 
 def test_other_code_has_another_version(tmp_path):
@@ -343,7 +300,6 @@ def test_other_code_has_another_version(tmp_path):
 
     place, first = version()
     assert place.startswith(str(tmp_path))
-    assert version()[1] == first
     with (tmp_path / "prm_lightning" / "text.py").open("a") as file:
         file.write("\n")
     assert version()[1] != first
@@ -360,27 +316,18 @@ def test_texts_come_back(texts):
         packed[len(texts)]
 
 
-def test_solutions_come_with_their_texts_from_the_cache_too(tokenizer, folder):
-    solutions = [
-        Solution(
-            f"{n} \u00e9 + 1?\n\nSay it.",
-            tuple(Step(f"{k}\n\n= \U0001f34e", 1.0) for k in range(3)),
-            "s",
-            str(n),
-        )
-        for n in range(8)
-    ]
-    steps = ["0\n= \U0001f34e", "1\n= \U0001f34e", "2\n= \U0001f34e"]
-    settings = {"val_ratio": 0.25, "after_first_error": "keep"}
-    whole = started(None, tokenizer, Given(solutions), **settings).sides["train"].data
+def test_solutions_come_with_their_texts_from_the_cache_too(tokenizer):
+    steps = tuple(Step(f"{k}\n\n= \U0001f34e", 1.0) for k in range(3))
+    solutions = [Solution(f"{n} \u00e9 + 1?\n\nSay it.", steps, "s", str(n)) for n in range(8)]
+    folded = ["0\n= \U0001f34e", "1\n= \U0001f34e", "2\n= \U0001f34e"]
+    whole = started(None, tokenizer, Given(solutions)).sides["train"].data
     fits_two = int(whole.positions[1]) + 1
     for _ in range(2):
-        data = started(None, tokenizer, Given(solutions), **settings, max_tokens=fits_two)
+        data = started(None, tokenizer, Given(solutions), max_tokens=fits_two)
         part = data.sides["train"].data
-        for i in range(len(part)):
-            problem = f"{part.solution_names[i]} \u00e9 + 1?\nSay it."
-            assert part.texts(i) == (problem, steps[:2])
-            assert whole.texts(i) == (problem, steps)
+        for i, name in enumerate(part.solution_names):
+            assert part.texts(i) == (f"{name} \u00e9 + 1?\nSay it.", folded[:2])
+            assert whole.texts(i)[1] == folded
 
 
 RACE = """

@@ -5,7 +5,6 @@ In: `Solution` and a plan. Out: `StepBatch`. Next: `modeling/step_model.py`, whi
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,20 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded, Encoder, cut_between_steps, keep_steps
 from prm_lightning.batching.plan import PlannedBatch, TreeSizes
 from prm_lightning.batching.tree import Ids, Indices, Tree, build_tree, shared_prefix
 from prm_lightning.sources.rewards import first_error, right_steps
+from prm_lightning.terminal import Bar
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Solution, StepBatch
 
 CHUNK = 4096  # solutions that are tokenized at a time
-
-Tokens = tuple[int, Ids, Indices, int]  # of a solution: index, ids, step positions, prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +94,24 @@ class EncodedSolutions:
     sources: Indices
     problems: Indices
     repeats: NDArray[np.float64]
-    source_names: tuple[str, ...]
+    source_names: Sequence[str]
     solution_names: Texts
     problem_texts: Texts
     step_texts: Texts
-    branch: tuple[int, ...]
+    branch: Sequence[int]
     counts: dict[str, int]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def steps(self, index: int) -> slice:
+        """Where the steps of one solution are in `positions`, `labels`, `weights` and `right`."""
+        return slice(self.step_offsets[index], self.step_offsets[index + 1])
+
     def solution(self, index: int) -> tuple[Ids, Indices]:
         """Token ids and step positions of one solution."""
-        steps = slice(self.step_offsets[index], self.step_offsets[index + 1])
-        return self.ids[self.offsets[index] : self.offsets[index + 1]], self.positions[steps]
+        ids = self.ids[self.offsets[index] : self.offsets[index + 1]]
+        return ids, self.positions[self.steps(index)]
 
     def texts(self, index: int) -> tuple[str, list[str]]:
         """Problem and steps of one solution."""
@@ -156,15 +156,13 @@ def encode_solutions(
         ValueError: strict, and some solution has no step that fits; or none has.
     """
     counts: Counter[str] = Counter()
-    kept: list[Tokens] = []
+    kept: list[int] = []
+    ids: list[Ids] = []
+    positions: list[Indices] = []
+    prompts: list[int] = []
     first_message = ""
-    starts = range(0, len(solutions), CHUNK)
-    hidden = len(starts) < 2 or not sys.stderr.isatty()
-    console = Console(stderr=True)
-    for start in track(starts, "tokenizing", console=console, transient=True, disable=hidden):
-        part = solutions[start : start + CHUNK]
-        encoded = encoder.encode_all([(s.problem, [step.text for step in s.steps]) for s in part])
-        for i, whole in enumerate(encoded, start):
+    with Bar("tokenizing" if len(solutions) > CHUNK else "", len(solutions)) as bar:
+        for i, whole in enumerate(_encode(solutions, encoder, bar)):
             cut = cut_between_steps(whole, max_tokens, len(encoder.branch))
             if not cut.step_positions:
                 first_message = first_message or _nothing_fits(solutions[i], whole, max_tokens)
@@ -172,17 +170,74 @@ def encode_solutions(
                     raise ValueError(first_message)
                 counts["no step fits in max_tokens"] += 1
                 continue
-            if cut is not whole:
-                counts["cut between steps"] += 1
+            counts["cut between steps"] += cut is not whole
             if not tails:
                 step_count = len(cut.step_positions)
                 cut = keep_steps(cut, max(1, _supervised(solutions[i], step_count)))
                 counts["unsupervised steps at the end"] += step_count - len(cut.step_positions)
-            ids = np.array(cut.input_ids, np.int32)
-            kept.append((i, ids, np.array(cut.step_positions, np.int64), cut.prompt_tokens))
+            kept.append(i)
+            ids.append(np.array(cut.input_ids, np.int32))
+            positions.append(np.array(cut.step_positions, np.int64))
+            prompts.append(cut.prompt_tokens)
     if not kept:
         raise ValueError(first_message or "encode: there are no solutions, expected some.")
-    return _flatten(solutions, kept, encoder, repeats, dict(+counts))
+    chosen = [solutions[i] for i in kept]
+    lengths = list(map(len, positions))
+    steps = [step for s, n in zip(chosen, lengths, strict=True) for step in s.steps[:n]]
+    right = [flag for s, n in zip(chosen, lengths, strict=True) for flag in right_steps(s)[:n]]
+    sources = _numbered(s.source for s in chosen)
+    problems = _numbered(fold_newlines(s.problem) for s in chosen)
+    weights = [0.0 if step.label is None else step.weight for step in steps]
+    return EncodedSolutions(
+        ids=np.concatenate(ids),
+        offsets=_offsets(map(len, ids)),
+        positions=np.concatenate(positions),
+        step_offsets=_offsets(lengths),
+        labels=np.array([step.label or 0.0 for step in steps], np.float32),
+        weights=np.array(weights, np.float32),
+        right=np.array(right, bool),
+        prompts=np.array(prompts, np.int64),
+        first_errors=np.array([first_error(s) for s in chosen], np.int64),
+        sources=np.array([sources[s.source] for s in chosen], np.int64),
+        problems=np.array([problems[fold_newlines(s.problem)] for s in chosen], np.int64),
+        repeats=np.array([1.0 if repeats is None else repeats[i] for i in kept], np.float64),
+        source_names=list(sources),
+        solution_names=Texts.of(s.id for s in chosen),
+        problem_texts=Texts.of(problems),
+        step_texts=Texts.of(fold_newlines(step.text) for step in steps),
+        branch=encoder.branch,
+        counts=dict(+counts),
+    )
+
+
+def _encode(solutions: Sequence[Solution], encoder: Encoder, bar: Bar) -> Iterator[Encoded]:
+    for start in range(0, len(solutions), CHUNK):
+        part = solutions[start : start + CHUNK]
+        yield from encoder.encode_all([(s.problem, [t.text for t in s.steps]) for s in part])
+        bar.advance(len(part))
+
+
+def _nothing_fits(solution: Solution, encoded: Encoded, max_tokens: int) -> str:
+    return (
+        f"encode: no step of solution {solution.id!r} of source {solution.source!r} fits in "
+        f"max_tokens={max_tokens} (its first step ends at token {encoded.step_positions[0] + 1}; "
+        f"problem {solution.problem[:60]!r}). Raise data.max_tokens or filter the source."
+    )
+
+
+def _supervised(solution: Solution, step_count: int) -> int:
+    """Of the first `step_count` steps, those up to the last one that a loss depends on."""
+    steps = enumerate(solution.steps[:step_count], start=1)
+    return max((k for k, s in steps if s.label is not None and s.weight > 0), default=0)
+
+
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    """Different names, in the order in which they come first, with their numbers."""
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+
+def _offsets(lengths: Iterable[int]) -> Indices:
+    return np.array([0, *accumulate(lengths)], np.int64)
 
 
 def measure(data: EncodedSolutions) -> TreeSizes:
@@ -191,21 +246,37 @@ def measure(data: EncodedSolutions) -> TreeSizes:
     cuts = np.flatnonzero(np.diff(data.problems[by_problem])) + 1
     groups = [_sort_paths(group, data) for group in np.split(by_problem, cuts)]
     order = np.concatenate([group for group, _ in groups])
-    shared = np.concatenate([lengths for _, lengths in groups])
-    trusted = np.add.reduceat(data.weights.astype(np.float64), data.step_offsets[:-1])
-    lengths = np.diff(data.offsets) + len(data.branch) * np.diff(data.step_offsets)
-    lm_tokens = np.add.reduceat(
-        np.where(data.right, _step_lengths(data), 0), data.step_offsets[:-1]
-    )
+    begins = data.step_offsets[:-1]
+    before = np.concatenate([[0], data.positions[:-1]])  # index of the token before each step
+    before[begins] = data.prompts - 1
+    right_tokens = np.where(data.right, data.positions - before, 0)
+    nodes = np.diff(data.offsets) + len(data.branch) * np.diff(data.step_offsets)
     return TreeSizes(
         order=order,
         problems=data.problems[order],
-        nodes=lengths[order],
-        shared=shared,
-        weights=trusted[order],
-        lm_tokens=lm_tokens[order],
+        nodes=nodes[order],
+        shared=np.concatenate([shared for _, shared in groups]),
+        weights=np.add.reduceat(data.weights.astype(np.float64), begins)[order],
+        lm_tokens=np.add.reduceat(right_tokens, begins)[order],
         repeats=data.repeats[order],
     )
+
+
+def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indices]:
+    """Solutions of one problem so that shared prefixes are neighbours.
+
+    Returns:
+        The same indices in another order, and how many nodes each shares with the one before.
+    """
+    # Big-endian bytes compare like the ids themselves.
+    keys = {i: data.solution(i)[0].astype(">u4").tobytes() for i in group.tolist()}
+    order = sorted(keys, key=keys.__getitem__)
+    shared = [0]
+    for before, here in pairwise(order):
+        ids, positions = data.solution(here)
+        common = shared_prefix(data.solution(before)[0], ids)
+        shared.append(common + len(data.branch) * int(np.searchsorted(positions, common)))
+    return np.array(order, np.int64), np.array(shared, np.int64)
 
 
 def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepBatch:
@@ -219,16 +290,15 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
         rows, planned.row_tokens, pad_id
     )
     lm_nodes, lm_weights = _lm_targets(nodes, indices, data)
-    steps = [slice(data.step_offsets[i], data.step_offsets[i + 1]) for i in indices]
-    counts = [s.stop - s.start for s in steps]
+    steps = [data.steps(i) for i in indices]
     return StepBatch(
         input_ids=input_ids,
         position_ids=position_ids,
         subtree_end=subtree_end,
-        step_nodes=_pad(step_nodes, counts, -1),
-        labels=_pad([data.labels[s] for s in steps], counts, np.float32(0)),
-        weights=_pad([data.weights[s] for s in steps], counts, np.float32(0)),
-        step_counts=torch.tensor(counts, dtype=torch.int64),
+        step_nodes=_pad(step_nodes, -1),
+        labels=_pad([data.labels[s] for s in steps], np.float32(0)),
+        weights=_pad([data.weights[s] for s in steps], np.float32(0)),
+        step_counts=torch.tensor([len(n) for n in step_nodes], dtype=torch.int64),
         first_errors=torch.from_numpy(data.first_errors[indices]),
         sources=torch.from_numpy(data.sources[indices]),
         solution_ids=torch.tensor(indices, dtype=torch.int64),
@@ -270,14 +340,6 @@ def lay_out(
     return (*tensors, step_nodes, nodes)  # type: ignore[return-value]
 
 
-def _step_lengths(data: EncodedSolutions) -> Indices:
-    """``(steps,)`` tokens of every step, its step end included."""
-    before = np.empty_like(data.positions)  # index of the token before each step
-    before[1:] = data.positions[:-1]
-    before[data.step_offsets[:-1]] = data.prompts - 1
-    return data.positions - before
-
-
 def _lm_targets(
     nodes: Sequence[Indices], indices: Sequence[int], data: EncodedSolutions
 ) -> tuple[Tensor, Tensor]:
@@ -289,13 +351,9 @@ def _lm_targets(
     """
     pairs = [np.empty((2, 0), np.int64)]
     for i, path in zip(indices, nodes, strict=True):
-        steps = slice(data.step_offsets[i], data.step_offsets[i + 1])
-        counted = np.zeros(len(path), bool)
-        start = data.prompts[i]
-        for position, right in zip(data.positions[steps], data.right[steps], strict=True):
-            counted[start : position + 1] = right
-            start = position + 1
-        at = np.flatnonzero(counted)
+        ends = data.positions[data.steps(i)] + 1
+        lengths = np.diff(ends, prepend=data.prompts[i])
+        at = data.prompts[i] + np.flatnonzero(np.repeat(data.right[data.steps(i)], lengths))
         pairs.append(np.stack([path[at - 1], path[at]]))
     before, targets = np.concatenate(pairs, axis=1)
     targets, first, counts = np.unique(targets, return_index=True, return_counts=True)
@@ -303,98 +361,12 @@ def _lm_targets(
     return torch.from_numpy(lm_nodes), torch.from_numpy(counts.astype(np.float32))
 
 
-def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indices]:
-    """Solutions of one problem so that shared prefixes are neighbours.
-
-    Returns:
-        The same indices in another order, and how many nodes each shares with the one before.
-    """
-    if len(group) == 1:
-        return group, np.zeros(1, np.int64)
-    # Big-endian bytes compare like the ids themselves.
-    keys = {i: data.solution(i)[0].astype(">u4").tobytes() for i in group.tolist()}
-    order = sorted(keys, key=keys.__getitem__)
-    shared = [0]
-    for before, here in pairwise(order):
-        ids, positions = data.solution(here)
-        common = shared_prefix(data.solution(before)[0], ids)
-        shared.append(common + len(data.branch) * int(np.searchsorted(positions, common)))
-    return np.array(order, np.int64), np.array(shared, np.int64)
-
-
-def _supervised(solution: Solution, step_count: int) -> int:
-    """Of the first `step_count` steps, those up to the last one that a loss depends on."""
-    steps = enumerate(solution.steps[:step_count], start=1)
-    return max((k for k, s in steps if s.label is not None and s.weight > 0), default=0)
-
-
-def _flatten(
-    solutions: Sequence[Solution],
-    kept: Sequence[Tokens],
-    encoder: Encoder,
-    repeats: Sequence[float] | None,
-    counts: dict[str, int],
-) -> EncodedSolutions:
-    chosen = [solutions[i] for i, *_ in kept]
-    steps = [
-        step
-        for (_, _, positions, _), s in zip(kept, chosen, strict=True)
-        for step in s.steps[: len(positions)]
-    ]
-    right = [
-        flag
-        for (_, _, positions, _), s in zip(kept, chosen, strict=True)
-        for flag in right_steps(s)[: len(positions)]
-    ]
-    names = {name: number for number, name in enumerate(dict.fromkeys(s.source for s in chosen))}
-    problems: dict[str, int] = {}
-    numbers = np.array(
-        [problems.setdefault(fold_newlines(s.problem), len(problems)) for s in chosen], np.int64
-    )
-    return EncodedSolutions(
-        ids=np.concatenate([ids for _, ids, _, _ in kept]),
-        offsets=_offsets(len(ids) for _, ids, _, _ in kept),
-        positions=np.concatenate([positions for _, _, positions, _ in kept]),
-        step_offsets=_offsets(len(positions) for _, _, positions, _ in kept),
-        labels=np.array([step.label or 0.0 for step in steps], np.float32),
-        weights=np.array(
-            [0.0 if step.label is None else step.weight for step in steps], np.float32
-        ),
-        right=np.array(right, bool),
-        prompts=np.array([prompt for _, _, _, prompt in kept], np.int64),
-        first_errors=np.array([first_error(s) for s in chosen], np.int64),
-        sources=np.array([names[s.source] for s in chosen], np.int64),
-        problems=numbers,
-        repeats=np.ones(len(kept))
-        if repeats is None
-        else np.array([repeats[i] for i, *_ in kept], np.float64),
-        source_names=tuple(names),
-        solution_names=Texts.of(s.id for s in chosen),
-        problem_texts=Texts.of(problems),
-        step_texts=Texts.of(fold_newlines(step.text) for step in steps),
-        branch=encoder.branch,
-        counts=counts,
-    )
-
-
-def _offsets(lengths: Iterable[int]) -> Indices:
-    return np.array([0, *accumulate(lengths)], np.int64)
-
-
-def _pad(rows: Sequence[NDArray[Any]], counts: Sequence[int], value: Any) -> Tensor:
+def _pad(rows: Sequence[NDArray[Any]], value: Any) -> Tensor:
     """``(B, S)``, of the type of `value`, from B rows; (0, 0) from none.
 
     Copied, since the arrays may be mapped from a file, which nobody may write to.
     """
-    padded = np.full((len(rows), max(counts, default=0)), value)
-    for here, row, count in zip(padded, rows, counts, strict=True):
-        here[:count] = row
+    padded = np.full((len(rows), max(map(len, rows), default=0)), value)
+    for here, row in zip(padded, rows, strict=True):
+        here[: len(row)] = row
     return torch.from_numpy(padded)
-
-
-def _nothing_fits(solution: Solution, encoded: Encoded, max_tokens: int) -> str:
-    return (
-        f"encode: no step of solution {solution.id!r} of source {solution.source!r} fits in "
-        f"max_tokens={max_tokens} (its first step ends at token {encoded.step_positions[0] + 1}; "
-        f"problem {solution.problem[:60]!r}). Raise data.max_tokens or filter the source."
-    )

@@ -6,17 +6,18 @@ makes the tensors, and `training/module.py`, which trains on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from prm_lightning.batching.cache import cached, entry_key
-from prm_lightning.batching.data import DataPart, encode_solutions, measure
+from prm_lightning.batching.cache import encoded_part
+from prm_lightning.batching.data import DataPart, collate
 from prm_lightning.batching.encode import Encoder, Template
-from prm_lightning.batching.loading import Order, PlannedDataset, PlannedLoader, leave_to_the_run
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
 from prm_lightning.sources.leaks import exclude, report_leaks
 from prm_lightning.sources.mixture import (
@@ -30,6 +31,8 @@ from prm_lightning.sources.mixture import (
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
 from prm_lightning.sources.splits import Balance, balance, split_by_group
 from prm_lightning.types import Solution, StepBatch
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # a scheduler asks a run to stop with these
 
 
 class PRMDataModule(LightningDataModule):
@@ -81,12 +84,9 @@ class PRMDataModule(LightningDataModule):
         reward_as: RewardAs = "weight",
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("max_tokens", max_tokens),
-            ("tokens_per_batch", tokens_per_batch),
-            ("solutions_per_step", solutions_per_step or 1),
-        ):
-            if value < 1:
+        sizes = {"max_tokens": max_tokens, "tokens_per_batch": tokens_per_batch}
+        for name, value in {**sizes, "solutions_per_step": solutions_per_step}.items():
+            if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}, expected a positive number.")
         if (encoder.template, encoder.step_end) != (template, step_end or encoder.step_end):
             raise ValueError(
@@ -141,18 +141,78 @@ class PRMDataModule(LightningDataModule):
                 "data, or start a new run with model.init_from."
             )
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the training data as it is drawn from; empty before it was read."""
-        return str(self.report.get("fingerprint", ""))
+    def prepare(self) -> None:
+        """Read, exclude, split, balance and encode; each epoch is planned by `train_dataloader`."""
+        mixture = self._read("train")
+        kept, leaks = exclude(mixture.solutions, self.exclude)
+        train, validation, evaluated = self._split(kept)
+        leaks |= report_leaks(train, evaluated)
+        train = balance(train, self.balance, self.seed)
+        self.report |= {
+            "sources": mixture.report(),
+            "excluded": len(mixture.solutions) - len(kept),
+            "leaks": leaks,
+            "train": describe(train),
+            "validation": describe(validation),
+            "fingerprint": fingerprint(train),
+        }
+        drawn = zip(mixture.solutions, mixture.repeats, strict=True)
+        repeats = {(s.source, s.id): repeat for s, repeat in drawn}
+        self._encode("train", train, [repeats[s.source, s.id] for s in train])
+        if validation:
+            self._encode("validate", validation)
+        if not self.sides["train"].sizes.weights.any():
+            raise ValueError(
+                "data: nothing is supervised on the training side: no step has a label and a "
+                "weight above 0 within max_tokens. Look at the labels of data.sources."
+            )
+
+    def _read(self, side: str) -> Mixture:
+        return read_mixture(
+            self.sources[side],
+            strict=self.strict,
+            reward_as=self.reward_as,
+            after_first_error=self.after_first_error,
+            unlabelled="allow" if side == "predict" else "refuse",
+        )
+
+    def _split(
+        self, solutions: list[Solution]
+    ) -> tuple[list[Solution], list[Solution], dict[str, list[Solution]]]:
+        """What trains, what validates, and what was read to be evaluated on, by its option."""
+        evaluated: dict[str, list[Solution]] = {}
+        if self.sources["test"]:
+            evaluated["test_sources"] = self._read("test").solutions
+        if self.sources["validate"]:
+            mixture = self._read("validate")
+            self.report["val_sources"] = mixture.report()
+            evaluated["val_sources"] = mixture.solutions
+            return solutions, mixture.solutions, evaluated
+        split = split_by_group(solutions, self.val_ratio, self.seed)
+        self.report["split"] = split.report
+        return split.train, split.validation, evaluated
+
+    def _encode(
+        self, side: str, solutions: list[Solution], repeats: list[float] | None = None
+    ) -> None:
+        """Tokenize and measure one side, or read from the cache what was tokenized before."""
+        how = {"strict": self.strict, "tails": side != "train"}
+        part = encoded_part(solutions, self.encoder, self.max_tokens, repeats=repeats, **how)
+        self.sides[side] = part
+        nodes, shared = part.sizes.nodes.sum(), part.sizes.shared.sum()
+        self.report.setdefault("encoded", {})[side] = {
+            "solutions": len(part.data),
+            "tokens": int(nodes),
+            "tokens_in_trees": int(nodes - shared),
+            **part.data.counts,
+        }
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """This rank's batches of the current epoch; sets how many of them make a step."""
         assert self.trainer is not None
-        trainer = self.trainer
-        epoch = self._position(trainer.current_epoch)[0]
+        epoch = self._position(self.trainer.current_epoch)[0]
         batches, per_step = self._train_batches(epoch)
-        trainer.accumulate_grad_batches = per_step
+        self.trainer.accumulate_grad_batches = per_step
         # a strategy that restores late asks for batches before it knows how many are done
         return self._loader("train", batches, lambda: self._position(epoch)[1] * per_step)
 
@@ -167,6 +227,57 @@ class PRMDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[StepBatch]:
         """Every solution to be scored once."""
         return self._evaluation_loader("predict")
+
+    def _evaluation_loader(self, side: str) -> DataLoader[StepBatch]:
+        if side not in self.sides:
+            return self._loader("train", [])
+        trainer = self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        steps = self._planner(side).evaluation_steps(world)
+        return self._loader(side, shard(steps, rank, world)[0])
+
+    def _loader(
+        self, side: str, batches: list[PlannedBatch], done: Callable[[], int] = lambda: 0
+    ) -> DataLoader[StepBatch]:
+        data, pad_id = self.sides[side].data, self.encoder.step_end_id
+        return PlannedLoader(
+            batches,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=Order(len(batches), done),
+            collate_fn=partial(collate, data=data, pad_id=pad_id),
+            num_workers=self.num_workers,
+            worker_init_fn=leave_to_the_run,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _planner(self, side: str, accumulate: int = 1) -> Planner:
+        return Planner(
+            sizes=self.sides[side].sizes,
+            tokens_per_batch=self.tokens_per_batch,
+            solutions_per_step=self.solutions_per_step,
+            accumulate=accumulate,
+            seed=self.seed,
+        )
+
+    def _train_batches(self, epoch: int) -> tuple[list[PlannedBatch], int]:
+        """This rank's batches of an epoch, and how many of them make an optimizer step."""
+        trainer = self.trainer
+        assert trainer is not None
+        if self._accumulate is None:
+            self._accumulate = trainer.accumulate_grad_batches
+            if self._accumulate > 1 and self.solutions_per_step is not None:
+                raise ValueError(
+                    f"data: solutions_per_step={self.solutions_per_step} and trainer."
+                    f"accumulate_grad_batches={self._accumulate} both say what an optimizer step "
+                    "holds. Leave one of them out."
+                )
+        steps = self._planner("train", self._accumulate).train_steps(epoch, trainer.world_size)
+        return shard(steps, trainer.global_rank, trainer.world_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the training data as it is drawn from; empty before it was read."""
+        return str(self.report.get("fingerprint", ""))
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer steps that are done, in which epoch of which plan of which data."""
@@ -226,21 +337,6 @@ class PRMDataModule(LightningDataModule):
             return len(batches)
         return self._position(epoch)[1] * per_step
 
-    def _train_batches(self, epoch: int) -> tuple[list[PlannedBatch], int]:
-        """This rank's batches of an epoch, and how many of them make an optimizer step."""
-        assert self.trainer is not None
-        trainer = self.trainer
-        if self._accumulate is None:
-            self._accumulate = trainer.accumulate_grad_batches
-            if self._accumulate > 1 and self.solutions_per_step is not None:
-                raise ValueError(
-                    f"data: solutions_per_step={self.solutions_per_step} and trainer."
-                    f"accumulate_grad_batches={self._accumulate} both say what an optimizer step "
-                    "holds. Leave one of them out."
-                )
-        steps = self._planner("train", self._accumulate).train_steps(epoch, trainer.world_size)
-        return shard(steps, trainer.global_rank, trainer.world_size)
-
     def _plan_settings(self) -> dict[str, Any]:
         """What decides which solutions an optimizer step holds."""
         settings = {
@@ -251,110 +347,6 @@ class PRMDataModule(LightningDataModule):
             accumulate = self._accumulate or self.trainer.accumulate_grad_batches
             settings |= {"tokens_per_batch": self.tokens_per_batch, "accumulate": accumulate}
         return settings
-
-    def prepare(self) -> None:
-        """Read, exclude, split, balance and encode; each epoch is planned by `train_dataloader`."""
-        mixture = self._read("train")
-        kept, leaks = exclude(mixture.solutions, self.exclude)
-        train, validation, evaluated = self._split(kept)
-        leaks |= report_leaks(train, evaluated)
-        train = balance(train, self.balance, self.seed)
-        self.report |= {
-            "sources": mixture.report(),
-            "excluded": len(mixture.solutions) - len(kept),
-            "leaks": leaks,
-            "train": describe(train),
-            "validation": describe(validation),
-            "fingerprint": fingerprint(train),
-        }
-        drawn = zip(mixture.solutions, mixture.repeats, strict=True)
-        repeats = {(s.source, s.id): repeat for s, repeat in drawn}
-        self._encode("train", train, [repeats[s.source, s.id] for s in train])
-        if validation:
-            self._encode("validate", validation)
-        if not self.sides["train"].sizes.weights.any():
-            raise ValueError(
-                "data: nothing is supervised on the training side: no step has a label and a "
-                "weight above 0 within max_tokens. Look at the labels of data.sources."
-            )
-
-    def _read(self, side: str) -> Mixture:
-        return read_mixture(
-            self.sources[side],
-            strict=self.strict,
-            reward_as=self.reward_as,
-            after_first_error=self.after_first_error,
-            unlabelled="allow" if side == "predict" else "refuse",
-        )
-
-    def _split(
-        self, solutions: list[Solution]
-    ) -> tuple[list[Solution], list[Solution], dict[str, list[Solution]]]:
-        """What trains, what validates, and what was read to be evaluated on, by its option."""
-        evaluated: dict[str, list[Solution]] = {}
-        if self.sources["test"]:
-            evaluated["test_sources"] = self._read("test").solutions
-        if self.sources["validate"]:
-            mixture = self._read("validate")
-            self.report["val_sources"] = mixture.report()
-            evaluated["val_sources"] = mixture.solutions
-            return solutions, mixture.solutions, evaluated
-        split = split_by_group(solutions, self.val_ratio, self.seed)
-        self.report["split"] = split.report
-        return split.train, split.validation, evaluated
-
-    def _encode(
-        self, side: str, solutions: list[Solution], repeats: list[float] | None = None
-    ) -> None:
-        """Tokenize and measure one side, or read from the cache what was tokenized before."""
-        how: dict[str, Any] = {"strict": self.strict, "tails": side != "train"}
-
-        def make() -> DataPart:
-            data = encode_solutions(
-                solutions, self.encoder, self.max_tokens, repeats=repeats, **how
-            )
-            return DataPart(data, measure(data))
-
-        key = entry_key(solutions, repeats, self.encoder, self.max_tokens, **how)
-        part = self.sides[side] = cached(key, make)
-        nodes, shared = part.sizes.nodes.sum(), part.sizes.shared.sum()
-        self.report.setdefault("encoded", {})[side] = {
-            "solutions": len(part.data),
-            "tokens": int(nodes),
-            "tokens_in_trees": int(nodes - shared),
-            **part.data.counts,
-        }
-
-    def _planner(self, side: str, accumulate: int = 1) -> Planner:
-        return Planner(
-            sizes=self.sides[side].sizes,
-            tokens_per_batch=self.tokens_per_batch,
-            solutions_per_step=self.solutions_per_step,
-            accumulate=accumulate,
-            seed=self.seed,
-        )
-
-    def _evaluation_loader(self, side: str) -> DataLoader[StepBatch]:
-        if side not in self.sides:
-            return self._loader("train", [])
-        world, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
-        steps = self._planner(side).evaluation_steps(world)
-        return self._loader(side, shard(steps, rank, world)[0])
-
-    def _loader(
-        self, side: str, batches: list[PlannedBatch], done: Callable[[], int] = lambda: 0
-    ) -> DataLoader[StepBatch]:
-        dataset = PlannedDataset(self.sides[side].data, pad_id=self.encoder.step_end_id)
-        return PlannedLoader(
-            dataset,
-            batch_size=None,
-            sampler=Order(batches, done),
-            num_workers=self.num_workers,
-            worker_init_fn=leave_to_the_run,
-            pin_memory=torch.cuda.is_available(),
-        )
 
     def _position(self, epoch: int) -> tuple[int, int]:
         """Epoch to plan, and how many of its optimizer steps a resumed run has seen already.
@@ -367,3 +359,39 @@ class PRMDataModule(LightningDataModule):
         resumed = int(self._resume["epoch"]) + is_over
         done = 0 if is_over else int(self._resume["steps"])
         return max(epoch, resumed), done if epoch <= resumed else 0
+
+
+class Order(Sampler[int]):
+    """The batches of an epoch, from the first one not seen yet.
+
+    Args:
+        count: of the whole epoch; its length is that, resumed or not.
+        done: says how many of them were seen before, when the first one is asked for.
+    """
+
+    def __init__(self, count: int, done: Callable[[], int]) -> None:
+        self.count = count
+        self.done = done
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.done(), self.count))
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class PlannedLoader(DataLoader[StepBatch]):
+    """A loader whose position the data module keeps, so that no worker's prefetching counts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `PRMDataModule.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: see `PRMDataModule.load_state_dict`."""
+
+
+def leave_to_the_run(worker: int) -> None:
+    """Ignore a scheduler's signals: a worker that died would take the step under way with it."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -6,12 +6,12 @@ solutions of a problem share what they have in common.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prm_lightning.files import digest
 from prm_lightning.text import fold_newlines
 
 Template = Literal["chat", "plain", "guide"]
@@ -64,12 +64,19 @@ class Encoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.template: Template = template
-        self.step_end, self.step_end_id = _resolve_step_end(tokenizer, template, step_end)
+        self.step_end, self.step_end_id = _find_step_end(tokenizer, template, step_end)
         self._space_ids = self._ids_of(" ")
-        self._before, self._after = self._prompt_parts()
+        before, after = render_chat(tokenizer) if template == "chat" else ("", "\n")
         self.branch: tuple[int, ...] = ()
         if template == "guide":
+            before, after = GUIDE_PROMPT
             self.branch = tuple(self._ids_of(GUIDE_BRANCH))
+        own_bos = [] if template == "chat" else bos(tokenizer)
+        self._before, self._after = own_bos + self._ids_of(before), self._ids_of(after)
+
+    def _ids_of(self, template_text: str) -> list[int]:
+        """Ids of a template's own text, the only one whose special tokens are obeyed."""
+        return list(self.tokenizer.encode(template_text, add_special_tokens=False))
 
     def fingerprint(self) -> str | None:
         """SHA-256, in hex, of everything that the ids of a text depend on here.
@@ -84,8 +91,7 @@ class Encoder:
         for changed_by_calls in ("truncation", "padding"):  # and set anew by ours
             definition.pop(changed_by_calls, None)
         ends = (self.step_end, self.step_end_id, self._space_ids)
-        parts = (definition, self.template, *ends, self._before, self._after, self.branch)
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return digest(repr((definition, *ends, self._before, self._after, self.branch)))
 
     def encode(self, problem: str, steps: Sequence[str]) -> Encoded:
         """Token ids of one solution.
@@ -97,22 +103,15 @@ class Encoder:
 
     def encode_all(self, solutions: Sequence[tuple[str, Sequence[str]]]) -> list[Encoded]:
         """Token ids of many solutions; every distinct text is tokenized once."""
-        folded = [
-            (fold_newlines(problem), [fold_newlines(step) for step in steps])
-            for problem, steps in solutions
-        ]
-        for problem, steps in folded:
-            _require_text(problem, steps)
-        texts = list(dict.fromkeys(text for problem, steps in folded for text in (problem, *steps)))
-        ids = dict(zip(texts, self._tokenize(texts), strict=True))
-        return [
-            self._join(ids[problem], [ids[step] for step in steps]) for problem, steps in folded
-        ]
+        folded = [[fold_newlines(text) for text in (p, *steps)] for p, steps in solutions]
+        for texts in folded:
+            _require_text(*texts)
+        ids = self._tokenize(list(dict.fromkeys(text for texts in folded for text in texts)))
+        return [self._join(*(ids[text] for text in texts)) for texts in folded]
 
     def prompt_tokens(self, problem: str) -> int:
         """How many ids come before the first step."""
-        (ids,) = self._tokenize([fold_newlines(problem)])
-        return len(self._before) + len(ids) + len(self._after)
+        return self.encode(problem, ["x"]).prompt_tokens
 
     def last_path(self, encoded: Encoded) -> Encoded:
         """What the model reads up to the score of the last step, branch included."""
@@ -121,7 +120,7 @@ class Encoder:
         ids = encoded.input_ids + self.branch
         return Encoded(ids, (len(ids) - 1,))
 
-    def _join(self, problem: list[int], steps: list[list[int]]) -> Encoded:
+    def _join(self, problem: list[int], *steps: list[int]) -> Encoded:
         ids, positions = [*self._before, *problem, *self._after], []
         prompt_tokens = len(ids)
         for step in steps:
@@ -130,43 +129,21 @@ class Encoder:
             ids.append(self.step_end_id)
         return Encoded(tuple(ids), tuple(positions), prompt_tokens)
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        """Ids of user text: special tokens in it are plain text, step ends in it are spaces."""
-        if not texts:
-            return []
-        rows: list[list[int]] = self._plain_ids(texts)
-        for i, row in enumerate(rows):
-            if self.step_end_id in row:
-                spaced = self._plain_ids([texts[i].replace(self.step_end, " ")])[0]
-                rows[i] = [
-                    new
-                    for old in spaced
-                    for new in (self._space_ids if old == self.step_end_id else [old])
-                ]
-        return rows
+    def _tokenize(self, texts: list[str]) -> dict[str, list[int]]:
+        """Ids of user texts: special tokens in them are plain text, step ends are spaces."""
+        ids = dict(zip(texts, self._plain_ids(texts), strict=True))
+        for text in texts:
+            if self.step_end_id in ids[text]:
+                (spaced,) = self._plain_ids([text.replace(self.step_end, " ")])
+                pieces = (self._space_ids if t == self.step_end_id else [t] for t in spaced)
+                ids[text] = [token for piece in pieces for token in piece]
+        return ids
 
     def _plain_ids(self, texts: list[str]) -> list[list[int]]:
-        encoded = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-        )
-        return list(encoded["input_ids"])
-
-    def _ids_of(self, template_text: str) -> list[int]:
-        """Ids of a template's own text, the only one whose special tokens are obeyed."""
-        if not template_text:
+        if not texts:
             return []
-        return list(self.tokenizer.encode(template_text, add_special_tokens=False))
-
-    def _prompt_parts(self) -> tuple[list[int], list[int]]:
-        """Ids before and after the problem."""
-        if self.template == "chat":
-            before, after = render_chat(self.tokenizer)
-            return self._ids_of(before), self._ids_of(after)
-        before, after = GUIDE_PROMPT if self.template == "guide" else ("", "\n")
-        return bos(self.tokenizer) + self._ids_of(before), self._ids_of(after)
+        options = {"split_special_tokens": True, "return_attention_mask": False}
+        return list(self.tokenizer(texts, add_special_tokens=False, **options)["input_ids"])
 
 
 def cut_between_steps(encoded: Encoded, max_tokens: int, branch: int = 0) -> Encoded:
@@ -188,20 +165,19 @@ def keep_steps(encoded: Encoded, count: int) -> Encoded:
     return Encoded(ids, kept, encoded.prompt_tokens)
 
 
-def _resolve_step_end(tokenizer: Any, template: Template, step_end: str | None) -> tuple[str, int]:
+def _find_step_end(tokenizer: Any, template: Template, step_end: str | None) -> tuple[str, int]:
     if template == "guide" and step_end not in (None, "\n"):
         raise ValueError(
             f"encode: got step_end={step_end!r}, but the template 'guide' ends every step with a "
             "newline. Leave data.step_end out, or take the template 'chat' or 'plain'."
         )
     default = ["\n"] if template == "guide" else ["\n\n", "\n"]
-    candidates = [step_end] if step_end is not None else default
-    for text in candidates:
+    for text in default if step_end is None else [step_end]:
         ids = tokenizer.encode(text, add_special_tokens=False)
         if len(ids) == 1:
             return text, ids[0]
     raise ValueError(
-        f"encode: step_end={candidates[-1]!r} is {len(ids)} tokens of this tokenizer "
+        f"encode: step_end={text!r} is {len(ids)} tokens of this tokenizer "
         f"({tokenizer.name_or_path!r}), expected exactly one. Set data.step_end to a string "
         "that is a single token, such as one of its spare special tokens."
     )
@@ -228,34 +204,29 @@ def render_chat(tokenizer: Any, **options: Any) -> tuple[str, str]:
         add_generation_prompt=True,
         **{"date_string": TEMPLATE_DATE, **options},
     )
-    parts = text.split(PLACEHOLDER)
-    if len(parts) != 2:
+    before, *after = text.split(PLACEHOLDER)
+    if len(after) != 1:
         raise ValueError(
             f"encode: the chat template of {tokenizer.name_or_path!r} shows the user's message "
-            f"{len(parts) - 1} times, expected once. Take another tokenizer, or "
-            "data.template 'plain' or 'guide'."
+            f"{len(after)} times, expected once. Take another tokenizer, or data.template 'plain' "
+            "or 'guide'."
         )
-    return parts[0], parts[1]
+    return before, after[0]
 
 
 def bos(tokenizer: Any) -> list[int]:
     """The id that a tokenizer puts before every text, if it does."""
-    ids = tokenizer.encode("x")
-    return (
-        [ids[0]] if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else []
-    )
+    first: list[int] = tokenizer.encode("x")[:1]
+    return first if first == [tokenizer.bos_token_id] else []
 
 
-def _require_text(problem: str, steps: Sequence[str]) -> None:
+def _require_text(problem: str, *steps: str) -> None:
     if not problem:
         raise ValueError("encode: the problem is blank, expected text.")
-    if not steps:
+    if not steps or "" in steps:
+        number = steps.index("") + 1 if steps else 0
+        what = f"step {number} of {len(steps)} is blank" if steps else "there are no steps"
         raise ValueError(
-            f"encode: no steps for the problem {problem[:60]!r}, expected at least one."
+            f"encode: {what} (problem {problem[:60]!r}), expected at least one step, each with "
+            "text. Leave blank steps out."
         )
-    for number, step in enumerate(steps, 1):
-        if not step:
-            raise ValueError(
-                f"encode: step {number} of {len(steps)} is blank (problem {problem[:60]!r}), "
-                "expected text. Leave blank steps out."
-            )

@@ -6,9 +6,9 @@ In: `TreeSizes`, the lengths of all solutions. Out: `PlannedBatch`, indices of s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -113,10 +113,15 @@ class Planner:
         """
         random = np.random.default_rng([self.seed, epoch])
         drawn = self._draw(random)
-        if self.solutions_per_step is None:
-            steps = _chunks(self._free_steps(drawn, random), self.accumulate * world)
+        if self.solutions_per_step is not None:
+            steps = self._fixed_steps(drawn, self.solutions_per_step, random)
         else:
-            steps = self._fixed_steps(drawn, random)
+            # batches as full as they can be, of trees that are about equally long
+            trees = [tree for places in drawn for tree in self._split(places)]
+            windows = self._windows(trees, self.tokens_per_batch, self._size)
+            batches = [batch for window in windows for batch in self._fill(window)]
+            shuffled = [batches[i] for i in random.permutation(len(batches))]
+            steps = _chunks(shuffled, self.accumulate * world)
         return [self._weigh(step) for step in steps]
 
     def evaluation_steps(self, world: int = 1) -> list[list[PlannedBatch]]:
@@ -124,9 +129,10 @@ class Planner:
 
         Order is free here, so a batch rather ends early than with rows that are half empty.
         """
-        trees = self._whole_problems(range(len(self.sizes.order)))
-        steps = _chunks(self._fill(sorted(trees, key=self._size), LEAST_FILL), world)
-        return [self._weigh(step) for step in steps]
+        problems = self._by_problem(np.arange(len(self.sizes.order)))
+        trees = [tree for places in problems for tree in self._split(places)]
+        batches = self._fill(sorted(trees, key=self._size), LEAST_FILL)
+        return [self._weigh(step) for step in _chunks(batches, world)]
 
     def _draw(self, random: np.random.Generator) -> list[list[int]]:
         """Places of each drawn problem, shuffled; a problem that is drawn twice is there twice."""
@@ -137,44 +143,35 @@ class Planner:
                 where = np.flatnonzero(repeats % 1 == value)
                 extra = random.permutation(where)[: round(value * len(where))]
                 draws[extra] += 1
-        drawn = []
+        drawn: list[list[int]] = []
         for turn in range(int(draws.max(initial=0))):
-            places = np.flatnonzero(draws > turn)
-            cuts = np.flatnonzero(np.diff(self.sizes.problems[places])) + 1
-            drawn += [part.tolist() for part in np.split(places, cuts)]
+            drawn += self._by_problem(np.flatnonzero(draws > turn))
         return [drawn[i] for i in random.permutation(len(drawn))]
 
+    def _by_problem(self, places: Indices) -> list[list[int]]:
+        cuts = np.flatnonzero(np.diff(self.sizes.problems[places])) + 1
+        return [part.tolist() for part in np.split(places, cuts)]
+
     def _fixed_steps(
-        self, drawn: list[list[int]], random: np.random.Generator
+        self, drawn: list[list[int]], per_step: int, random: np.random.Generator
     ) -> list[list[PlannedBatch]]:
-        """Steps of `solutions_per_step`, of problems that are about equally long.
+        """Steps of so many solutions, of problems that are about equally long.
 
         Whole problems first; one is split where the number demands it.
         """
-        assert self.solutions_per_step is not None
         steps: list[list[TreeMembers]] = [[]]
-        room = self.solutions_per_step
-        windows = self._windows(drawn, self.solutions_per_step, len)
-        for places in (places for window in windows for places in window):
+        room = per_step
+        for places in chain.from_iterable(self._windows(drawn, per_step, len)):
             while places:
                 if not room:
                     steps.append([])
-                    room = self.solutions_per_step
+                    room = per_step
                 taken, places = places[:room], places[room:]
                 room -= len(taken)
                 steps[-1] += self._split(taken)
         filled = [self._fill(sorted(trees, key=self._size)) for trees in steps if trees]
         last = filled[-1:]  # it may be short, and stays where it is
         return [filled[i] for i in random.permutation(len(filled) - len(last))] + last
-
-    def _free_steps(
-        self, drawn: list[list[int]], random: np.random.Generator
-    ) -> list[PlannedBatch]:
-        """Batches as full as `tokens_per_batch` allows, of trees that are about equally long."""
-        trees = [tree for places in drawn for tree in self._split(places)]
-        windows = self._windows(trees, self.tokens_per_batch, self._size)
-        batches = [batch for window in windows for batch in self._fill(window)]
-        return [batches[i] for i in random.permutation(len(batches))]
 
     def _windows(
         self, items: Sequence[_Item], step: int, amount: Callable[[_Item], int]
@@ -190,45 +187,29 @@ class Planner:
                 window, total = [], 0
         yield sorted(window, key=self._size)
 
-    def _whole_problems(self, places: Iterable[int]) -> list[TreeMembers]:
-        problems = self.sizes.problems
-        return [
-            tree
-            for _, group in groupby(places, key=lambda place: problems[place])
-            for tree in self._split(list(group))
-        ]
-
     def _split(self, places: list[int]) -> list[TreeMembers]:
         """Trees of one problem's places, each small enough for a row."""
-        trees: list[TreeMembers] = []
-        current: list[int] = []
+        largest = self.tokens_per_batch // self.bucket * self.bucket
+        trees: list[list[int]] = []
         size, before = 0, -1
         for place in places:
-            added = int(self.sizes.nodes[place]) - self._shared(before, place)
-            if current and size + added > self._largest_row():
-                trees.append(tuple(current))
-                current, size, added = [], 0, int(self.sizes.nodes[place])
-            current.append(place)
+            added = self._added(before, place)
+            if not trees or size + added > largest:
+                trees.append([])
+                size, added = 0, self._added(-1, place)
+            trees[-1].append(place)
             size, before = size + added, place
-        return [*trees, tuple(current)] if current else trees
-
-    def _shared(self, before: int, place: int) -> int:
-        """Nodes that two places of one problem share; 0 if there is none before."""
-        if before < 0:
-            return 0
-        if before == place:
-            return int(self.sizes.nodes[place])
-        return int(self.sizes.shared[before + 1 : place + 1].min())
+        return [tuple(tree) for tree in trees]
 
     def _size(self, tree: Sequence[int]) -> int:
-        before = [-1, *tree[:-1]]
-        return sum(
-            int(self.sizes.nodes[place]) - self._shared(b, place)
-            for b, place in zip(before, tree, strict=True)
-        )
+        return sum(map(self._added, [-1, *tree[:-1]], tree))
 
-    def _largest_row(self) -> int:
-        return self.tokens_per_batch // self.bucket * self.bucket
+    def _added(self, before: int, place: int) -> int:
+        """Nodes of a place that the one before it in a tree lacks; -1 is none before."""
+        if before == place:
+            return 0
+        nodes = int(self.sizes.nodes[place])
+        return nodes if before < 0 else nodes - int(self.sizes.shared[before + 1 : place + 1].min())
 
     def _fill(self, trees: Sequence[TreeMembers], least_fill: float = 0.0) -> list[PlannedBatch]:
         """Batches of trees that come sorted by size; each row takes what fits, first fit.
@@ -240,7 +221,7 @@ class Planner:
         batches = []
         waiting = list(trees)
         while waiting:
-            row_tokens = _round_up(self._size(waiting[-1]), self.bucket)
+            row_tokens = -(-self._size(waiting[-1]) // self.bucket) * self.bucket
             most_rows = max(1, self.tokens_per_batch // row_tokens)
             rows: list[list[TreeMembers]] = []
             room: list[int] = []
@@ -262,27 +243,18 @@ class Planner:
         """The step's batches, in solution indices and with its total weight on each."""
         places = [place for b in step for row in b.rows for tree in row for place in tree]
         weights = self.sizes.weights[places]
-        total, trusted = float(weights.sum()) or 1.0, float(max(1, (weights > 0).sum()))
-        total_lm = float(max(1, self.sizes.lm_tokens[places].sum()))
-        order = self.sizes.order
-        return [
-            replace(
-                batch,
-                rows=tuple(
-                    tuple(tuple(int(order[place]) for place in tree) for tree in row)
-                    for row in batch.rows
-                ),
-                total_weight=total,
-                total_solutions=trusted,
-                total_lm=total_lm,
-            )
-            for batch in step
-        ]
+        totals = {
+            "total_weight": float(weights.sum()) or 1.0,
+            "total_solutions": float(max(1, (weights > 0).sum())),
+            "total_lm": float(max(1, self.sizes.lm_tokens[places].sum())),
+        }
+
+        def solutions(tree: TreeMembers) -> TreeMembers:
+            return tuple(self.sizes.order[list(tree)].tolist())
+
+        rows = [tuple(tuple(map(solutions, row)) for row in batch.rows) for batch in step]
+        return [replace(b, rows=r, **totals) for b, r in zip(step, rows, strict=True)]
 
 
 def _chunks(batches: list[PlannedBatch], size: int) -> list[list[PlannedBatch]]:
     return [batches[i : i + size] for i in range(0, len(batches), size)]
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

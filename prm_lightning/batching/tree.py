@@ -53,31 +53,26 @@ def build_tree(solutions: Sequence[tuple[Ids, Indices]], branch: Sequence[int] =
     order = sorted(range(len(paths)), key=lambda i: paths[i].astype(">u4").tobytes())
     step_nodes = [np.empty(len(positions), np.int64) for _, positions in solutions]
     nodes = [np.empty(0, np.int64) for _ in solutions]
+    most = sum(map(len, paths))
+    input_ids, depths, subtree_end = np.empty(most, np.int32), *np.empty((2, most), np.int64)
     current = np.empty(max(map(len, paths), default=0), np.int64)  # node at each depth
-    chunks: list[Ids] = []
-    starts: list[int] = []
-    shared_depths: list[int] = []
     size, previous = 0, np.empty(0, np.int32)
     for i in order:
         path = paths[i]
         shared = shared_prefix(previous, path)
-        current[shared : len(path)] = np.arange(size, size + len(path) - shared)
-        steps, depths = reads[i]
-        step_nodes[owners[i]][steps] = current[depths]
+        subtree_end[current[shared : len(previous)]] = size
+        here = slice(size, size + len(path) - shared)
+        input_ids[here] = path[shared:]
+        depths[here] = np.arange(shared, len(path))
+        current[shared : len(path)] = np.arange(here.start, here.stop)
+        steps, places = reads[i]
+        step_nodes[owners[i]][steps] = current[places]
         ids, positions = solutions[owners[i]]
         if len(steps) and steps[-1] == len(positions) - 1:  # this path has all of its tokens
             nodes[owners[i]] = current[: len(ids)].copy()
-        chunks.append(path[shared:])
-        starts.append(size)
-        shared_depths.append(shared)
-        size += len(path) - shared
-        previous = path
-    return Tree(
-        np.concatenate(chunks) if chunks else np.empty(0, np.int32),
-        *_depths_and_ends(starts, shared_depths, size, len(current)),
-        step_nodes,
-        nodes,
-    )
+        size, previous = here.stop, path
+    subtree_end[current[: len(previous)]] = size
+    return Tree(input_ids[:size], depths[:size], subtree_end[:size], step_nodes, nodes)
 
 
 def shared_prefix(a: Ids, b: Ids) -> int:
@@ -125,22 +120,3 @@ def _paths(
             owners.append(owner)
             reads.append((np.array([step]), np.array([position + len(branch)])))
     return paths, owners, reads
-
-
-def _depths_and_ends(
-    starts: list[int], shared: list[int], size: int, max_depth: int
-) -> tuple[Indices, Indices]:
-    """Depths and subtree ends of the chunks that sorted paths add to a trie.
-
-    A node at depth d ends where the first later chunk begins that leaves the tree at d or above.
-    """
-    depths, ends = np.empty(size, np.int64), np.empty(size, np.int64)
-    end_at = np.full(max_depth, size, np.int64)  # of a node at each depth, from the last one on
-    stop = size
-    for start, depth in zip(reversed(starts), reversed(shared), strict=True):
-        length = stop - start
-        depths[start:stop] = np.arange(depth, depth + length)
-        ends[start:stop] = end_at[depth : depth + length]
-        end_at[depth:] = start
-        stop = start
-    return depths, ends

@@ -23,7 +23,7 @@ from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from prm_lightning.batching.loading import STOP_SIGNALS
+from prm_lightning.batching.datamodule import STOP_SIGNALS
 from prm_lightning.files import written_file
 
 LAST = "last.ckpt"
