@@ -215,3 +215,25 @@ def test_a_file_in_utf16_is_named_as_such(tmp_path, encoding, name):
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     with pytest.raises(ValueError, match=rf"{name}: is not UTF-8, but perhaps utf-16"):
         values(str(tmp_path / name))
+
+
+def test_a_file_whose_lines_end_in_cr_alone_is_named_as_such(tmp_path):
+    lines = [json.dumps(row) for row in ROWS]
+    (tmp_path / "cr.jsonl").write_bytes("\r".join(lines).encode())
+    with pytest.raises(ValueError, match=r"cr\.jsonl: its lines end in CR alone"):
+        values(str(tmp_path / "cr.jsonl"))
+    (tmp_path / "crlf.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert values(str(tmp_path / "crlf.jsonl")) == ROWS
+
+
+def test_a_line_of_absurd_length_in_a_compressed_file_is_refused(tmp_path):
+    path = tmp_path / "r.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"a": 1}\n{"a": "')
+        for _ in range(70):
+            file.write(b" " * 2**20)
+        file.write(b'"}\n')
+    rows = read_rows(str(path))
+    assert next(rows).values == {"a": 1}
+    with pytest.raises(ValueError, match=r":2: a line of more than 64 MiB"):
+        next(rows)

@@ -1,7 +1,9 @@
 """A server behind HTTP: what is sent, what is read, what is tried again."""
 
 import contextlib
+import gzip
 import json
+import math
 import socket
 import threading
 import time
@@ -11,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from prm_lightning.generation.prompts import user_message
-from prm_lightning.generation.server import ServerGenerator
+from prm_lightning.generation.server import MOST_BYTES, ServerGenerator
 from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
 
 PROMPT = Prompt("How many?")
@@ -214,6 +216,9 @@ def test_passing_faults_are_tried_again(fault):
         ((413, {}, {}), "refused the request: status 413", 1),
         (None, "gave no answer to at most 2 tries", 2),
         ((200, {}, b"<html>hello"), "answered '<html>hello', expected JSON", 1),
+        ((200, {}, b"[" * 100_000), r"answered '\[\[\[", 1),
+        ((200, {"content-encoding": "gzip"}, gzip.compress(b"{}")), "compressed", 2),
+        ((200, {}, b" " * (MOST_BYTES + 1)), f"larger than {MOST_BYTES} bytes", 2),
         ((200, {}, []), r"answered \[\], expected one choice", 1),
         ((200, {}, {"choices": []}), "expected one choice with a text", 1),
         ((200, {}, chat("a", "content_filter")), "finish_reason 'content_filter'", 1),
@@ -230,11 +235,14 @@ def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
     assert len(loopback.requests) == requests
 
 
-@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {}}])
-def test_tokens_that_are_not_told_are_estimated_from_the_text(usage):
-    body = chat("She has 3 apples and buys 4 more.")
-    del body["usage"]
-    with serving(lambda *_: (200, {}, body | usage)) as (_, url):
+@pytest.mark.parametrize(
+    "usage",
+    [None, [], *({"completion_tokens": n} for n in (None, -5, 10**9, 0, True, 2.5, math.inf, "3"))],
+    ids=repr,
+)
+def test_tokens_that_cannot_be_are_estimated_from_the_text(usage):
+    body = chat("She has 3 apples and buys 4 more.") | {"usage": usage}
+    with serving(lambda *_: (200, {}, body)) as (_, url):
         found = [
             connect(url).generate([PROMPT], Sampling(max_tokens=n))[0][0].tokens for n in (99, 4)
         ]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Thread
 from typing import Any, Literal
@@ -30,6 +30,7 @@ Endpoint = Literal["chat", "completions"]
 
 KEY_VARIABLE = "GENERATOR_API_KEY"
 REFUSED = (400, 413, 422)  # statuses that say something of this request alone
+MOST_BYTES = 2**24  # of one answer
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -102,7 +103,7 @@ class ServerGenerator:
         Whether a completion ended at a stop string or by the model's choice is taken from
         ``stop_reason`` (vLLM) or ``matched_stop`` (SGLang); from a server that says neither, all
         that ended count as ``stop`` if there are stop strings. Where it does not say how many
-        tokens it wrote, they are estimated from the text.
+        tokens it wrote, or says what cannot be, they are estimated from the text.
 
         Raises:
             Unanswerable: the server refuses a prompt.
@@ -162,7 +163,7 @@ class ServerGenerator:
             ) from None
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             shown = ascii(content[:60])[2:-1]
             raise self._failure(f"answered {shown!r}, expected JSON") from None
 
@@ -174,7 +175,8 @@ class ServerGenerator:
             reason = choice["finish_reason"]
             if reason not in ("stop", "length"):
                 raise ValueError(f"finish_reason {reason!r}")
-            tokens = (answer.get("usage") or {}).get("completion_tokens")
+            usage = answer.get("usage")
+            tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
         except (KeyError, TypeError, ValueError) as error:
             shown = json.dumps(answer)[:160]
             raise self._failure(
@@ -184,7 +186,9 @@ class ServerGenerator:
         text = _SURROGATE.sub("\ufffd", text)  # JSON can hold halves of a character, no model can
         if prompt.begun and text.startswith(prompt.begun):  # a server that repeats it
             text = text[len(prompt.begun) :]
-        if tokens is None:  # as many as texts of 4 bytes a token have, and the one that ended it
+        least = 1 if text else 0
+        if type(tokens) is not int or not least <= tokens <= sampling.max_tokens:
+            # As many as texts of 4 bytes a token have, and the one that ended it.
             tokens = min(sampling.max_tokens, math.ceil(len(text.encode()) / 4) + 1)
         ended = "length" if reason == "length" else _how_it_stopped(choice, sampling.stop)
         return Completion(cut_at_stop(text, sampling.stop), tokens, ended)
@@ -225,11 +229,30 @@ class _BoundedClient(DefaultHttpxClient):
         return answer.result()
 
 
+class _BoundedStream(httpx2.SyncByteStream):
+    """The body of an answer, up to `MOST_BYTES`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for part in self._stream:
+            size += len(part)
+            if size > MOST_BYTES:
+                raise httpx2.ReadError(f"the answer is larger than {MOST_BYTES} bytes")
+            yield part
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenAI:
-    """A client of a server.
+    """A client of a server, which no answer holds up for long or fills the memory of.
 
     Lost connections, time-outs and the status 408, 409, 429 and 5xx are tried again by the openai
-    client, after the wait that ``retry-after`` asks for or a growing one.
+    client, after the wait that ``retry-after`` asks for or a growing one. An answer that is
+    compressed, or of more than `MOST_BYTES`, counts as a lost connection.
 
     Args:
         url: that requests begin with.
@@ -247,9 +270,19 @@ def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenA
             "again."
         )
 
-    client = _BoundedClient(timeout=timeout)
+    def bound(response: httpx2.Response) -> None:
+        coding = response.headers.get("content-encoding", "identity")
+        if coding != "identity":  # a few bytes may unpack into gigabytes
+            raise httpx2.ReadError(f"the answer is compressed ({coding[:20]!r}), which is not read")
+        response.stream = _BoundedStream(response.stream)
+
     return OpenAI(
-        base_url=url, api_key=key, max_retries=attempts - 1, timeout=timeout, http_client=client
+        base_url=url,
+        api_key=key,
+        max_retries=attempts - 1,
+        timeout=timeout,
+        default_headers={"Accept-Encoding": "identity"},
+        http_client=_BoundedClient(timeout=timeout, event_hooks={"response": [bound]}),
     )
 
 

@@ -28,6 +28,7 @@ JSON_SUFFIXES, LINES_SUFFIXES, CSV_SUFFIXES = (
 )
 DATA_SUFFIXES = (*LINES_SUFFIXES, *JSON_SUFFIXES, *CSV_SUFFIXES, ".parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LONGEST_LINE = 64 * 2**20  # bytes, decompressed
 CHUNK = 1024  # rows that are read at a time where a file is no text
 
 T = TypeVar("T")
@@ -139,7 +140,8 @@ def _unreadable(file: Path, kind: str, error: Exception) -> ValueError:
 
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
     with _opened(file) as stream:
-        yield from parse_lines(file, stream)
+        # A little of a compressed file can unpack into a line that fills the memory.
+        yield from parse_lines(file, iter(lambda: stream.readline(LONGEST_LINE + 1), b""))
 
 
 def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[Row | Dropped]:
@@ -150,9 +152,19 @@ def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[
         if not line.strip():
             continue
         place = f"{file}:{number}"
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{place}: a line of more than {LONGEST_LINE // 2**20} MiB, expected one row per "
+                "line; check that the file is JSON Lines."
+            )
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
+            if number == 1 and re.search(rb"\r[^\n]", line.strip()):
+                raise ValueError(
+                    f"{file}: its lines end in CR alone, expected LF or CRLF; save it with other "
+                    "line ends."
+                ) from error
             text = line.decode(errors="backslashreplace").strip()
             yield _malformed(place, text, f"not JSON ({_first_line(error)})")
         else:
