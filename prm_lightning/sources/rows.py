@@ -139,24 +139,15 @@ def _unreadable(file: Path, kind: str, error: Exception) -> ValueError:
 
 
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
-    with _opened(file) as stream:
-        # A little of a compressed file can unpack into a line that fills the memory.
-        yield from parse_lines(file, iter(lambda: stream.readline(LONGEST_LINE + 1), b""))
-
-
-def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[Row | Dropped]:
-    """The rows of some lines of a JSON Lines file, of which `first` is the number of the first."""
     # `datasets` refuses a whole file for one malformed line and cannot name the line, so JSON
     # Lines are read here. Bytes are split on \n alone: texts may hold U+2028 and the like.
-    for number, line in enumerate(lines, start=first):
+    for number, line in enumerate(_lines(file), start=1):
         if not line.strip():
             continue
         place = f"{file}:{number}"
         if len(line) > LONGEST_LINE:
-            raise ValueError(
-                f"{place}: a line of more than {LONGEST_LINE // 2**20} MiB, expected one row per "
-                "line; check that the file is JSON Lines."
-            )
+            limit = f"a line of more than {LONGEST_LINE // 2**20} MiB"
+            raise ValueError(f"{place}: {limit}, expected one row per line, as in JSON Lines.")
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -169,6 +160,11 @@ def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[
             yield _malformed(place, text, f"not JSON ({_first_line(error)})")
         else:
             yield _checked(place, value)
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with _opened(file) as stream:  # a little of it can unpack into a line that fills the memory
+        yield from iter(lambda: stream.readline(LONGEST_LINE + 1), b"")
 
 
 def _read_array(file: Path) -> Iterator[Row | Dropped]:
