@@ -152,10 +152,8 @@ def _read_lines(file: Path) -> Iterator[Row | Dropped]:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             if number == 1 and re.search(rb"\r[^\n]", line.strip()):
-                raise ValueError(
-                    f"{file}: its lines end in CR alone, expected LF or CRLF; save it with other "
-                    "line ends."
-                ) from error
+                what = "its lines end in CR alone, expected LF or CRLF; save it with other ends"
+                raise ValueError(f"{file}: {what}.") from error
             text = line.decode(errors="backslashreplace").strip()
             yield _malformed(place, text, f"not JSON ({_first_line(error)})")
         else:
