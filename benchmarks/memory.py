@@ -131,10 +131,10 @@ def estimate_memory(
     - attention: queries, repeated keys and values, outputs, ``4 A e``, and ``4 h``;
     - inputs of its norms in float32, ``8 H``, and ``4 (A + K)`` for norms of queries and keys;
     - inputs of its linear layers, one for all that share it, ``(2 H + M) e``;
-    - the adapters' inner values, ``7 r e``, and with NF4, where they are not fused, in
-      bf16 a copy of the input for each adapter, ``(3 H + A) e`` more.
+    - the adapters' inner values, ``7 r e``.
 
-    Full fine-tuning keeps normalised hidden states too, and in bf16 such copies. bf16 adds bf16
+    Full fine-tuning keeps normalised hidden states too, and in bf16 a copy of them for each linear
+    layer that reads them. bf16 adds bf16
     copies of the trained weights. There are no logits over the vocabulary. On a CPU, attention
     of `modeling.cpu` keeps other amounts, which are not counted.
 
@@ -162,7 +162,7 @@ def estimate_memory(
     size = 2 if dtype == "bfloat16" else 4
     adapters = shape.layers * sum(i + o for i, o in shape.linears) * (lora_rank or 0)
     fused = lora_rank is not None and quantize == "none"
-    kept = tokens_per_batch * _layer_bytes(shape, size, lora_rank, fused=fused)
+    kept = tokens_per_batch * _layer_bytes(shape, size, lora_rank)
     casts = (adapters or shape.linear_parameters) * (2 if dtype == "bfloat16" else 0)
     # Behind the last layer: the input of the last norm and, if its weight is trained, its output.
     last = tokens_per_batch * shape.hidden * (8 if lora_rank is None else 4)
@@ -177,9 +177,7 @@ def estimate_memory(
         layers_at_once = shape.layers
         activations, recomputed = shape.layers * kept + casts + last, 0
     mask = tokens_per_batch * (row_tokens or tokens_per_batch) * (1 + size * layers_at_once)
-    # PEFT makes an adapter's input float32 on its way to bf16.
-    wide = 2 * size if lora_rank is None or fused else size + 4
-    temporary = tokens_per_batch * (wide * shape.mlp + (0 if fused else 8 * shape.hidden))
+    temporary = tokens_per_batch * 2 * size * (shape.mlp + (0 if fused else shape.hidden))
     if quantize == "nf4":
         temporary += size * max(i * o for i, o in shape.linears)  # dequantized while it is used
     return MemoryEstimate(
@@ -268,17 +266,16 @@ def _linear_bytes(inputs: int, outputs: int, quantize: Literal["none", "nf4"], s
     return -(-count // 2) + scales + 4 * -(-scales // NF4_SCALES) + NF4_TABLES
 
 
-def _layer_bytes(shape: _Shape, size: int, lora_rank: int | None, *, fused: bool) -> int:
+def _layer_bytes(shape: _Shape, size: int, lora_rank: int | None) -> int:
     """What a layer keeps of a token, see `estimate_memory`."""
     h, a, m = shape.hidden, shape.queries, shape.mlp
     attention = 4 * a * size + 4 * shape.heads
     norms = 4 * (2 * h + shape.normed)
-    copied = size == 2 and not fused
+    copied = size == 2 and lora_rank is None
     inputs = ((5 * h if copied else 2 * h) + m) * size
     if lora_rank is None:
         return 3 * m * size + attention + norms + 8 * h + shape.normed * size + inputs
-    behind_attention = a * size if copied else 0
-    return 3 * m * size + attention + norms + inputs + behind_attention + 7 * lora_rank * size
+    return 3 * m * size + attention + norms + inputs + 7 * lora_rank * size
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from lightning import Trainer
 from test_prm import batches_of, gradients, rollouts, tiny_prm, tolerance
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prm_lightning.modeling.kernels import switch, use_kernels
 from prm_lightning.modeling.losses import reward_weighted_loss
+from prm_lightning.training.module import PRMModule
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"
@@ -112,3 +115,68 @@ def test_auto_is_plain_on_a_cpu(tiny_model_folder):
 def test_liger_kernels_give_the_same_gradients(tiny_model_folder, kind):
     prm = tiny_prm(tiny_model_folder(kind)).to("cuda").train()
     assert use_kernels(prm, "liger") == "liger"
+
+
+def test_nf4_adapters_need_no_copy_of_their_input_in_float32(tiny_model_folder):
+    folder = tiny_model_folder("qwen3", hidden_size=64, intermediate_size=128)
+    prm = tiny_prm(folder, quantize="nf4", dtype="bfloat16").train()
+    adapted = [m for m in prm.modules() if hasattr(m, "lora_A")]
+    assert len(adapted) == 14 and not any(m.cast_input_dtype_enabled for m in adapted)
+    found = gradients_of(prm)
+    for module in adapted:
+        module.cast_input_dtype_enabled = True
+    for name, gradient in gradients_of(prm).items():
+        assert torch.equal(gradient, found[name]), name
+
+
+@pytest.mark.parametrize("fused", [(True, None), (None, True)])
+def test_a_run_resumes_from_the_other_kind_of_adamw(fused):
+    """A GPU's optimizer is fused; a CPU's, and that of earlier releases, is not."""
+
+    def train(weight, optimizer):
+        for step in range(3):
+            weight.grad = torch.sin(weight.detach() * (step + 2))
+            optimizer.step()
+
+    torch.manual_seed(0)
+    start = torch.randn(50)
+    alone, resumed = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    whole = torch.optim.AdamW([alone], lr=0.1)
+    train(alone, whole)
+    train(alone, whole)
+    first, second = (torch.optim.AdamW([resumed], lr=0.1, fused=kind) for kind in fused)
+    train(resumed, first)
+    second.load_state_dict(first.state_dict())
+    train(resumed, second)
+    assert_close(resumed, alone)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes a processor wait for a GPU: tensors read, or sizes that depend on them."""
+
+    names = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(str(func).startswith(name) for name in self.names):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_training_step_waits_for_nothing(tiny_model_folder):
+    # On a CPU, checkpointing leaves the last layer as it is on a GPU.
+    prm = tiny_prm(tiny_model_folder("qwen3"), gradient_checkpointing=True).train()
+    batch = batches_of(prm, rollouts(), tokens_per_batch=256)[0]
+    module = PRMModule(prm.manifest.backbone, lm_loss=0.5)
+    module.prm = prm
+    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.trainer.accumulate_grad_batches = 2
+    with Reads() as reads:
+        module.training_step(batch, 0).backward()
+    assert reads.found == []
+    with Reads() as reads:
+        batch.weights.sum().item()
+    assert len(reads.found) == 1

@@ -261,6 +261,9 @@ def load_backbone(
         model = PeftModel.from_pretrained(model, saved, is_trainable=True)
     else:
         model = _add_lora(model, config.lora, trained_tokens)
+    for module in model.modules():
+        if hasattr(module, "lora_A"):  # PEFT would copy its input in float32 for the same bits
+            module.cast_input_dtype_enabled = False
     return TreeModel(model, config)
 
 
