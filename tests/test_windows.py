@@ -15,7 +15,7 @@ from prm_lightning.types import Solution, Step, Unscorable
 KINDS = ["mistral", "gemma3_text", "phi3", "gpt_oss"]
 PROBLEM = "Ann has 3 apples. How many?"
 STEPS = [f"She has {k} + 12 = {k + 12} apples." for k in range(12)]
-SHORT, LONG = STEPS[:2], STEPS[:8]
+SHORT, LONG = STEPS[:2], STEPS
 
 
 def random_prm(folder, **changes):
@@ -47,7 +47,7 @@ def plain_scores(prm, steps):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_beyond_the_window_are_those_of_plain_transformers(tiny_model_folder, kind):
     prm = random_prm(tiny_model_folder(kind))
-    forks = [*STEPS[:7], "So 15."], [*STEPS[:6], "So 3.", "So 4."]
+    forks = [*STEPS[:9], "So 15."], [*STEPS[:6], "So 3.", "So 4."]
     for steps in (SHORT, LONG, *forks):
         assert prm.score(PROBLEM, steps) == pytest.approx(plain_scores(prm, steps), abs=1e-5)
     together = prm.score(PROBLEM, [SHORT, LONG, *forks])
@@ -57,7 +57,8 @@ def test_scores_beyond_the_window_are_those_of_plain_transformers(tiny_model_fol
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_beyond_the_window_are_those_of_plain_transformers(tiny_model_folder, kind):
-    prm = random_prm(tiny_model_folder(kind))
+    changes = {"rope_parameters": None} if kind == "phi3" else {}  # see the refusal below
+    prm = random_prm(tiny_model_folder(kind, **changes))
     steps = [tuple(map(Step, texts)) for texts in (LONG[:6], [*LONG[:4], "So 3."])]
     solutions = [Solution(PROBLEM, texts, "test", str(i)) for i, texts in enumerate(steps)]
     with transformers_own_attention(prm):
@@ -75,7 +76,7 @@ def test_gradients_beyond_the_window_are_those_of_plain_transformers(tiny_model_
 @pytest.mark.parametrize("kind", KINDS)
 def test_incremental_scores_beyond_the_window_are_those_of_the_whole(tiny_model_folder, kind):
     prm = random_prm(tiny_model_folder(kind))
-    steps = STEPS[:5]  # beyond the window, within LongRoPE's first context
+    steps = STEPS[:5]  # beyond the window, within LongRoPE's first factors
     scorer = IncrementalScorer(prm)
     state = scorer.start(PROBLEM)
     for step in steps:
@@ -100,19 +101,25 @@ def test_flex_attention_sees_what_the_dense_mask_shows():
         assert dense.tolist() == naive
 
 
-def test_longrope_reads_its_first_context_alone(tiny_model_folder):
+def test_longrope_never_mixes_lengths(tiny_model_folder):
     prm = random_prm(tiny_model_folder("phi3"))
     solutions = [
         Solution(PROBLEM, tuple(Step(text, 1.0) for text in steps), "test", str(i))
-        for i, steps in enumerate((SHORT, STEPS))
+        for i, steps in enumerate((SHORT, LONG))
     ]
     (batch,) = batches_of(prm, solutions)
     with pytest.raises(ValueError, match=r"Set data\.max_tokens to 128 or less"):
         prm(batch)
     (cut,) = batches_of(prm, solutions, max_tokens=128)
     prm(cut)
+    scorer = IncrementalScorer(prm)
+    state = scorer.start(PROBLEM)
     with pytest.raises(Unscorable, match="context of 128 tokens"):
-        prm.score(PROBLEM, STEPS)
+        for step in LONG:
+            ((state,), _) = scorer.extend(state, [step])
+    guide = random_prm(tiny_model_folder("phi3"), template="guide")
+    with pytest.raises(Unscorable, match=r"context of 128 tokens .*LongRoPE"):
+        guide.score(PROBLEM, LONG)
 
 
 def test_layers_that_carry_a_state_are_refused():

@@ -46,13 +46,13 @@ def context_of(config: Any) -> int:
     context = int(config.max_position_embeddings)
     if CHUNKED in windows(config):
         context = min(context, int(config.attention_chunk_size))
-    return min(context, rope_switch(config) or context)
+    return context
 
 
 def rope_switch(config: Any) -> int | None:
     """Length beyond which all positions of a forward pass are encoded in another way (LongRoPE).
 
-    A token's encoding then depends on how long its company is, so no path may be longer.
+    None for models whose encoding of a token does not depend on how long its company is.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     for one in (rope, *rope.values()):  # one for all layers, or one for each kind of layer

@@ -115,6 +115,11 @@ class TreeModel(nn.Module):
         return attention.context_of(self._text_config)
 
     @property
+    def rope_switch(self) -> int | None:
+        """Length beyond which a path needs forward passes of its own; None for most models."""
+        return attention.rope_switch(self._text_config)
+
+    @property
     def _text_config(self) -> Any:
         return self.causal_lm.config.get_text_config()
 
@@ -150,16 +155,7 @@ class TreeModel(nn.Module):
 
         Returns:
             ``(R, T, H)`` in the backbone's dtype; values at nodes that are not read mean nothing.
-
-        Raises:
-            ValueError: a path is too long for a LongRoPE model.
         """
-        if attention.rope_switch(self._text_config) and (position_ids >= self.context).any():
-            raise ValueError(
-                f"backbone: a batch holds a path of more than {self.context} tokens, beyond which "
-                f"{self.config.name!r} encodes all positions in another way (LongRoPE). Set "
-                f"data.max_tokens to {self.context} or less."
-            )
         mask = attention.tree_masks(self._text_config, subtree_end, position_ids)
         if self.compiled or self.config.gradient_checkpointing:  # which computes once more later
             read = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from typing import Protocol, TypeVar, cast, overload
 
 import torch
@@ -104,11 +105,27 @@ class StepModel(nn.Module):
 
     def _hidden(self, batch: StepBatch, others: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states at steps, ``(B*S, H)``, and at other nodes, ``(L,)`` to ``(L, H)``."""
+        self._require_one_rope(batch)
         steps = batch.step_nodes.clamp(min=0).flatten()
         read = torch.cat([steps, others])
         hidden = self.backbone(batch.input_ids, batch.position_ids, batch.subtree_end, read=read)
         hidden = hidden.flatten(0, 1)  # (R*T, H)
         return hidden[steps], hidden[others]
+
+    def _require_one_rope(self, batch: StepBatch) -> None:
+        """Refuse a batch that a LongRoPE model would read with one set of factors for all."""
+        switch, exist = self.backbone.rope_switch, batch.step_nodes >= 0
+        if switch is None or not exist.any():
+            return
+        depths = batch.position_ids.flatten()[batch.step_nodes.clamp(min=0)]  # (B, S)
+        # On branches each step ends a path, else the last one of a solution does.
+        is_long = (depths[exist] if self.encoder.branch else depths.amax(1)) >= switch
+        if is_long.any() and not is_long.all():
+            raise ValueError(
+                f"score: {self.name!r} encodes positions in another way beyond {switch} tokens "
+                "(LongRoPE), and a batch holds texts of both kinds. Set data.max_tokens to "
+                f"{switch} or less."
+            )
 
     @overload
     def score(  # type: ignore[overload-overlap] # a text is a sequence of texts, too
@@ -185,16 +202,29 @@ class StepModel(nn.Module):
         pairs = [
             (problem, require_steps(steps)) for problem, solutions in items for steps in solutions
         ]
+        scores = iter(self._score_pairs(pairs, tokens_per_batch))
+        return [[next(scores) for _ in solutions] for _, solutions in items]
+
+    def _score_pairs(self, pairs: Pairs, tokens_per_batch: int) -> list[list[float]]:
         if not pairs:
-            return [[] for _ in items]
+            return []
         numbered = [
             Solution(problem, tuple(Step(text) for text in steps), source="score", id=str(i))
             for i, (problem, steps) in enumerate(pairs)
         ]
         # `encode_solutions` asks an encoder for what `StepEncoder` promises and nothing else.
         data = encode_solutions(numbered, cast(Encoder, self.encoder), max_tokens=NO_LIMIT)
-        for i, (problem, steps) in enumerate(pairs):
-            require_fit(self, problem, len(steps), len(data.solution(i)[0]) + len(data.branch))
+        lengths = [len(data.solution(i)[0]) + len(data.branch) for i in range(len(data))]
+        for (problem, steps), length in zip(pairs, lengths, strict=True):
+            mixed = bool(data.branch) and len(steps) > 1
+            require_fit(self, problem, len(steps), length, mixed=mixed)
+        is_long = [length > (self.backbone.rope_switch or NO_LIMIT) for length in lengths]
+        if len(set(is_long)) > 1:  # no pass may mix what LongRoPE encodes in two ways
+            long, short = (
+                iter(self._score_pairs(list(compress(pairs, chosen)), tokens_per_batch))
+                for chosen in (is_long, [not x for x in is_long])
+            )
+            return [next(long if x else short) for x in is_long]
         scores: list[list[float]] = [[] for _ in pairs]
         with evaluating(self):
             for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
@@ -205,8 +235,7 @@ class StepModel(nn.Module):
                     rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
                 ):
                     scores[i] = require_numbers(row[:count], self.name)
-        following = iter(scores)
-        return [[next(following) for _ in solutions] for _, solutions in items]
+        return scores
 
     def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
         """What `forward` says of a batch of `data`, which are `pairs` encoded."""
@@ -238,12 +267,21 @@ def require_steps(steps: Steps) -> Steps:
     return steps
 
 
-def require_fit(model: StepModel, problem: str, steps: int, tokens: int) -> None:
-    """Raise `Unscorable` for what is longer than the model's context."""
-    if tokens > model.backbone.context:
+def require_fit(model: StepModel, problem: str, steps: int, tokens: int, *, mixed: bool) -> None:
+    """Raise `Unscorable` for what is longer than the model reads.
+
+    Args:
+        steps: of the solution.
+        tokens: of the solution with its problem.
+        mixed: whether its beginnings are read in the same pass, which LongRoPE bounds.
+    """
+    switch = model.backbone.rope_switch if mixed else None
+    limit = min(model.backbone.context, switch or NO_LIMIT)
+    if tokens > limit:
+        why = ", where LongRoPE begins to encode positions in another way" if switch else ""
         raise Unscorable(
             f"score: a solution of {steps} steps is {tokens} tokens, longer than the context of "
-            f"{model.backbone.context} tokens of {model.name!r} (problem {problem[:60]!r}). "
+            f"{limit} tokens of {model.name!r}{why} (problem {problem[:60]!r}). "
             "Scoring never cuts: leave the solution out, or take a model with a longer context."
         )
 

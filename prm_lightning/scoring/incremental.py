@@ -197,7 +197,7 @@ class IncrementalScorer:
         encoded = self.model.encoder.encode_all(wholes) if wholes else []
         for (problem, whole), path in zip(wholes, encoded, strict=True):
             tokens = len(path.input_ids) + len(self.model.encoder.branch)
-            require_fit(self.model, problem, len(whole), tokens)
+            require_fit(self.model, problem, len(whole), tokens, mixed=True)
         scores = [0.0] * len(candidates)
         for tree in _trees([state for state, _ in candidates]):
             mine = [i for i, (state, _) in enumerate(candidates) if state.tree is tree]
