@@ -41,19 +41,12 @@ def read(path, **options):
 
 
 def test_a_row_becomes_a_solution(write):
-    (solution,) = read(write(GOOD))
+    solution, second = read(write(GOOD, {**GOOD, "answer": 5}))
     assert isinstance(Stepwise(""), Source)
     assert (solution.problem, solution.source, solution.id) == ("2 + 3?", "rows", "rows:0")
     assert texts(solution) == ["2 + 3 = 5", "#### 5"]
     assert labels(solution) == [1.0, 0.0]
-    assert solution.answer is None
-
-
-def test_the_name_and_the_answer_column_are_taken(write):
-    path = write({**GOOD, "answer": 5}, GOOD)
-    first, second = read(path, name="mine")
-    assert (first.source, first.id, first.answer) == ("mine", "mine:0", "5")
-    assert (second.id, second.answer) == ("mine:1", None)
+    assert (solution.answer, second.answer) == (None, "5")
 
 
 def test_every_kind_of_label_survives(write):
@@ -122,11 +115,8 @@ def test_steps_and_labels_stay_together(rows, tmp_path_factory):
         ({**GOOD, "prompt": "<|user|>\n<|end|>\n"}, "no prompt", "<|user|>"),
         ({**GOOD, "completions": [], "labels": []}, "no steps", "completions is []"),
         ({**GOOD, "completions": ["", " "]}, "no steps", "not blank"),
-        ("{nope", "not a JSON object", "'{nope' is not JSON"),
-        ("[1]", "not a JSON object", "[1] is of type list"),
         *[({**WHOLE, **changed}, reason, "") for changed, reason in BAD_WHOLE],
         ('{"a":"\udcff"}', "text with half a character", "mend or remove"),
-        ("[" * 100_000, "not a JSON object", "recursion"),
     ],
 )
 def test_a_bad_row_is_dropped_with_its_line_and_its_value(write, row, reason, words):
@@ -140,14 +130,6 @@ def test_a_bad_row_is_dropped_with_its_line_and_its_value(write, row, reason, wo
     assert dropped.message.startswith(dropped.place)
     assert words in dropped.message
     assert len(dropped.message.splitlines()) == 1
-
-
-def test_a_file_of_another_layout_names_the_columns_found_and_expected(write):
-    path = write({"question": "q", "answer": "a"}, {"question": "q", "steps": []})
-    with pytest.raises(ValueError, match="columns answer, question, steps, expected prompt, compl"):
-        read(path)
-    with pytest.raises(ValueError, match=r"columns \(none\), expected prompt"):
-        read(write("no json", name="text.jsonl"))
 
 
 def test_importing_sources_stays_light():
@@ -192,20 +174,6 @@ def test_attempts_become_solutions_whose_lines_are_steps(write):
     assert [labels(s) for s in found] == [[1.0, 1.0], [None, 0.0], [None, 0.75], [None, None]]
     assert [s.id for s in found] == ["rows:0.0", "rows:0.1", "rows:0.2", "rows:0.4"]
     assert {s.problem for s in found} == {"2 + 3?"}
-
-
-def test_an_attempt_that_is_right_to_the_end_gives_the_answer_of_its_problem(write):
-    def row(prompt, last, *labels):
-        return {"prompt": prompt, "completions": ["so", last], "labels": labels}
-
-    path = write(
-        row("p", "#### 1,200", True, True),
-        row("p", "#### 7", True, False),
-        row("q", "#### 7", True, False),
-        row("q", "#### 8", True, True),
-        {**row("q", "#### 9", False, False), "answer": "9"},
-    )
-    assert [s.answer for s in read(path)] == ["1,200", "1,200", None, "8", "9"]
 
 
 # ---- what `format` writes ------------------------------------------------------------------------

@@ -27,10 +27,11 @@ from prm_lightning.sources.fields import (
 from prm_lightning.sources.labelled import Labelled
 from prm_lightning.sources.marked_text import MathShepherd, OpenRlhf, RlhFlow
 from prm_lightning.sources.rows import FileSource, Row, RowError, Rows, read_rows
-from prm_lightning.sources.stepwise import Stepwise, answer_of
+from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import ALL_CORRECT, Solution, Source, Step
 
+ANSWER_MARK = "####"
 BAD_PROBLEM = "bad_problem"  # a `finish_reason`: the labeller could make nothing of the question
 FIRST_ROWS = 100  # rows that are looked at to tell a layout
 
@@ -79,7 +80,8 @@ class Gsm8k(FileSource):
         lines = text_in(row["answer"], "answer").replace("\r\n", "\n").split("\n")
         clean = step_cleaner(self.calculator_marks)
         steps = make_steps(lines, [1.0] * len(lines), clean, "lines of answer")
-        yield Solution(problem, steps, self.name, id, answer=answer_of(steps[-1].text))
+        answer = steps[-1].text.partition(ANSWER_MARK)[2]
+        yield Solution(problem, steps, self.name, id, answer=answer.strip() or None)
 
 
 # {"question": {"problem": "2 + 3?", "ground_truth_answer": "5"}, "labeler": "…",

@@ -29,8 +29,6 @@ from prm_lightning.sources.rows import FileSource, parse_rows, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Step
 
-ANSWER_MARK = "####"
-
 
 class Prefix(NamedTuple):
     """One row of the layout `steps`: a solution up to one step, whose label is known."""
@@ -49,9 +47,7 @@ class Stepwise(FileSource):
     One row is one attempt: ``prompt`` is the question, as plain text or inside chat markup;
     ``completions`` are the steps of the attempt; ``labels`` holds one bool, number in [0, 1] or
     null (unlabelled) for each. Blank completions are no steps and go with their labels. An
-    optional column ``answer`` holds the reference answer. Without one, an attempt that ends in a
-    step ``#### n`` and whose every label is 1 gives it, also to the rows of that problem that
-    come next.
+    optional column ``answer`` holds the reference answer.
 
     Both layouts that ``format`` writes are known by their columns and read back: rows of
     ``problem, steps, labels`` (and ``weights, source, id`` if they are there), and rows of
@@ -88,9 +84,7 @@ class Stepwise(FileSource):
         An attempt of a row of attempts has the id ``name:row index.position``.
         """
         rows = read_rows(self.path, self.split, streaming=self.streaming)
-        return _carry_answers(
-            _join_prefixes(parse_rows(rows, self._parse, self.name, self.layouts))
-        )
+        return _join_prefixes(parse_rows(rows, self._parse, self.name, self.layouts))
 
     def _parse(self, row: dict[str, Any], id: str) -> Iterator[Solution | Prefix]:
         if row.keys() >= {"prompt", "completions", "labels"}:
@@ -107,10 +101,8 @@ class Stepwise(FileSource):
 
     def _attempts(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
         problem, answer = problem_in(row["prompt"], "prompt"), answer_in(row.get("answer"))
-        texts, labels = (
-            texts_in(row["completions"], "completions"),
-            labels_in(row["labels"], "labels"),
-        )
+        texts = texts_in(row["completions"], "completions")
+        labels = labels_in(row["labels"], "labels")
         steps = make_steps(texts, labels, self._clean, "completions")
         if self.completions == "steps":
             yield Solution(problem, steps, self.name, id, answer=answer)
@@ -171,24 +163,6 @@ def _continues(last: Prefix, next: Prefix) -> bool:
     old, new = ([step.text for step in prefix.solution.steps] for prefix in (last, next))
     same = (last.solution.problem, last.total) == (next.solution.problem, next.total)
     return same and len(new) > len(old) and new[: len(old)] == old
-
-
-def _carry_answers(items: Iterable[Solution | Dropped]) -> Iterator[Solution | Dropped]:
-    """Take the answer of a problem from an attempt that is right to the end."""
-    problem, answer = "", None  # of the last such attempt
-    for item in items:
-        if isinstance(item, Solution) and item.answer is None:
-            stated = answer_of(item.steps[-1].text)
-            if stated and all(step.label == 1 for step in item.steps):
-                problem, answer = item.problem, stated
-            if item.problem == problem:
-                item = replace(item, answer=answer)
-        yield item
-
-
-def answer_of(step: str) -> str | None:
-    """The answer that a step of the form ``#### n`` states."""
-    return step.removeprefix(ANSWER_MARK).strip() or None if step.startswith(ANSWER_MARK) else None
 
 
 def _weight_in(value: object, number: int) -> float:
