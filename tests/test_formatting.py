@@ -2,10 +2,10 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,6 @@ from prm_lightning.sources.formatting import (
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.synthetic import Synthetic
 from prm_lightning.types import Solution, Step
-
-DOCS = Path(__file__).parents[1] / "docs" / "format.md"
 
 
 def write_attempts(path, problems=12, attempts=3):
@@ -88,39 +86,18 @@ def test_the_layout_solutions_is_read_back_as_it_was(tmp_path):
     out = tmp_path / "out"
     run("--source", config, "--output", out, "--layout", "solutions", "--balance=weights")
     back = [s for name in ("train", "val") for s in Stepwise(str(out / f"prm_{name}.jsonl")).read()]
-    assert {s.id: [step.text for step in s.steps] for s in back} == {
-        s.id: [step.text for step in s.steps] for s in solutions
-    }
-    by_id = {s.id: s for s in solutions}
-    for s in back:
-        old = by_id[s.id]
-        assert (s.problem, s.group, s.source) == (old.problem, old.group, old.source)
-        assert [step.label for step in s.steps] == [step.label for step in old.steps]
-    train = list(Stepwise(str(out / "prm_train.jsonl")).read())
-    weights = {
-        label: {t.weight for s in train for t in s.steps if t.label == label} for label in (0, 1)
-    }
+    back = [replace(s, steps=tuple(replace(step, weight=1.0) for step in s.steps)) for s in back]
+    assert sorted(back, key=lambda s: s.id) == sorted(solutions, key=lambda s: s.id)
+    steps = [t for s in Stepwise(str(out / "prm_train.jsonl")).read() for t in s.steps]
+    weights = [{t.weight for t in steps if t.label == label} for label in (0, 1)]
     assert weights[1] == {1.0}
-    assert len(weights[0]) == 1
-    assert weights[0] > {1.0} or min(weights[0]) > 1
+    assert len(weights[0]) == 1 and min(weights[0]) > 1
 
 
-@st.composite
-def solutions(draw):
-    texts = st.text(st.sampled_from('ab"\\\n\u2028é{}<'), min_size=1, max_size=6)
-    steps = draw(
-        st.lists(
-            st.builds(
-                Step,
-                text=texts,
-                label=st.sampled_from([None, 0.0, 0.4, 0.5, 1.0]),
-                weight=st.sampled_from([0.0, 0.5, 1.0]),
-            ),
-            min_size=1,
-            max_size=5,
-        )
-    )
-    return Solution(draw(texts), tuple(steps), "s")
+TEXTS = st.text(st.sampled_from('ab"\\\n\u2028é{}<'), min_size=1, max_size=6)
+LABELS, WEIGHTS = st.sampled_from([None, 0.0, 0.4, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])
+STEPS = st.lists(st.builds(Step, TEXTS, LABELS, WEIGHTS), min_size=1, max_size=5)
+SOLUTIONS = st.lists(st.builds(Solution, TEXTS, STEPS.map(tuple), st.just("s")), max_size=4)
 
 
 def naive_rows(solution):
@@ -141,7 +118,7 @@ def naive_rows(solution):
 
 
 @settings(max_examples=40)
-@given(read_solutions=st.lists(solutions(), max_size=4))
+@given(read_solutions=SOLUTIONS)
 def test_rows_are_those_of_a_plain_loop(read_solutions, tmp_path_factory):
     naive = [row for solution in read_solutions for row in naive_rows(solution)]
     rows = StepRows(read_solutions)
@@ -175,27 +152,21 @@ def test_examples_are_rows_and_problems_are_problems(attempts):
 
 
 def test_a_preview_prints_and_writes_nothing(attempts, tmp_path, capsys):
+    with Path(attempts).open("a") as file:
+        file.write('{"prompt": "p", "completions": ["a"], "labels": []}\n')
     before = sorted(tmp_path.rglob("*"))
     run("--source", attempts, "--preview", 10, "--output", tmp_path / "out", "--no-balance")
     assert sorted(tmp_path.rglob("*")) == before
     said = capsys.readouterr().out
-    assert "nothing was written" in said
-    assert "correct, step" in said
-    assert "wrong, step" in said
+    for words in (
+        *["nothing was written", "correct, step", "wrong, step", "37 rows read, 36 kept"],
+        *["dropped 1: steps and labels differ in number", "rows.jsonl:37"],
+    ):
+        assert words in said
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
     table = {line[0]: line[1:] for line in lines if len(line) > 4}
     assert int(table["train"][0]) + int(table["validation"][0]) == 10
     assert int(table["train"][1]) + int(table["validation"][1]) == 30
-
-
-def test_the_summary_counts_what_was_dropped(attempts, tmp_path, capsys):
-    with Path(attempts).open("a") as file:
-        file.write('{"prompt": "p", "completions": ["a"], "labels": []}\n')
-    run("--source", attempts, "--output", tmp_path / "out")
-    said = capsys.readouterr().out
-    assert "37 rows read, 36 kept" in said
-    assert "dropped 1: steps and labels differ in number" in said
-    assert "rows.jsonl:37" in said
 
 
 def test_only_a_folder_of_format_is_replaced_and_only_if_asked(attempts, tmp_path):
@@ -204,14 +175,12 @@ def test_only_a_folder_of_format_is_replaced_and_only_if_asked(attempts, tmp_pat
     before = (out / "prm_train.jsonl").read_bytes()
     with pytest.raises(FileExistsError, match=r"out exists.*--overwrite"):
         run("--source", attempts, "--output", out, "--seed", 5)
-    assert (out / "prm_train.jsonl").read_bytes() == before
     run("--source", attempts, "--output", out, "--seed", 5, "--overwrite")
     assert (out / "prm_train.jsonl").read_bytes() != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
     (out / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"out is not replaced: it holds 'thesis.txt'"):
         run("--source", attempts, "--output", out, "--overwrite")
-    assert (out / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
@@ -273,57 +242,3 @@ def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--no_balance" in done.stdout
-
-
-# ---- the commands of docs/format.md ------------------------------------------------------------
-
-
-def documented_commands():
-    text = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
-    return [shlex.split(line)[3:] for line in re.findall(r"^(python -m .*)$", text, re.M)]
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A folder with the files that the documentation names."""
-    monkeypatch.chdir(tmp_path)
-    write_attempts(tmp_path / "rows.jsonl")
-    rows = [
-        {
-            "question": f"Ann has {p} pears, aunt {k} brings 3 bags of {p + 2}. How many now?",
-            "answer": f"Three bags hold 3*{p + 2}=<<3*{p + 2}={3 * p + 6}>>{3 * p + 6} pears.\n"
-            f"So she has {p}+{3 * p + 6}={4 * p + 6} pears.\n#### {4 * p + 6}",
-        }
-        for k, p in enumerate(range(5, 45))
-    ]
-    Path("gsm8k.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    combined = re.search(r"```yaml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.S)
-    Path("combined.yaml").write_text(combined[1])
-    Path("configs").symlink_to(DOCS.parents[1] / "configs")
-    return tmp_path
-
-
-def test_the_documented_format_commands_work(workplace):
-    for verb, *options in documented_commands():
-        if verb == "format" and "gsm8k-gen-stepwise" not in options:
-            run(*options)
-    combined = read(workplace / "data/combined/prm_train.jsonl")
-    assert {"pears" in row["problem"] for row in combined} == {True, False}
-    assert read(workplace / "data/mine/prm_val.jsonl")
-
-
-@pytest.mark.slow
-def test_the_documented_training_commands_work(workplace, tiny_model_folder):
-    from prm_lightning.training.cli import main as train
-
-    run("--source", "rows.jsonl", "--layout", "solutions", "--output", "data/mine")
-    small = [
-        "--model.backbone.name", str(tiny_model_folder("llama")), "--trainer.max_steps", "2",
-        "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
-    ]  # fmt: skip
-    runs = [options for verb, *options in documented_commands() if verb == "fit"]
-    assert len(runs) == 3
-    for options in runs:
-        train(["fit", *options, *small])
-        data = json.loads(Path(options[options.index("--output") + 1], "data.json").read_text())
-        assert data["train"]["wrong_steps"] > 0

@@ -62,8 +62,6 @@ def test_a_label_that_names_no_step_is_dropped(tmp_path, label):
 def test_all_of_processbench_is_read():
     found = solutions(ProcessBench(str(dev_data("processbench.jsonl"))))
     assert len(found) == len({solution.id for solution in found}) == 249
-    assert sum(solution.id.startswith("gsm8k") for solution in found) == 120
-    assert sum(solution.id.startswith("math") for solution in found) == 129
     assert sum(first_error(solution) == -1 for solution in found) == 104
     assert sum(len(solution.steps) for solution in found) == 1488
 
@@ -216,10 +214,8 @@ def test_each_completion_is_supervised_once_and_has_its_own_rating(tmp_path_fact
         ({"label": {"steps": None}}, "steps are not a list"),
         ({"label": {"steps": [3]}}, "steps is not an object"),
         ({"label": {"steps": [step(("a", 1), chosen=1)]}}, "chosen completion is none"),
-        ({"label": {"steps": [step(("a", 1), chosen=-1)]}}, "chosen completion is none"),
         ({"label": {"steps": [step(("a", 1), chosen=True)]}}, "chosen completion is none"),
         ({"label": {"steps": [step(("a", 2), chosen=0)]}}, "rating unknown"),
-        ({"label": {"steps": [step(("a", True), chosen=0)]}}, "rating unknown"),
         ({"label": {"steps": [step(("a", float("nan")), chosen=0)]}}, "rating unknown"),
         ({"label": {"steps": [step((None, 1), chosen=0)]}}, "step is not text"),
     ],
@@ -242,14 +238,6 @@ def test_all_of_prm800k_is_read():
     rated = Counter(c["rating"] for s in steps for c in s["completions"])
     trained = Counter(s.label for solution in found for s in solution.steps if s.weight)
     assert trained == {1.0: rated[1] + written, 0.0: rated[0] + rated[-1], None: rated[None]}
-    # A branch each, except for those on the path; a path each, but where branches end it.
-    unchosen = sum(len(s["completions"]) - (s["chosen_completion"] is not None) for s in steps)
-    ended = sum(
-        bool(line["label"]["steps"][-1]["completions"])
-        and line["label"]["steps"][-1]["chosen_completion"] is None
-        for line in raw
-    )
-    assert len(found) == unchosen + len(raw) - ended
 
 
 # ---- layouts told by their columns ---------------------------------------------------------------

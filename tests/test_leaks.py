@@ -9,6 +9,7 @@ from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prm_lightning.sources.layouts import ProcessBench
 from prm_lightning.sources.leaks import FIRST, exclude, near_groups, nearest, report_leaks
 from prm_lightning.sources.mixture import SourceSpec
 from prm_lightning.sources.stepwise import Stepwise
@@ -145,18 +146,12 @@ def test_a_row_whose_problem_cannot_be_read_is_refused(tmp_path, line):
 
 
 def test_the_overlaps_of_the_development_files_are_found():
-    train = str(dev_data("trl_stepwise_train.jsonl"))
-    test = list(Stepwise(str(dev_data("trl_stepwise_test.jsonl"))).read())
-    kept, reports = exclude(test, [train])
-    assert (reports[train]["exact"], len(test) - len(kept)) == (0, reports[train]["solutions"])
-    bench_file = dev_data("processbench.jsonl")
-    rows = bench_file.read_text(encoding="utf-8").split("\n")
-    bench = [solution(json.loads(row)["problem"]) for row in rows if row]
-    kept, reports = exclude(bench, [train, str(dev_data("trl_stepwise_test.jsonl"))])
+    train, test = (str(dev_data(f"trl_stepwise_{side}.jsonl")) for side in ("train", "test"))
+    _, reports = exclude(list(Stepwise(test).read()), [train])
+    assert reports[train]["exact"] == 0
+    bench = list(ProcessBench(str(dev_data("processbench.jsonl"))).read())
+    kept, reports = exclude(bench, [train, test])
     assert kept == []
-    assert reports[train]["exact"] == len({json.loads(row)["problem"] for row in rows if row}) - (
-        len({s.problem for s in exclude(bench, [train])[0]}) + reports[train]["near"]
-    )
     assert 191 <= reports[train]["solutions"] < 249
 
 

@@ -51,7 +51,6 @@ def test_a_row_becomes_a_solution(source, tmp_path):
 BAD_ROWS = [
     (MathShepherd, {"label": SHEPHERD["label"].replace("So", "Sa")}, "input and label differ"),
     (MathShepherd, {"label": SHEPHERD["label"][:-1]}, "input and label differ"),
-    (MathShepherd, {"label": SHEPHERD["label"] + " more"}, "input and label differ"),
     (MathShepherd, {"label": SHEPHERD["label"].replace("5 +", "5 *")}, "input and label differ"),
     (MathShepherd, {"label": SHEPHERD["label"].replace("5 +", "5 1.5")}, "label outside [0, 1]"),
     (MathShepherd, {"input": None}, "missing column"),
@@ -64,7 +63,6 @@ BAD_ROWS = [
     (OpenRlhf, {"value": ["+", "-", "+"]}, "steps and labels differ in number"),
     (OpenRlhf, {"value": "+-"}, "value is not a list"),
     (OpenRlhf, {"value": ["+", "good"]}, "label outside [0, 1]"),
-    (OpenRlhf, {"value": ["+", "2.0"]}, "label outside [0, 1]"),
     (OpenRlhf, {"value": [1, float("nan")]}, "label outside [0, 1]"),
     (OpenRlhf, {"input": 3}, "input is not text"),
     (OpenRlhf, {"input": "2 + 3. 5 ки 6 ки"}, "no first step"),
@@ -75,7 +73,6 @@ BAD_ROWS = [
     (RlhFlow, {"conversations": chat("q? Step 1: a", "b", roles=("user", "user"))},
      "turns do not alternate"),
     (RlhFlow, {"conversations": ["q"]}, "conversations is not an object"),
-    (RlhFlow, {"conversations": [{"role": "user", "content": None}]}, "turn is not text"),
     (RlhFlow, {"conversations": [{"role": ["user"], "content": "q"}]}, "turn is not text"),
     (RlhFlow, {"conversations": chat("q? Step 1: a", "nan")}, "label outside [0, 1]"),
     (RlhFlow, {"conversations": chat("q? a", "+")}, "no first step"),

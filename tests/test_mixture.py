@@ -189,7 +189,6 @@ def test_a_config_builds_the_list_of_sources():
     [
         ({"source": stepwise(path="a"), "repeats": 2.0}, "repeats"),
         ({"source": stepwise(path="a", calculator_marks="drop")}, "calculator_marks"),
-        ({"source": {"class_path": "prm_lightning.sources.Stepwize"}}, "Stepwize"),
     ],
 )
 def test_a_misspelt_config_is_refused_by_its_key(spec, words):
