@@ -87,10 +87,8 @@ def test_limit_counts_problems_not_rows(tmp_path):
 
 
 def test_a_file_without_any_problem_is_an_error(tmp_path):
-    path = write(tmp_path / "p.jsonl", [{"text": "a"}])
-    with pytest.raises(
-        ValueError, match=r"no row of .*p\.jsonl is a problem .*expected the question"
-    ):
+    path = write(tmp_path / "p.jsonl", [{"question": "a"}])
+    with pytest.raises(ValueError, match=r"no row of .*p\.jsonl is a problem .*the answer is None"):
         list(read_problems(path))
 
 

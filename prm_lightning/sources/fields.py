@@ -27,14 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def unexpected(reason: str, what: str, value: object, expected: str) -> RowError:
-    """The error of a row with a wrong value.
-
-    Args:
-        reason: a short fixed phrase to count by.
-        what: where the value is, such as ``labels[2]``.
-        value: what was found.
-        expected: in its place.
-    """
+    """The error of a row with a wrong value at a place such as ``labels[2]``."""
     return RowError(
         reason, f"{what} is {show(value)}, expected {expected}; mend or remove the row."
     )
@@ -152,11 +145,8 @@ def require_count(values: Sequence[Any], kind: str, steps: Sequence[str], column
 def step_cleaner(calculator_marks: Marks, step_numbers: Marks = "keep") -> Callable[[str], str]:
     """A function that folds the newlines of a step and takes out what its data set alone writes.
 
-    A step that is nothing but a mark or a number stays: it has a label of its own.
-
-    Args:
-        calculator_marks: GSM8K's ``<<a*b=c>>``.
-        step_numbers: "Step 3:" at the front.
+    That is GSM8K's ``<<a*b=c>>``, and "Step 3:" at the front. A step that is nothing else stays:
+    it has a label of its own.
     """
 
     def clean(text: str) -> str:

@@ -120,21 +120,13 @@ def is_sensible(value: Fraction, unit: str) -> bool:
 
 
 class Style(NamedTuple):
-    """How one writer sets numbers and signs.
-
-    Args:
-        times: sign of multiplication.
-        divided: sign of division.
-        percent: how 25% is written in a product: ``25%``, ``0.25`` or ``25% of``.
-        money: whether ``$`` is written at each amount of an equation, or at its result alone.
-        thousands: ``,`` as in 1,250, or nothing.
-    """
+    """How one writer sets numbers and signs."""
 
     times: str = "*"
     divided: str = "/"
-    percent: Literal["sign", "decimal", "of"] = "of"
-    money: Literal["each", "result"] = "each"
-    thousands: str = ","
+    percent: Literal["sign", "decimal", "of"] = "of"  # 25%, 0.25 or "25% of" in a product
+    money: Literal["each", "result"] = "each"  # where an equation has a dollar sign
+    thousands: str = ","  # as in 1,250, or nothing
 
 
 PRINTED = Style()
@@ -175,12 +167,7 @@ def write_expression(
 ) -> str:
     """The expression in numbers, with the parentheses that it needs.
 
-    Args:
-        expression: what to write.
-        values: the value of each name.
-        units: the unit of each name.
-        style: how numbers and signs are set.
-        around: sign of the operation around it, ``%`` in a sum of percentages, empty if none.
+    `around` is the sign of the operation around it, ``%`` in a sum of percentages.
     """
     if isinstance(expression, int):
         return f"{expression * 100}%" if around == "%" else str(expression)

@@ -85,9 +85,6 @@ class Labelled:
     def training_view(self) -> Iterator[dict[str, Any]]:
         """Yield one row for each rewarded step: ``input_text`` up to it in the template `guide`,
         ``target_text`` such as ``CORRECT (+1)`` or ``INCORRECT (-0.75)``, ``reward_value``.
-
-        Raises:
-            ValueError: as for `rows`.
         """
         for row in self.rows():
             for number, reward in enumerate(row["step_rewards"], start=1):
@@ -117,7 +114,8 @@ class Labelled:
         verdicts: list[Verdict | None] = [None] * len(texts)
         if self.rewards is not None or "verdicts" in row:
             verdicts = _verdicts_in(_column(row, "verdicts", texts))
-        rewards, labels = [None] * len(texts), [None] * len(texts)
+        rewards: list[float | None] = [None] * len(texts)
+        labels: list[float | None] = [None] * len(texts)
         if self.rewards is None:
             rewards = _rewards_in(_column(row, "step_rewards", texts))
         elif self.rewards == "SE":
@@ -139,9 +137,10 @@ class Labelled:
             "question": question,
             "solution": solution if is_text(solution) else "\n".join(texts),
             "steps": texts,
-            "step_rewards": rewards
-            if by_reward
-            else [y if y is None else 2 * y - 1 for y in labels],
+            "step_rewards": [
+                reward if label is None else 2 * label - 1
+                for reward, label in zip(rewards, labels, strict=True)
+            ],
             "is_correct": is_correct,
             "ground_truth_answer": answer_in(answer),
         }

@@ -77,13 +77,7 @@ def near_groups(problems: Sequence[str]) -> list[int]:
 def first_of_groups(
     count: int, one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """For each of `count` nodes the first node of its group.
-
-    Args:
-        count: number of nodes.
-        one: ``(edges,)``, a node of each edge.
-        other: ``(edges,)``, the other node of each edge, which is in the same group.
-    """
+    """For each of `count` nodes the first node that edges from `one` to `other` join it to."""
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -147,18 +141,10 @@ def _near(
 
 
 class Leaks(NamedTuple):
-    """Solutions whose problems are in an evaluation set.
+    """Solutions whose problems are in an evaluation set."""
 
-    Args:
-        problems: as the solutions write them.
-        report: for ``data.json``: how many different ``problems`` leak, as a copy (``exact``) or
-            as a near duplicate (``near``), how many ``solutions`` that is, and the ``first`` ones:
-            the solution's source and id, the problem, the place it was found at, and the
-            similarity of the two in [0, 1].
-    """
-
-    problems: frozenset[str]
-    report: dict[str, Any]
+    problems: frozenset[str]  # as the solutions write them
+    report: dict[str, Any]  # for data.json
 
 
 def exclude(
@@ -191,6 +177,10 @@ def find_leaks(solutions: Sequence[Solution], held_out: Iterable[tuple[str, str]
         solutions: those that would train.
         held_out: problems as they are written, each with the place where it was found. All are
             compared after `normalise_problem`.
+
+    Returns:
+        The report says how many different ``problems`` leak, as a copy (``exact``) or as a near
+        duplicate (``near``), how many ``solutions`` that is, and names the ``first`` ones.
     """
     places: dict[str, str] = {}
     for problem, place in held_out:

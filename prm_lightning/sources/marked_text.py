@@ -245,7 +245,8 @@ def find_first_step(pieces: Sequence[str], question_end: str = "") -> tuple[str,
 
 def _read_labels(pieces: Sequence[str], label: str) -> list[float | None]:
     """What is in `label` in place of the marks between the pieces."""
-    labels, at = [], 0
+    labels: list[float | None] = []
+    at = 0
     for piece in pieces[:-1]:
         sign = _SIGN.match(label, at + len(piece)) if label.startswith(piece, at) else None
         if not sign or not sign[0]:
@@ -261,7 +262,8 @@ def _read_labels(pieces: Sequence[str], label: str) -> list[float | None]:
 def _read_turns(row: dict[str, Any]) -> tuple[list[str], list[float | None]]:
     """What the user says, and the label that each is answered with."""
     column = "conversations" if "conversations" in row else "messages"
-    roles, texts = [], []
+    roles: list[str] = []
+    texts: list[str] = []
     for number, turn in enumerate(list_in(row[column], column)):
         fields = mapping_in(turn, f"{column}[{number}]")
         role = fields.get("role", fields.get("from"))

@@ -299,12 +299,8 @@ def _read_source(
 def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
     """Shape of a list of solutions, for ``data.json``.
 
-    Returns:
-        Counts of ``solutions``, distinct ``problems`` (normalised), ``steps`` and
-        ``supervised_steps``, of these the ``correct_steps`` and ``wrong_steps`` (label < 0.5);
-        ``wrong_share``, None without any; ``all_correct_solutions``, whose every step is labelled
-        correct; quantiles by nearest rank, empty without solutions, of ``steps_per_solution`` and
-        of ``characters_per_solution``, problem included.
+    Problems are counted after normalisation, wrong are steps with a label below 0.5, and
+    quantiles, by nearest rank, are empty without solutions.
     """
     supervised = [step for solution in solutions for _, step in supervised_steps(solution)]
     wrong = sum(map(is_wrong, supervised))

@@ -13,7 +13,7 @@ from typing import Any
 from prm_lightning.answers import extract_answer, same_answer
 from prm_lightning.files import digest
 from prm_lightning.sources.fields import flag_in, problem_in, show, unexpected
-from prm_lightning.sources.rows import RowError, read_rows
+from prm_lightning.sources.rows import RowError, name_of, parse_rows, read_rows
 from prm_lightning.text import cut_chat_markup, normalise_problem
 from prm_lightning.types import Dropped
 
@@ -55,22 +55,17 @@ def read_problems(path: str, limit: int | None = None) -> Iterator[Problem | Dro
         ValueError: the data set is empty, or none of its rows is a problem.
     """
     seen: set[str] = set()
-    last: Dropped | None = None
-    for row in read_rows(path):
-        if limit is not None and len(seen) >= limit:
-            return
-        found: Problem | Dropped
-        try:
-            found = row if isinstance(row, Dropped) else _problem_of(row.filled, seen)
-        except RowError as error:
-            found = Dropped(row.place, error.reason, f"{row.place}: {error.message}")
-        if isinstance(found, Dropped):
-            last = found
-        else:
-            seen.add(found.id)
+    columns = [(column,) for column in QUESTION_COLUMNS]
+    count, last = 0, ""
+    rows = read_rows(path)
+    for found in parse_rows(rows, lambda row, _: [_problem_of(row, seen)], name_of(path), columns):
         yield found
-    if last is not None and not seen:
-        raise ValueError(f"problems: no row of {path} is a problem with an answer ({last.message})")
+        count += isinstance(found, Problem)
+        last = last if isinstance(found, Problem) else found.message
+        if count == limit:
+            return
+    if not count:
+        raise ValueError(f"problems: no row of {path} is a problem with an answer ({last})")
 
 
 def read_questions(path: str) -> Iterator[tuple[str, str]]:
@@ -120,6 +115,7 @@ def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
     if is_correct and predicted is not None and not same_answer(stated, str(predicted)):
         reason = "flagged correct with another answer"
         raise unexpected(reason, "predicted_answer", predicted, show(stated))
+    seen.add(key)
     return Problem(key, question, stated)
 
 

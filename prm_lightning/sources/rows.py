@@ -39,12 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """One raw row.
-
-    Args:
-        place: for a person, such as ``train.jsonl:12`` (lines count from 1).
-        values: its columns.
-    """
+    """One raw row, and its place for a person, such as ``train.jsonl:12`` (lines count from 1)."""
 
     place: str
     values: dict[str, Any]
@@ -253,13 +248,7 @@ def files_of_split(folder: str, split: str = "train") -> list[str]:
 def read_row_groups(
     file: Path, groups: list[int] | None = None, first: int = 0
 ) -> Iterator[Row | Dropped]:
-    """The rows of some row groups of a Parquet file, or of all.
-
-    Args:
-        file: to read.
-        groups: their indices; None is all.
-        first: index of their first row in the file.
-    """
+    """The rows of some row groups of a Parquet file, or of all, counted from `first`."""
     import pyarrow
     import pyarrow.parquet
 
@@ -365,11 +354,7 @@ def parse_rows(
 ) -> Iterator[T | Dropped]:
     """Yield what each row holds; a row that `parse` refuses with a `RowError` is `Dropped`.
 
-    Args:
-        rows: as `read_rows` gives them.
-        parse: takes a row's columns that are not null, and its id, ``name:row index``.
-        name: of the source.
-        layouts: the columns needed, in one way or several.
+    `parse` takes the columns of a row that are not null, and its id, ``name:row index``.
 
     Raises:
         ValueError: no row has the columns of any of the layouts.
@@ -401,4 +386,6 @@ def require_columns(row: dict[str, Any], layouts: Sequence[Columns]) -> None:
     missing = [[column for column in layout if column not in row] for layout in layouts]
     if missing and all(missing):
         found = ascii(", ".join(row))[1:-1][:200] or "(none)"
-        raise RowError("missing column", f"no {', '.join(min(missing, key=len))} among {found}.")
+        raise RowError(
+            "missing column", f"no {', '.join(sorted(missing, key=len)[0])} among {found}."
+        )

@@ -146,9 +146,7 @@ def balance(solutions: Sequence[Solution], how: Balance, seed: int) -> list[Solu
 def _lead_groups(pairs: set[tuple[str, str]], seed: int) -> dict[str, str]:
     """For each split key the one of its group whose hash is smallest.
 
-    Args:
-        pairs: split keys, each with a normalised problem that it has solutions of.
-        seed: seed of the hash.
+    `pairs` are split keys, each with a normalised problem that it has solutions of.
     """
     import numpy as np
 
