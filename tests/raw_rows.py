@@ -1,9 +1,20 @@
 """Rows of every layout, for tests: writing them to files, and reading them back with a source."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from prm_lightning.types import Dropped, Solution
+
+
+@dataclass
+class Fixed:
+    """A source of the rows it is given."""
+
+    rows: list
+
+    def read(self):
+        yield from self.rows
 
 
 def write_lines(path: Path, *rows) -> str:

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
 from conftest import dev_data
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_rows import Fixed, labels, texts
 
 from prm_lightning.quantities import NUMBER, failed_equations
 from prm_lightning.sources import Gsm8k
@@ -26,30 +26,12 @@ TEXTS = (
 )
 
 
-@dataclass
-class Fixed:
-    """A source of the rows it is given."""
-
-    rows: list
-
-    def read(self):
-        yield from self.rows
-
-
 def right(*texts, problem=PROBLEM, id="a"):
     return Solution(problem, tuple(Step(t, 1.0) for t in texts), "s", id)
 
 
 def broken(*solutions, **options):
     return list(Corrupted(Fixed(list(solutions)), right=False, **options).read())
-
-
-def labels(solution):
-    return [step.label for step in solution.steps]
-
-
-def texts(solution):
-    return [step.text for step in solution.steps]
 
 
 def kind(solution):

@@ -1,26 +1,17 @@
 """Several sources in one list: names, ids, counts, fingerprint, and the YAML that builds them."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from conftest import dev_data
 from jsonargparse import ArgumentParser
+from raw_rows import Fixed
 
 from prm_lightning.sources.mixture import SourceSpec, describe, fingerprint, read_mixture
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.synthetic import Synthetic
 from prm_lightning.types import Dropped, Solution, Step
-
-
-@dataclass
-class Fixed:
-    """A source of the rows it is given."""
-
-    rows: list
-
-    def read(self):
-        yield from self.rows
 
 
 def solution(*labels, id="", source="fixed", problem="p"):

@@ -64,12 +64,9 @@ def test_a_verdict_alone_becomes_a_label_and_an_unknown_step_weighs_nothing():
     assert settled(solution(Step("s", label=0.75, weight=2.0, verdict="correct"))) == [(0.75, 2.0)]
 
 
-def test_steps_after_the_first_wrong_label_are_masked():
+def test_the_mask_looks_at_verdicts_and_never_at_rewards():
     weights = [w for _, w in settled(labelled(1, 0.5, 0.49, 1, 0), after_first_error="mask")]
     assert weights == [1, 1, 1, 0, 0]
-
-
-def test_the_mask_looks_at_verdicts_and_never_at_rewards():
     verdicts = ["correct", "unsure", "incorrect", "correct"]
     steps = judged(verdicts, he_rewards(verdicts, False))
     assert settled(steps, after_first_error="mask") == [
