@@ -23,7 +23,6 @@ from prm_lightning.searching.search import (
 from prm_lightning.types import Completion, Sampling, Unscorable
 
 PROBLEM = "Which way?"
-FOUR, BEAM = SearchSettings(n=4), SearchSettings(n=4, width=2)
 
 
 def completed(text, sampling, ended=None):
@@ -35,7 +34,7 @@ def completed(text, sampling, ended=None):
 
 
 class Script:
-    """Goes on with a text by the lines given for its last step, in turn.
+    """Continues a text by the lines given for its last step, in turn.
 
     Args:
         lines: by last step ("" in the beginning) what may follow; a line in "." ends by its own
@@ -82,42 +81,50 @@ class Table:
 
 
 class Stepwise:
-    """The same, for next steps alone."""
+    """The same, for next steps alone; a state is the steps so far."""
 
     name = "stepwise"
 
     def __init__(self, table):
         self.table = table
-        self.read = Counter()
+        self.read = 0
 
     def start(self, problem):
         return ()
 
     def extend_all(self, beams):
-        found = []
-        for state, steps in beams:
-            for step in steps:
-                self.read[(*state, step)] += 1
-            scores = self.table.score("", [[step] for step in steps])
-            found.append(([(*state, step) for step in steps], [score for (score,) in scores]))
-        return found
+        self.read += sum(len(steps) for _, steps in beams)
+        return [
+            (
+                [(*state, step) for step in steps],
+                [score for (score,) in self.table.score("", [[step] for step in steps])],
+            )
+            for state, steps in beams
+        ]
 
     def keep(self, states):
         pass
 
 
-def finals(result):
-    return [(candidate.steps, candidate.ended) for candidate in result.finals]
+def searched(lines, scores=None, method=beam_search, **asked):
+    """What a method finds by a script, with the scores of a table, or with a scorer."""
+    script = lines if isinstance(lines, Script) else Script(lines)
+    scorer = scores if hasattr(scores, "name") else Table(scores or {})
+    return method(PROBLEM, script, scorer, SearchSettings(**asked))
+
+
+def ends(candidates):
+    return [(candidate.steps, candidate.ended) for candidate in candidates]
 
 
 # -- best of n and votes ---------------------------------------------------------------------
 
 SAMPLES = {"": ["So it is 7.", "Hence 8.", "It must be 7.", "We get 9."]}
-JUDGED = Table({"So it is 7": 0.2, "Hence 8": 0.9, "It must be 7": 0.3, "We get 9": 0.8})
+JUDGED = {"So it is 7": 0.2, "Hence 8": 0.9, "It must be 7": 0.3, "We get 9": 0.8}
 
 
 def test_majority_is_wrong_and_the_best_score_right():
-    result = best_of_n(PROBLEM, Script(SAMPLES), JUDGED, FOUR)
+    result = searched(SAMPLES, JUDGED, best_of_n, n=4)
     assert [c.answer for c in result.candidates] == ["7", "8", "7", "9"]
     assert [c.score for c in result.candidates] == [0.2, 0.9, 0.3, 0.8]
     assert (result.chosen, result.answer) == (1, "8")
@@ -129,92 +136,77 @@ def test_majority_is_wrong_and_the_best_score_right():
     ("scores", "answer"), [((0.5, 0.8, 0.4, 0.1), "7"), ((0.1, 0.8, 0.2, 0.1), "8")]
 )
 def test_weighted_majority_sums_the_scores_of_an_answer(scores, answer):
-    texts = [text.removesuffix(".") for text in SAMPLES[""]]
-    table = Table(dict(zip(texts, scores, strict=True)))
-    result = weighted_majority(PROBLEM, Script(SAMPLES), table, FOUR)
+    result = searched(SAMPLES, dict(zip(JUDGED, scores, strict=True)), weighted_majority, n=4)
     assert result.answer == answer
     best = max(c.score for c in result.candidates if c.answer == answer)
     assert result.candidates[result.chosen].score == best
 
 
-def test_of_equal_scores_the_first_is_taken():
-    script = Script({"": ["It is 3.", "It is 4."]})
+@pytest.mark.parametrize(
+    ("texts", "scores", "chosen", "answer"),
+    [
+        (["It is 3.", "It is 4."], {}, 0, "3"),  # of equal scores the first
+        (["No idea.", "It is 4."], {"No idea": 0.9}, 1, "4"),  # those with an answer first
+        (["Hm.", "No idea."], {"No idea": 0.9}, 1, None),
+    ],
+)
+def test_what_is_chosen_of_equals_and_without_answers(texts, scores, chosen, answer):
     for method in (best_of_n, weighted_majority):
-        assert method(PROBLEM, script, Table({}), SearchSettings(n=2)).chosen == 0
-
-
-def test_a_solution_with_an_answer_comes_before_any_without():
-    script = Script({"": ["No idea.", "It is 4."]})
-    result = best_of_n(PROBLEM, script, Table({"No idea": 0.9}), SearchSettings(n=2))
-    assert result.answer == "4"
-    script = Script({"": ["Hm.", "No idea."]})
-    none = best_of_n(PROBLEM, script, Table({"No idea": 0.9}), SearchSettings(n=2))
-    assert (none.chosen, none.answer) == (1, None)
+        result = searched({"": texts}, scores, method, n=2)
+        assert (result.chosen, result.answer) == (chosen, answer)
 
 
 @pytest.mark.parametrize(("how", "chosen"), [("min", 1), ("last", 0), ("mean", 1), ("prod", 1)])
 def test_the_aggregation_decides(how, chosen):
-    script = Script({"": ["a\n\nSo 1.", "b\n\nSo 2."]})
+    lines = {"": ["a\n\nSo 1.", "b\n\nSo 2."]}
     table = Table({"a": 0.2, "So 1": 0.9, "b": 0.8, "So 2": 0.8})
-    asked = SearchSettings(n=2, aggregation=how)
-    assert best_of_n(PROBLEM, script, table, asked).chosen == chosen
+    assert searched(lines, table, best_of_n, n=2, aggregation=how).chosen == chosen
     table.aggregation = how  # what a scorer says of itself counts if nothing else is said
-    assert best_of_n(PROBLEM, script, table, SearchSettings(n=2)).chosen == chosen
+    assert searched(lines, table, best_of_n, n=2).chosen == chosen
 
 
 def test_what_the_scorer_refuses_has_no_score_and_harms_no_other():
     for how in (best_of_n, weighted_majority):
-        result = how(
-            PROBLEM, Script(SAMPLES), Table(JUDGED.scores, ["Hence 8"]), SearchSettings(n=4)
-        )
+        result = searched(SAMPLES, Table(JUDGED, ["Hence 8"]), how, n=4)
         refused = result.candidates[1]
         assert (refused.score, refused.scores, refused.note) == (None, (), "Hence 8 is too long")
         assert result.answer == "9"
-    every = best_of_n(PROBLEM, Script(SAMPLES), Table({}, JUDGED.scores), FOUR)
+    every = searched(SAMPLES, Table({}, JUDGED), best_of_n, n=4)
     assert (every.chosen, every.answer) == (None, None)
 
 
 def test_a_solution_that_was_cut_has_no_answer_but_a_stated_one():
-    script = Script({"": ["We add 3 and 4 and then", "The answer is 7. Now we add 5 more"]})
-    cut = SearchSettings(n=2, sampling=Sampling(max_tokens=5))
-    result = best_of_n(PROBLEM, script, Table({}), cut)
+    lines = {"": ["We add 3 and 4 and then", "The answer is 7. Now we add 5 more"]}
+    result = searched(lines, None, best_of_n, n=2, sampling=Sampling(max_tokens=5))
     assert [(c.answer, c.ended) for c in result.candidates] == [(None, "length"), ("7", "length")]
 
 
 def test_an_empty_solution_has_neither_score_nor_answer():
-    result = best_of_n(PROBLEM, Script({"": ["."]}), Table({}), SearchSettings(n=1))
-    (candidate,) = result.candidates
-    assert (candidate.steps, candidate.score, candidate.answer, candidate.ended) == (
-        (), None, None, "blank",
-    )  # fmt: skip
+    (candidate,) = searched({"": ["."]}, None, best_of_n, n=1).candidates
+    assert (candidate.steps, candidate.score, candidate.answer) == ((), None, None)
+    assert candidate.ended == "blank"
 
 
 # -- beams -----------------------------------------------------------------------------------
 
 # The better first step leads nowhere.
-TRAP = {
-    "": ["left", "right"],
-    "left": ["so 1.", "so 2."],
-    "right": ["so 3.", "so 4."],
-}
-TRAP_SCORES = Table(
-    {"left": 0.9, "right": 0.8, "so 1": 0.1, "so 2": 0.2, "so 3": 0.3, "so 4": 0.95}
-)
+TRAP = {"": ["left", "right"], "left": ["so 1.", "so 2."], "right": ["so 3.", "so 4."]}
+TRAPPED = {"left": 0.9, "right": 0.8, "so 1": 0.1, "so 2": 0.2, "so 3": 0.3, "so 4": 0.95}
 
 
 def test_greedy_falls_into_the_trap_and_a_beam_does_not():
-    greedy = beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, SearchSettings(n=2, width=2))
-    assert finals(greedy) == [(("left", "so 1"), "end"), (("left", "so 2"), "end")]
-    assert [(c.steps, c.ended) for c in greedy.candidates[2:]] == [(("right",), "pruned")]
+    greedy = searched(TRAP, TRAPPED, n=2, width=2)
+    assert ends(greedy.candidates) == [
+        (("left", "so 1"), "end"), (("left", "so 2"), "end"), (("right",), "pruned"),
+    ]  # fmt: skip
     assert greedy.answer == "2"
-    beam = beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, BEAM)
-    assert [steps for steps, _ in finals(beam)] == [
+    beam = searched(TRAP, TRAPPED, n=4, width=2)
+    assert [c.steps for c in beam.finals] == [
         ("left", "so 1"), ("left", "so 2"), ("right", "so 3"), ("right", "so 4"),
     ]  # fmt: skip
     chosen = beam.candidates[beam.chosen]
     assert (beam.answer, chosen.scores, chosen.score) == ("4", (0.8, 0.95), 0.8)
-    assert chosen.tokens == 1 + 2
-    assert beam.tokens == 4 + 4 * 2
+    assert (chosen.tokens, beam.tokens) == (1 + 2, 4 + 4 * 2)
 
 
 def test_dvts_keeps_a_subtree_that_a_beam_drops():
@@ -223,23 +215,21 @@ def test_dvts_keeps_a_subtree_that_a_beam_drops():
         "": ["good", "fine", "poor", "bad"],
         "good": ["so 1.", "so 2."], "fine": ["so 3.", "so 4."], "poor": ["so 5.", "so 6."],
     }  # fmt: skip
-    table = Table({"good": 0.9, "fine": 0.8, "poor": 0.4, "bad": 0.3, "so 5": 0.99, "so 3": 0.6})
-    asked = SearchSettings(n=4, width=2, aggregation="last")
-    beam = beam_search(PROBLEM, Script(lines), table, asked)
-    assert {steps[0] for steps, _ in finals(beam)} == {"good", "fine"}
-    assert beam.answer == "3"
-    dvts = diverse_beam_search(PROBLEM, Script(lines), table, asked)
-    assert [steps[0] for steps, _ in finals(dvts)] == ["good", "good", "poor", "poor"]
-    assert dvts.answer == "5"
+    scores = {"good": 0.9, "fine": 0.8, "poor": 0.4, "bad": 0.3, "so 5": 0.99, "so 3": 0.6}
+    beam, dvts = (
+        searched(lines, scores, method, n=4, width=2, aggregation="last")
+        for method in (beam_search, diverse_beam_search)
+    )
+    assert {c.steps[0] for c in beam.finals} == {"good", "fine"}
+    assert [c.steps[0] for c in dvts.finals] == ["good", "good", "poor", "poor"]
+    assert (beam.answer, dvts.answer) == ("3", "5")
     assert dvts.tokens == beam.tokens == 4 + 4 * 2
 
 
-def test_all_beams_share_a_call_and_go_on_from_their_own_text():
+def test_all_beams_share_a_call_and_each_continues_its_own_text():
     script = Script(TRAP)
-    asked = SearchSettings(
-        n=4, width=2, sampling=Sampling(n=9, temperature=0.3, stop=("x",), seed=5)
-    )
-    beam_search(PROBLEM, script, TRAP_SCORES, asked)
+    sampling = Sampling(n=9, temperature=0.3, stop=("x",), seed=5)
+    searched(script, TRAPPED, n=4, width=2, sampling=sampling)
     assert [[p.begun for p in prompts] for prompts, _ in script.asked] == [
         [""] * 4, ["left\n\n", "left\n\n", "right\n\n", "right\n\n"],
     ]  # fmt: skip
@@ -250,12 +240,10 @@ def test_all_beams_share_a_call_and_go_on_from_their_own_text():
 
 def test_copies_of_a_step_do_not_fill_the_beam():
     lines = {"": ["left", "left", " left ", "right"], "left": ["so 1."], "right": ["so 4."]}
-    result = beam_search(PROBLEM, Script(lines), TRAP_SCORES, BEAM)
-    assert [steps for steps, _ in finals(result)] == [("left", "so 1")] * 2 + [
-        ("right", "so 4")
-    ] * 2
-    dropped = [(c.steps, c.ended) for c in result.candidates[4:]]
-    assert dropped == [(("left",), "duplicate")] * 2
+    result = searched(lines, TRAPPED, n=4, width=2)
+    found = [("left", "so 1")] * 2 + [("right", "so 4")] * 2
+    assert [c.steps for c in result.finals] == found
+    assert ends(result.candidates[4:]) == [(("left",), "duplicate")] * 2
 
 
 def test_a_finished_solution_keeps_its_place_and_the_others_share_what_is_left():
@@ -263,10 +251,10 @@ def test_a_finished_solution_keeps_its_place_and_the_others_share_what_is_left()
         "": ["quick 9.", "left", "right", "up"],
         "left": ["so 1.", "on"], "right": ["so 3."], "on": ["so 5.", "so 6."],
     }  # fmt: skip
-    table = Table({"quick 9": 0.3, "left": 0.9, "right": 0.8, "up": 0.1, "so 1": 0.2, "so 3": 0.4})
-    result = beam_search(PROBLEM, Script(lines), table, BEAM)
+    scores = {"quick 9": 0.3, "left": 0.9, "right": 0.8, "up": 0.1, "so 1": 0.2, "so 3": 0.4}
+    result = searched(lines, scores, n=4, width=2)
     # Three places are left: two continuations of `left`, one of `right`; then one of `on`.
-    assert finals(result) == [
+    assert ends(result.finals) == [
         (("quick 9",), "end"), (("left", "so 1"), "end"), (("right", "so 3"), "end"),
         (("left", "on", "so 5"), "end"),
     ]  # fmt: skip
@@ -279,7 +267,7 @@ def test_a_stated_answer_ends_a_solution_and_a_title_does_not():
         "": ["#### Step 1: count", "#### 18", "**Answer: 5**"],
         "#### Step 1: count": [r"The answer is $\boxed{4}$"],
     }
-    result = beam_search(PROBLEM, Script(lines), Table({}), SearchSettings(n=3, width=1))
+    result = searched(lines, n=3, width=1)
     assert [(len(c.steps), c.answer, c.ended) for c in result.finals] == [
         (1, "18", "answer"), (1, "5", "answer"), (2, "4", "answer"),
     ]  # fmt: skip
@@ -287,8 +275,7 @@ def test_a_stated_answer_ends_a_solution_and_a_title_does_not():
 
 @pytest.mark.parametrize(("last", "ended"), [(".", "end"), ("", "blank")])
 def test_a_solution_that_nothing_is_added_to_is_finished_as_it_is(last, ended):
-    script = Script({"": ["It is 5"], "It is 5": [last]})
-    result = beam_search(PROBLEM, script, Table({"It is 5": 0.7}), SearchSettings(n=1, width=1))
+    result = searched({"": ["It is 5"], "It is 5": [last]}, {"It is 5": 0.7}, n=1, width=1)
     (candidate,) = result.candidates
     assert (candidate.steps, candidate.ended) == (("It is 5",), ended)
     assert (candidate.answer, candidate.score) == ("5", 0.7)
@@ -296,35 +283,32 @@ def test_a_solution_that_nothing_is_added_to_is_finished_as_it_is(last, ended):
 
 def test_the_bound_on_steps_cuts_what_is_not_finished():
     script = Script({"": ["at 1", "at 2"], "at 1": ["at 1", "at 2"], "at 2": ["at 1"]})
-    result = beam_search(PROBLEM, script, Table({}), SearchSettings(n=2, width=1, steps=3))
-    assert [(len(steps), ended) for steps, ended in finals(result)] == [(3, "steps")] * 2
+    result = searched(script, n=2, width=1, steps=3)
+    assert [(len(c.steps), c.ended) for c in result.finals] == [(3, "steps")] * 2
     assert result.answer is None
     assert len(script.asked) == 3
 
 
 def test_a_step_that_is_cut_ends_its_solution():
-    script = Script({"": ["one two three four", "so 4."]})
-    cut = SearchSettings(n=2, width=1, sampling=Sampling(max_tokens=3))
-    assert finals(beam_search(PROBLEM, script, Table({}), cut)) == [
-        (("one two three",), "length"), (("so 4",), "end"),
-    ]  # fmt: skip
+    lines = {"": ["one two three four", "so 4."]}
+    result = searched(lines, n=2, width=1, sampling=Sampling(max_tokens=3))
+    assert ends(result.finals) == [(("one two three",), "length"), (("so 4",), "end")]
 
 
-def test_a_beam_that_the_scorer_refuses_ends_and_the_others_go_on():
-    table = Table(TRAP_SCORES.scores, ["left"])
+def test_a_beam_that_the_scorer_refuses_ends_and_the_others_grow():
+    table = Table(TRAPPED, ["left"])
     for scorer in (table, Stepwise(table)):
-        result = beam_search(PROBLEM, Script(TRAP), scorer, BEAM)
+        result = searched(TRAP, scorer, n=4, width=2)
         refused = [c for c in result.finals if c.ended == "unscorable"]
-        assert [(c.steps, c.score, c.note) for c in refused] == [
-            (("left",), None, "left is too long")
-        ] * 2
+        said = [(c.steps, c.score, c.note) for c in refused]
+        assert said == [(("left",), None, "left is too long")] * 2
         assert result.answer == "4"
 
 
 @pytest.mark.parametrize("method", [beam_search, diverse_beam_search])
 def test_a_width_that_does_not_divide_n_is_refused(method):
     with pytest.raises(ValueError, match="n=6 is not divisible by width=4"):
-        method(PROBLEM, Script({}), Table({}), SearchSettings(n=6))
+        searched({}, None, method, n=6)
 
 
 @pytest.mark.parametrize(
@@ -344,18 +328,10 @@ class Babble:
     name = "babble"
     STEPS = ("She has 3 apples.", "So 2 + 3 = 5.", "Then 5.", "", "Now she buys 2 more of them.")
 
-    def __init__(self, steps=STEPS):
-        self.steps = steps
-
     def generate(self, prompts, sampling):
         rng = random.Random(f"{sampling.seed}")
-        found = []
-        for _ in prompts:
-            ended = rng.choice([None, None, None, "end"])
-            found.append([
-                completed(rng.choice(self.steps), sampling, ended) for _ in range(sampling.n)
-            ])  # fmt: skip
-        return found
+        ended = [rng.choice([None, None, None, "end"]) for _ in prompts]
+        return [[completed(rng.choice(self.STEPS), sampling, e)] for e in ended]
 
 
 @pytest.fixture(scope="module", params=["chat", "guide"])
@@ -379,11 +355,9 @@ def test_reading_steps_once_gives_what_reading_again_gives(prm, method, seed):
 
 
 def test_a_stepwise_scorer_reads_no_step_twice():
-    scorer = Stepwise(TRAP_SCORES)
-    result = beam_search(PROBLEM, Script(TRAP), scorer, BEAM)
-    assert result == beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, BEAM)
-    # A step per continuation written, and nothing again.
-    assert scorer.read.total() == 4 + 4
+    scorer = Stepwise(Table(TRAPPED))
+    assert searched(TRAP, scorer, n=4, width=2) == searched(TRAP, TRAPPED, n=4, width=2)
+    assert scorer.read == 4 + 4  # a step per continuation written, and nothing again
 
 
 # -- budgets ---------------------------------------------------------------------------------
@@ -416,8 +390,8 @@ def test_the_budget_is_never_exceeded_and_nothing_is_cut_before_it_is_spent(
 
 def test_the_last_tokens_of_a_budget_are_used():
     words = Script({"": ["one two three four five six."]})
-    asked = SearchSettings(n=5, sampling=Sampling(max_tokens=10), token_budget=15)
-    result = best_of_n(PROBLEM, words, Table({}), asked)
+    limits = {"n": 5, "sampling": Sampling(max_tokens=10), "token_budget": 15}
+    result = searched(words, None, best_of_n, **limits)
     assert [(c.tokens, c.ended) for c in result.candidates] == [
         (6, "end"), (6, "end"), (3, "budget"),
     ]  # fmt: skip
@@ -426,13 +400,12 @@ def test_the_last_tokens_of_a_budget_are_used():
 
 
 def test_a_beam_without_continuations_is_not_lost_when_the_budget_ends():
-    asked = SearchSettings(n=4, width=2, sampling=Sampling(max_tokens=2), token_budget=4 + 3)
-    result = beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, asked)
-    assert finals(result) == [
+    limits = {"n": 4, "width": 2, "sampling": Sampling(max_tokens=2)}
+    result = searched(TRAP, TRAPPED, token_budget=4 + 3, **limits)
+    assert ends(result.finals) == [
         (("left", "so 1"), "end"), (("left", "so"), "budget"), (("right",), "budget"),
     ]  # fmt: skip
-    whole = SearchSettings(n=4, width=2, sampling=Sampling(max_tokens=2), token_budget=4)
-    kept = beam_search(PROBLEM, Script(TRAP), TRAP_SCORES, whole)
+    kept = searched(TRAP, TRAPPED, token_budget=4, **limits)
     assert [c.ended for c in kept.candidates] == ["budget"] * 4  # nothing is pruned for nothing
 
 
