@@ -60,10 +60,7 @@ def map_on_ray(
     if workers is not None and workers > places:
         raise ValueError(f"score: --workers is {workers}, but the cluster has room for {places}.")
     remote = ray.remote(Worker).options(
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-        max_restarts=ATTEMPTS,
-        max_task_retries=ATTEMPTS,
+        num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=ATTEMPTS, max_task_retries=ATTEMPTS
     )
     actors: list[Any] = []
     waiting: deque[Any] = deque()

@@ -113,12 +113,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "step_end": "+",
         "aggregation": "mean",
     },
-    "skywork": {
-        "layout": "pieces",
-        "head": "value",
-        "prompt": "{problem}\n",
-        "step_end": "\n",
-    },
+    "skywork": {"layout": "pieces", "head": "value", "prompt": "{problem}\n", "step_end": "\n"},
 }
 _OF_H4 = FAMILIES["trl"] | {"step_end": "\n\n"}
 KNOWN: dict[str, dict[str, Any]] = {

@@ -103,10 +103,7 @@ class SearchResult:
 
 
 def best_of_n(
-    problem: str,
-    generator: Generator,
-    scorer: Scorer,
-    settings: SearchSettings = DEFAULTS,
+    problem: str, generator: Generator, scorer: Scorer, settings: SearchSettings = DEFAULTS
 ) -> SearchResult:
     """Write n solutions and choose the one with the highest score.
 
@@ -131,10 +128,7 @@ def best_of_n(
 
 
 def weighted_majority(
-    problem: str,
-    generator: Generator,
-    scorer: Scorer,
-    settings: SearchSettings = DEFAULTS,
+    problem: str, generator: Generator, scorer: Scorer, settings: SearchSettings = DEFAULTS
 ) -> SearchResult:
     """Write n solutions and choose the answer whose solutions have the highest sum of scores.
 

@@ -206,14 +206,13 @@ def _load(options: SearchOptions) -> tuple[Any, Generator]:
     """The scorer, one on top of it that reads each step once if that helps, and the generator."""
     from prm_lightning.generation.local import LocalGenerator
     from prm_lightning.generation.server import ServerGenerator
-    from prm_lightning.modeling.step_model import StepModel
     from prm_lightning.scoring.incremental import IncrementalScorer
     from prm_lightning.scoring.scorers import load_scorer
 
     trusted = options.trust_remote_code
     scorer: Any = load_scorer(options.model, options.device, trust_remote_code=trusted)
-    is_sdpa = isinstance(scorer, StepModel) and scorer.backbone.config.attention == "sdpa"
-    if options.is_stepwise and is_sdpa:
+    backbone = getattr(scorer, "backbone", None)  # none of a server
+    if options.is_stepwise and backbone is not None and backbone.config.attention == "sdpa":
         scorer = IncrementalScorer(scorer)
     instruction = INSTRUCTION if options.instruction is None else options.instruction
     if not options.generator.startswith(("http://", "https://")):
