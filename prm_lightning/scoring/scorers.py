@@ -131,7 +131,7 @@ def _load_server(model: str, trust_remote_code: bool) -> ServerScorer:
             f"request does not name it. Add its name on that server: {whole}?model=prm#{folder}."
         )
     correct = find_correct_label(public, read_config(path))
-    tokens = make_encoder(load_tokenizer(str(path)), public)
+    tokens = make_encoder(load_tokenizer(str(path), None, trust_remote_code), public)
     return ServerScorer(url, tokens, name, served, correct, public.aggregation, public.threshold)
 
 

@@ -62,8 +62,7 @@ class SearchSettings:
                 "and a separator that is not empty."
             )
 
-    @property
-    def trees(self) -> int:
+    def count_trees(self) -> int:
         """How many trees of `width` places hold `n`; a ValueError if `width` does not divide it."""
         if self.n % self.width:
             raise ValueError(
@@ -171,7 +170,7 @@ def beam_search(
         ValueError: `width` does not divide `n`; otherwise as `best_of_n`.
         OSError: as `best_of_n`.
     """
-    assert settings.trees
+    settings.count_trees()
     return _guided(problem, generator, scorer, settings, [settings.n])
 
 
@@ -189,7 +188,7 @@ def diverse_beam_search(
     Source: Beeching et al. 2024, "Scaling test-time compute with open models", Hugging Face: N / M
     independent subtrees of width M.
     """
-    return _guided(problem, generator, scorer, settings, [settings.width] * settings.trees)
+    return _guided(problem, generator, scorer, settings, [settings.width] * settings.count_trees())
 
 
 METHODS: dict[Method, Callable[[str, Generator, Any, SearchSettings], SearchResult]] = {

@@ -143,7 +143,7 @@ def main(args: Sequence[str]) -> None:
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"search: --limit is {options.limit}, expected 1 or more.")
     if options.is_stepwise:
-        assert options.settings.trees
+        options.settings.count_trees()
     results = options.results
     require_replaceable(results, overwrite=options.overwrite)
     found = list(read_problems(options.problems, options.limit))
