@@ -15,11 +15,14 @@ from prm_lightning.labelling.claude import (
     ApiError,
     Batch,
     connect,
+    cost,
+    load_prices,
     read_key,
+    require_served,
     scrub,
     scrub_logs,
+    worst_cost,
 )
-from prm_lightning.labelling.prices import cost, load_prices, require_served, worst_cost
 
 KEY = "sk-ant-api03-abcDEF_123-xyz"
 PARAMS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fake_claude import BATCH_FAULTS, TRANSIENT, FakeClaude, clumsy, label_in_child
 
-from prm_lightning.labelling.prices import cost, load_prices
+from prm_lightning.labelling.claude import cost, load_prices
 
 COUNT = 24
 SEEDS = range(8)

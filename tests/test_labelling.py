@@ -196,17 +196,6 @@ def test_bad_input_is_one_clear_line_and_costs_nothing(fake, args, said):
     assert fake.usages == []
 
 
-def test_an_interrupted_run_leaves_no_folder_and_goes_on(fake):
-    file = write(solution(i) for i in range(30))
-    with pytest.raises(ValueError, match="budget of"):
-        label("--solutions", file, "--budget", "0.08", "--yes")
-    assert not Path("data/prm_dataset_method1_SE").exists()
-    paid = len(fake.usages)
-    assert 0 < paid < 30
-    label("--solutions", file, *PAY)
-    assert len(fake.usages) == 30
-
-
 @pytest.mark.slow
 def test_the_key_is_nowhere(fake, monkeypatch, caplog):
     fake._faults["live"] = iter(["401"])

@@ -81,14 +81,10 @@ def compute_in_float32(prm: PRM) -> None:
 def write_weights(
     prm: PRM, place: Path, folder: Path, options: ExportOptions, record: Mapping[str, Any]
 ) -> None:
-    """Write the weights and the configuration of one format.
+    """Write the weights and the configuration of one format that can hold them.
 
-    Args:
-        prm: loaded from `place`; it cannot score any more afterwards.
-        place: its folder.
-        folder: to write into.
-        options: of a format that can hold it, see `require_format`.
-        record: how text becomes ids; it goes into config.json as ``prm``.
+    The model, loaded from `place`, cannot score any more afterwards. `record` says how text becomes
+    ids, and goes into config.json as ``prm``.
     """
     format = options.format
     if format == "adapter":
@@ -118,13 +114,8 @@ def merge(prm: PRM, folder: Path, into: MergeInto, dtype: ExportDtype) -> Any:
 
     A quantized base is dequantized first and the adapters are added then: adding them inside 4
     bits rounds them away, and the original weights are not those that the adapters were trained
-    on. The adapters are added in the base's dtype or a wider one, and the sum is rounded once.
-
-    Args:
-        prm: loaded from `folder`; it cannot score any more afterwards.
-        folder: with the adapters.
-        into: ``dequantized``, or ``original``: the weights as they were before quantization.
-        dtype: of the result.
+    on. The adapters, which are in `folder`, are added in the base's dtype or a wider one, and the
+    sum is rounded once.
 
     Returns:
         A `transformers` causal language model without adapters and quantization, on the CPU.

@@ -70,8 +70,11 @@ def import_public(
     with written_folder(target, overwrite=overwrite) as place:
         prm.save_pretrained(place, overwrite=True)
         written = PRM.from_pretrained(place, "cpu")
-        scores = [[m.score(problem, [s])[0] for problem, s in probes] for m in (scorer, written)]
-        parity = compare(*scores, written.threshold)
+        theirs, mine = (
+            [model.score(problem, [steps])[0] for problem, steps in probes]
+            for model in (scorer, written)
+        )
+        parity = compare(theirs, mine, written.threshold)
         if not different:
             require_parity(parity, dtype == "float32", tolerance, "import")
         record = {

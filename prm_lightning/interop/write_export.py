@@ -11,8 +11,8 @@ from typing import Any, Literal
 from prm_lightning.files import require_replaceable, write_json, written_folder
 from prm_lightning.interop import MODEL_FILES
 from prm_lightning.interop.card import Encoding, read_encoding, scoring_code, write_card
+from prm_lightning.interop.formats import ExportOptions as ExportOptions
 from prm_lightning.interop.formats import (
-    ExportOptions,
     compute_in_float32,
     require_format,
     write_weights,

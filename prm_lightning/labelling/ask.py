@@ -17,9 +17,14 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from prm_lightning.labelling.claude import ApiError, Claude
+from prm_lightning.labelling.claude import (
+    ApiError,
+    Claude,
+    Price,
+    cost,
+    worst_cost,
+)
 from prm_lightning.labelling.journal import Journal
-from prm_lightning.labelling.prices import Price, cost, worst_cost
 from prm_lightning.labelling.prompts import Answer, Request, follow_up, read_answer
 
 Requests = Callable[[], Iterable[Request]]  # all requests anew at each call, answered ones included

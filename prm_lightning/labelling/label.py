@@ -14,10 +14,18 @@ from typing import Any
 from prm_lightning.command import run_verb
 from prm_lightning.files import written_folder
 from prm_lightning.labelling.ask import Asker, Requests
-from prm_lightning.labelling.claude import connect, read_key, scrub_logs
+from prm_lightning.labelling.claude import (
+    Price,
+    connect,
+    cost,
+    load_prices,
+    read_key,
+    require_served,
+    scrub_logs,
+    worst_cost,
+)
 from prm_lightning.labelling.journal import open_journal
 from prm_lightning.labelling.options import LabelOptions
-from prm_lightning.labelling.prices import Price, cost, load_prices, require_served, worst_cost
 from prm_lightning.labelling.prompts import JUDGE, JUDGED, VERSIONS, Request, writer_requests
 from prm_lightning.labelling.solutions import READY, Candidate
 from prm_lightning.labelling.stages import Run, load_candidates
@@ -83,9 +91,10 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
             progress=bar.advance,
         )
         run = Run(options, asker, bar)
-        if options.dry_run:
-            return _dry_run(run)
-        return write_folder(run)
+        if not options.dry_run:
+            return write_folder(run)
+        _dry_run(run)
+        return None
 
 
 # Before money is spent ---------------------------------------------------------------------

@@ -200,7 +200,8 @@ class Run:
             prompts = [Prompt(problem["question"]) for problem in chunk]
             written = complete(self.generator, prompts, self.sampling)
             for problem, completions in zip(chunk, written, strict=True):
-                for completion in completions or [None] * each:
+                for k in range(each):
+                    completion = completions[k] if completions else None
                     yield asdict(from_completion(problem, completion, self.generator.name))
 
         self.bar.stage("writing", len(problems) * each)
