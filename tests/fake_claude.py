@@ -252,7 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
             fake.calls += 1
             if fake.remember:
                 fake.headers.append(dict(self.headers))
-        if self.path.startswith("/v1/messages/batches"):
+        if self.path.startswith("/v1/messages/count_tokens"):
+            self.reply(200, {"input_tokens": len(json.dumps(body)) // 4})
+        elif self.path.startswith("/v1/messages/batches"):
             self.create_batch(body)
         elif body["model"] in fake.retired:
             self.error(404, "not_found_error", f"model: {body['model']}")

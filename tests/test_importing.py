@@ -1,16 +1,20 @@
 """Imported models score as the public ones they come from, or are refused."""
 
 import json
+import math
 import shutil
 
 import pytest
 import torch
 import yaml
 from conftest import tiny_config
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prm_lightning.interop.export import export
 from prm_lightning.interop.formats import ExportOptions, write_weights
+from prm_lightning.interop.from_public import moved_threshold, shift_of
 from prm_lightning.interop.importing import main
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import load_scorer
@@ -195,6 +199,26 @@ def test_a_bias_is_exported_and_comes_back(biased, tmp_path, format, head, bias)
     assert again.head.bias is None or again.head.bias.tolist() == pytest.approx(bias)
 
 
+def test_a_bias_is_dropped_with_the_threshold(biased, tmp_path, capsys):
+    prm = run(biased, tmp_path / "ours", "--bias", "drop")
+    assert "BIAS of +0.3 log-odds dropped" in capsys.readouterr().out
+    assert prm.threshold == pytest.approx(1 / (1 + math.exp(0.3)))
+    scorer = load_scorer(str(manifest(tmp_path, biased, like="trl")))
+    for ours, theirs in zip(
+        prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS), strict=True
+    ):
+        shifted = torch.logit(torch.tensor(ours, dtype=torch.float64)) + 0.3
+        assert shifted.sigmoid().tolist() == pytest.approx(theirs, abs=1e-6)
+
+
+@given(p=st.floats(0.001, 0.999), threshold=st.floats(0.01, 0.99), bias=st.floats(-3, 3))
+def test_the_moved_threshold_flags_the_same_steps(p, threshold, bias):
+    assume(abs(p - threshold) > 1e-6)
+    without = 1 / (1 + math.exp(bias) * (1 - p) / p)
+    assert (without < moved_threshold(threshold, bias)) == (p < threshold)
+    assert abs(without - p) <= shift_of(bias) + 1e-9
+
+
 def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
     file = manifest(tmp_path, trl, like="trl", layout="text", prompt="{problem} ", between=" ")
     with pytest.raises(ValueError, match=r"builds its tokens as this project does not.*score --mo"):
@@ -218,6 +242,8 @@ def test_two_layers_stay_two_layers(tokenizer, tmp_path):
     prm = run(file, tmp_path / "ours")
     require_equal(prm, load_scorer(str(file)))
     assert prm.manifest.head == "two_layers"
+    with pytest.raises(ValueError, match=r"has two layers.* Leave --bias drop out"):
+        run_to(file, tmp_path / "dropped", "--bias", "drop")
     with pytest.raises(ValueError, match="nothing holds a head of two layers on a backbone"):
         export(str(tmp_path / "ours"), str(tmp_path / "out"))
 

@@ -21,6 +21,7 @@ from prm_lightning.__main__ import main as door
 from prm_lightning.labelling.claude import Claude
 from prm_lightning.labelling.label import main
 from prm_lightning.labelling.options import LabelOptions
+from prm_lightning.labelling.solutions import least_sure, uncertainty
 from prm_lightning.sources.rewards import he_rewards, se_rewards
 
 REAL_KEY = os.environ.get("ANTHROPIC_API_KEY", "")
@@ -143,13 +144,14 @@ def test_method_2_writes_and_judges_with_claude(fake):
     assert set(stages) == {"write claude-haiku-5-5", "judge claude-sonnet-5-5"}
 
 
-def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys):
+def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys, monkeypatch):
     file = write(solution(i) for i in range(10))
     label("--solutions", file, "--dry_run")
     counted = capsys.readouterr().err
     assert "10 requests to claude-sonnet-5-5" in counted and "at most $" in counted
-    assert fake.headers == []
+    assert "as the API counts" in counted and fake.usages == []
     worst = float(counted.rpartition("at most $")[2].partition(")")[0])
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
     label(
         "--method", 2, "--dry_run", "--num_samples", 500, "--num_rollouts", 3, "--problems", "a/b"
     )
@@ -157,6 +159,8 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys):
     assert "1,500 requests to claude-haiku-5-5" in planned
     assert "1,500 requests to claude-sonnet-5-5" in planned
     assert [p.name for p in Path().iterdir()] == [file]
+    assert "a guess" in planned
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     label("--solutions", file, *PAY)
     assert 0 < record()["cost"]["paid_usd"] <= worst
 
@@ -181,6 +185,8 @@ def test_a_dry_run_prints_the_cost_and_leaves_nothing(fake, capsys):
         (["--solutions", "s.jsonl", "--output_dir", "taken"], "taken exists"),
         (["--solutions", "s.jsonl", "--then_fit", "no.yaml"], "no.yaml"),
         (["--problems", "no.jsonl", "--dry_run"], "no.jsonl"),
+        (["--select", "uncertain"], "--prm"),
+        (["--fraction", "0"], "fraction 0"),
         (["--min_fail", "0.9"], "min_fail 0.9"),
         (["--mine_samples", "-1"], "NonNegativeInt: -1"),
     ],
@@ -281,6 +287,22 @@ def test_a_server_writes(fake):
     assert all(row["is_correct"] and len(row["steps"]) == 2 for row in found)
 
 
+def test_only_what_a_prm_is_least_sure_of_is_judged(fake, tiny_model_folder):
+    from prm_lightning.modeling.backbone import Backbone
+    from prm_lightning.modeling.prm import PRM
+
+    PRM.create(Backbone(str(tiny_model_folder("llama")), dtype="float32")).save_pretrained("prm")
+    file = write(solution(i) for i in range(8))
+    label("--solutions", file, "--select", "uncertain", "--prm", "prm", "--fraction", 0.25, *PAY)
+    assert len(fake.usages) == 2
+    assert record()["counts"]["outcomes"]["not selected"] == 6
+    prm, doubts = PRM.from_pretrained("prm"), {}
+    for row in map(solution, range(8)):
+        doubts[row["question"]] = uncertainty(prm.score(row["question"], row["steps"]))
+    chosen = {row["question"] for row in rows()}
+    assert chosen == set(sorted(doubts, key=doubts.__getitem__, reverse=True)[:2])
+
+
 @pytest.mark.slow
 def test_rollouts_and_agreement_are_judges_too(fake, tiny_model_folder):
     file = write(solution(i) for i in range(3))
@@ -376,6 +398,15 @@ def test_ready_solutions_are_split_and_compared():
     label("--judge", "equations", "--solutions", file)
     [row] = rows()
     assert row["is_correct"] and row["predicted_answer"] == "3" and len(row["steps"]) >= 2
+
+
+def test_the_least_sure_are_chosen():
+    assert uncertainty([0.99, 0.6]) == pytest.approx(0.8)
+    assert uncertainty([0.99, 0.1, 0.5]) == pytest.approx(0.2)  # after the first error: nothing
+    assert uncertainty([1.0]) == 0.0
+    assert least_sure([0.1, 0.9, 0.5, 0.9], 0.5) == [1, 3]
+    assert least_sure([0.5, 0.5, 0.5], 0.34) == [0, 1]
+    assert least_sure([], 0.5) == []
 
 
 def test_help_needs_neither_torch_nor_the_client():

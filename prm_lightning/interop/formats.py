@@ -65,7 +65,7 @@ def require_format(prm: PRM, format: Format) -> None:
     elif format == "adapter" and config.name.endswith(".gguf"):
         reason = f"needs a base model that PEFT can load, this one is the GGUF file {config.name!r}"
     elif format in ("sequence-classification", "causal-lm") and prm.head.bias is not None:
-        reason = "has no place for the bias that this head was imported with"
+        reason = "has no place for the bias that this head was imported with (import --bias drop)"
     if reason:
         raise ValueError(f"export: the format {format} {reason}. Take --format {instead}.")
     if format in ("token-classification", "sequence-classification"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ def import_public(
     target: Path,
     dtype: Dtype,
     encoding: Literal["exact", "nearest"],
+    bias: Literal["keep", "drop"],
     tolerance: float | None,
     *,
     overwrite: bool = False,
@@ -64,8 +66,10 @@ def import_public(
             "Use it as it is (score --model), or take the nearest encoding with --encoding nearest."
         )
     head = our_head(cast(PublicHead, scorer.head), public)
+    dropped = _drop_bias(head, scorer, public.model) if bias == "drop" else 0.0
+    threshold = moved_threshold(public.threshold, dropped)
     backbone = Backbone(str(target), dtype=dtype, lora=None)
-    prm = _assemble(scorer, head, encoder, public, backbone)
+    prm = _assemble(scorer, head, encoder, replace(public, threshold=threshold), backbone)
     probes = PROBES if different else plain_probes(encoder)
     with written_folder(target, overwrite=overwrite) as place:
         prm.save_pretrained(place, overwrite=True)
@@ -80,15 +84,22 @@ def import_public(
         record = {
             "source": asdict(public),
             "encoding": f"nearest: {different}" if different else "exact",
+            "bias": bias_of(head),
+            "dropped_bias": dropped,
             "parity": asdict(parity),
         }
         write_json(place / IMPORT_RECORD, record)
+    moved = (
+        f"  BIAS of {dropped:+.4g} log-odds dropped: P(correct) moves by up to "
+        f"{shift_of(dropped):.2g}, the threshold from {public.threshold:.4g} to {threshold:.4g}"
+    )
     return [
         f"{target}: {head.kind} head, template {encoder.template}, step end "
         f"{encoder.step_end!r}\n  against {public.model}: {parity}",
         f"  NEAREST ENCODING: {different}; scores differ as measured above"
         if different
         else "  here blank lines inside a text are folded and step ends in it become spaces",
+        *([moved] if dropped else []),
         f"  to train it further: model: {{backbone: {{name: {target}, lora: null}}, "
         f"init_from: {target}, head: {head.kind}, template: {encoder.template}, "
         f"step_end: {json.dumps(encoder.step_end)}}}",
@@ -110,9 +121,42 @@ def our_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
             weight, bias, kind = weight[1:] - weight[:1], bias[1:] - bias[:1], "token"
     ours = StepHead(kind, weight.shape[1], biased=True)
     ours.load_state_dict({"weight": weight, "bias": bias, **inner})
-    if bias[-1] == (bias[0] if len(bias) == 2 else 0):
+    if not bias_of(ours):
         ours.bias = None
     return ours
+
+
+def bias_of(head: StepHead) -> float:
+    """What a head's bias adds to its log-odds."""
+    if head.bias is None:
+        return 0.0
+    first, *second = head.bias.tolist()
+    return float(second[0] - first if second else first)
+
+
+def _drop_bias(head: StepHead, scorer: StepModel, name: str) -> float:
+    """Take off the bias of a head and of its public twin; what it added to the log-odds."""
+    if head.inner is not None:
+        raise ValueError(
+            f"import: the head of {name!r} has two layers, whose biases no shift of log-odds makes "
+            "up for. Leave --bias drop out."
+        )
+    dropped, head.bias = bias_of(head), None
+    for bias in cast(PublicHead, scorer.head).biases:  # so that the rest can be compared
+        bias.data.zero_()
+    return dropped
+
+
+def moved_threshold(threshold: float, bias: float) -> float:
+    """The threshold that flags the same steps once a bias is taken off their log-odds."""
+    if not bias or not 0 < threshold < 1:
+        return threshold
+    return 1 / (1 + math.exp(-(math.log(threshold / (1 - threshold)) - bias)))
+
+
+def shift_of(bias: float) -> float:
+    """The most that P(correct) can move when a bias in log-odds is taken off."""
+    return math.tanh(abs(bias) / 4)
 
 
 def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:

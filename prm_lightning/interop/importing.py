@@ -21,6 +21,7 @@ def import_model(
     output: str,
     dtype: Literal["bf16", "fp32"] = "bf16",
     encoding: Literal["exact", "nearest"] = "exact",
+    bias: Literal["keep", "drop"] = "keep",
     tolerance: float | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -32,6 +33,9 @@ def import_model(
         dtype: of the computation.
         encoding: exact refuses a model whose way to build tokens is not ours; nearest takes the
             nearest that is, measures what that changes and records it.
+        bias: of the head. keep is exact; drop takes it off all log-odds, moves the threshold as far
+            and records it, for exports to sequence-classification, which has no place for one. A
+            head of two layers has to keep its biases.
         tolerance: largest difference in P(correct) that is allowed, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         overwrite: replace an earlier import; other folders are never replaced.
@@ -41,6 +45,6 @@ def import_model(
 
     place = Path(output)
     for line in import_public(
-        model, place, DTYPES[dtype], encoding, tolerance, overwrite=overwrite
+        model, place, DTYPES[dtype], encoding, bias, tolerance, overwrite=overwrite
     ):
         print(line)

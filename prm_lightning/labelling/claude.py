@@ -86,6 +86,12 @@ class Claude:
             )
             return bytes(reply.http_response.content)
 
+    def count_tokens(self, params: Mapping[str, Any]) -> int:
+        """Prompt tokens of a request; free of charge."""
+        counted = {name: value for name, value in params.items() if name != "max_tokens"}
+        with _translated():
+            return self.client.messages.count_tokens(**counted).input_tokens
+
     def create_batch(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> Batch:
         """Submit a Message Batch of pairs of `custom_id` and arguments of `messages.create`."""
         entries: Any = [{"custom_id": name, "params": params} for name, params in requests]

@@ -15,6 +15,7 @@ from prm_lightning.command import run_verb
 from prm_lightning.files import written_folder
 from prm_lightning.labelling.ask import Asker, Requests
 from prm_lightning.labelling.claude import (
+    ApiError,
     Price,
     connect,
     cost,
@@ -35,7 +36,8 @@ from prm_lightning.types import Judgement
 
 SOLUTIONS, RECORD = "solutions.jsonl", "dataset.json"
 FORMAT = 1  # of the folder
-CHARACTERS_PER_TOKEN = 3.0  # of a body in English and JSON
+CHARACTERS_PER_TOKEN = 3.0  # of a body in English and JSON; where nothing was counted
+SAMPLED = 50  # requests whose tokens the API is asked to count
 STEP_TOKENS = 40  # of a verdict with its reason
 SOLUTION_TOKENS = 350  # of a written solution
 TYPICAL_STEPS = 6
@@ -129,29 +131,52 @@ def _approve(options: LabelOptions, asker: Asker, requests: Requests, bar: Bar) 
 
 def _dry_run(run: Run) -> None:
     """Print requests, tokens and dollars of what is left to ask, as far as it can be known."""
-    options, judge, prices = run.options, run.claude_judge, run.asker.prices
-    plan: list[str] = []
+    options, asker, judge = run.options, run.asker, run.claude_judge
     found = run.known_solutions()
+    plan: list[tuple[list[Request], float]] = []  # with how many each of them is counted for
+    share = options.fraction if options.select == "uncertain" else 1.0
     if found is not None:
         ready = [c.to_judge for c in load_candidates(found) if c.outcome == READY]
-        requests = run.asker.pending(judge.requests(ready))
-        plan = estimate(requests, prices) if options.asks_claude else []
+        if options.asks_claude:
+            plan.append((list(asker.pending(judge.requests(ready))), share))
     else:
-        total = options.num_samples * options.num_rollouts
+        problems, each = run.known_problems(), options.num_rollouts
+        count = options.num_samples if problems is None else len(problems)
+        total = count * each
         _say(f"assumed: {total:,} different solutions of {TYPICAL_STEPS} steps each")
         if options.method == 2:
-            writing = writer_requests(run.writer_settings, TYPICAL.question, options.num_rollouts)
-            plan += estimate(writing, prices, options.num_samples)
+            some = [TYPICAL.question] if problems is None else [p["question"] for p in problems]
+            writing = [w for q in some for w in writer_requests(run.writer_settings, q, each)]
+            plan.append((list(asker.pending(writing)), count / len(some)))
         if options.asks_claude:
-            plan += estimate(judge.requests([TYPICAL.to_judge]), prices, total)
-    _say(*plan or ["nothing is left to ask Claude: $0.00"])
+            plan.append((list(judge.requests([TYPICAL.to_judge])), total * share))
+    lines: list[str] = []
+    for requests, times in plan:
+        counted = _characters_per_token(asker, requests)
+        how = "as the API counts a sample" if counted else "a guess: no key to count with"
+        ratio = counted or CHARACTERS_PER_TOKEN
+        _say(f"tokens of {ratio:.2f} characters, {how}")
+        lines += estimate(requests, asker.prices, ratio, times)
+    _say(*lines or ["nothing is left to ask Claude: $0.00"])
     if options.budget is not None:
-        used = run.asker.journal.committed
-        _say(f"budget ${options.budget:.2f}, of which ${used:.4f} is used")
+        _say(f"budget ${options.budget:.2f}, of which ${asker.journal.committed:.4f} is used")
+
+
+def _characters_per_token(asker: Asker, requests: Sequence[Request]) -> float | None:
+    """As the API counts them in a sample, free of charge; None if it does not."""
+    some = requests[:SAMPLED]
+    try:
+        tokens = sum(asker.claude.count_tokens(request.params) for request in some)
+    except (ValueError, ApiError):  # no key, or no answer
+        return None
+    return sum(request.size for request in some) / tokens if tokens else None
 
 
 def estimate(
-    requests: Iterable[Request], prices: Mapping[str, Price], times: float = 1.0
+    requests: Iterable[Request],
+    prices: Mapping[str, Price],
+    characters_per_token: float = CHARACTERS_PER_TOKEN,
+    times: float = 1.0,
 ) -> list[str]:
     """What some requests would cost: a line for each stage and model. No cache hit is counted on.
 
@@ -161,7 +186,7 @@ def estimate(
     for request in requests:
         settings = json.loads(request.settings)
         price, most = prices[settings["model"]], settings["max_tokens"]
-        prompt = request.size / CHARACTERS_PER_TOKEN
+        prompt = request.size / characters_per_token
         said = 20 + STEP_TOKENS * request.parts if request.stage == JUDGE else SOLUTION_TOKENS
         answer = min(said, most)
         expected = cost(price, {"input_tokens": prompt, "output_tokens": answer}, batch=False)

@@ -58,6 +58,9 @@ class LabelOptions:
         rollouts: completions from each prefix, for the judges that use them.
         rollout_labels: hard or soft: whether any completion reached the answer, or what share.
         rollout_search: every prefix, or a binary search for the first wrong step.
+        select: all solutions are judged, or those that --prm is least sure of.
+        prm: folder of a process reward model, for --select uncertain.
+        fraction: share of the solutions that is selected, in (0, 1].
         mode: live requests, Message Batches at half the price, or by number.
         budget: USD that may be spent over the journal's whole life; required to spend anything.
         prices: YAML file that overrides or adds prices.
@@ -100,6 +103,9 @@ class LabelOptions:
     rollouts: PositiveInt = 8
     rollout_labels: RolloutLabels = "hard"
     rollout_search: RolloutSearch = "binary"
+    select: Literal["all", "uncertain"] = "all"
+    prm: str | None = None
+    fraction: ClosedUnitInterval = 0.5
     mode: Mode = "auto"
     budget: NonNegativeFloat | None = None
     prices: str | None = None
@@ -166,10 +172,14 @@ class LabelOptions:
             ValueError: with what to change.
             OSError: the output folder is there, or a file to be read is not.
         """
-        if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK:
+        if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK or not self.fraction:
             raise ValueError(
-                f"label: max_tokens {self.max_tokens}, chunk {self.chunk}: expected at most "
-                f"{MOST_TOKENS} and {LARGEST_CHUNK}."
+                f"label: max_tokens {self.max_tokens}, chunk {self.chunk}, fraction "
+                f"{self.fraction}: expected at most {MOST_TOKENS} and {LARGEST_CHUNK}, and above 0."
+            )
+        if (self.select == "uncertain") != bool(self.prm):
+            raise ValueError(
+                "label: --select uncertain and --prm, a trained model's folder, need each other."
             )
         if self.min_fail > self.max_fail:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -193,3 +194,22 @@ def from_claude(problem: Mapping[str, str], answer: Answer, model: str) -> Candi
 def sound(text: str) -> str:
     """A text that can be written as UTF-8: halves of surrogate pairs become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def uncertainty(scores: Sequence[float], threshold: float = 0.5) -> float:
+    """How unsure a model is of a solution's first error, in [0, 1].
+
+    The uncertainty of its least sure step, 1 - abs(2 p - 1), among those up to the first below the
+    threshold, which it takes for wrong: what comes after that step decides nothing.
+
+    Source: selection by confidence as in Duan et al. 2025, "Efficient Process Reward Model Training
+    via Active Learning", arXiv:2504.10559, here with one model in place of an ensemble.
+    """
+    wrong = next((i for i, p in enumerate(scores) if p < threshold), len(scores))
+    return max(1 - abs(2 * p - 1) for p in scores[: wrong + 1])
+
+
+def least_sure(values: Sequence[float], fraction: float) -> list[int]:
+    """Indices, in order, of the highest share of values, rounded up; the first of equals."""
+    ranked = sorted(range(len(values)), key=lambda i: -values[i])
+    return sorted(ranked[: math.ceil(len(values) * fraction)])

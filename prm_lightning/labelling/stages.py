@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
@@ -46,11 +46,15 @@ from prm_lightning.labelling.solutions import (
     from_claude,
     from_completion,
     from_row,
+    least_sure,
+    uncertainty,
 )
 from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.sources.rows import read_rows
 from prm_lightning.terminal import Bar
 from prm_lightning.types import Dropped, Generator, Judge, Judgement, JudgeRequest, Prompt, Sampling
+
+SCORED_AT_ONCE = 64  # solutions scored before their uncertainty is stored
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ class Run:
         found.finish(dict(reasons))
         return found
 
+    def known_problems(self) -> Stage | None:
+        """The questions, unless a model would have to try them first."""
+        found = self.stage("problems", *self._problem_names)
+        return None if self.options.mine_samples and not found.is_finished else self.problems()
+
     def _read(self, reasons: Counter[str]) -> Iterator[Problem]:
         for row in read_problems(self.options.problems):
             if isinstance(row, Dropped):
@@ -209,11 +218,12 @@ class Run:
         found.fill(problems, TRIED_AT_ONCE, write, self.bar.advance, each)
 
     def known_solutions(self) -> Stage | None:
-        """The solutions, unless questions would have to be read or solutions written first."""
+        """The solutions, unless some would have to be written first."""
         if self.options.solutions:
             return self._ready_solutions(self.options.solutions)
-        found = self._solution_stage(self.stage("problems", *self._problem_names))
-        return found if found.is_finished else None
+        problems = self.known_problems()
+        found = None if problems is None else self._solution_stage(problems)
+        return found if found is not None and found.is_finished else None
 
     def _solution_stage(self, problems: Stage) -> Stage:
         options = self.options
@@ -258,21 +268,43 @@ class Run:
     def judgements(self, found: Stage) -> Iterator[tuple[Candidate, Judgement]]:
         """Every solution with what was said of it, in order."""
         candidates = load_candidates(found)
-        ready = [i for i, candidate in enumerate(candidates) if candidate.outcome == READY]
-        said = self._judge(found, [candidates[i].to_judge for i in ready], ready)
-        for candidate in candidates:
-            is_ready = candidate.outcome == READY
-            yield candidate, next(said) if is_ready else Judgement(candidate.outcome)
+        chosen = [i for i, candidate in enumerate(candidates) if candidate.outcome == READY]
+        if self.options.prm is not None and chosen:
+            doubts = self._doubts(found, [candidates[i] for i in chosen], self.options.prm)
+            chosen = [chosen[i] for i in least_sure(doubts, self.options.fraction)]
+        said = self._judge(found, [candidates[i].to_judge for i in chosen], chosen)
+        wanted = set(chosen)
+        for index, candidate in enumerate(candidates):
+            outcome = "not selected" if candidate.outcome == READY else candidate.outcome
+            yield candidate, next(said) if index in wanted else Judgement(outcome)
+
+    def _doubts(self, found: Stage, candidates: list[Candidate], folder: str) -> list[float]:
+        """How unsure a process reward model is of some solutions."""
+        stage = self.stage("uncertainty", found.name, fingerprint(folder))
+        if not stage.is_finished:
+            from prm_lightning.modeling.prm import PRM  # heavy, and seldom needed
+
+            prm = PRM.from_pretrained(folder)
+
+            def score(chunk: list[Candidate]) -> Iterator[float]:
+                for question, group in groupby(chunk, lambda candidate: candidate.question):
+                    for scores in prm.score(question, [list(c.steps) for c in group]):
+                        yield uncertainty(scores, prm.manifest.threshold)
+
+            self.bar.stage("selecting", len(candidates))
+            stage.fill(candidates, SCORED_AT_ONCE, score, self.bar.advance)
+            stage.finish()
+        return list(stage)
 
     def _judge(
-        self, found: Stage, requests: list[JudgeRequest], ready: list[int]
+        self, found: Stage, requests: list[JudgeRequest], chosen: list[int]
     ) -> Iterator[Judgement]:
         options, judge = self.options, self.judge
         if options.judge in ("claude", "equations"):
             return judge.judge(requests)
         if options.asks_claude:
             self.claude_judge.ask_all(requests)  # all at once, so that batches are whole
-        decided_by = found.name, judge.name, options.seed, options.instruction, ready
+        decided_by = found.name, judge.name, options.seed, options.instruction, chosen
         stage = self.stage("judgements", *decided_by)
         self.bar.stage("judging", len(requests))
         self.bar.advance(len(stage))
