@@ -93,9 +93,7 @@ def order_pairs(
     """Compare each right with each wrong attempt at the same problem.
 
     Args:
-        values: ``(A,)`` scores of the attempts.
-        right: ``(A,)``.
-        problems: ``(A,)``.
+        values: ``(A,)`` scores of the attempts, with `right` and `problems` as above.
         lengths: ``(A,)``; if given, only attempts of equal length are compared.
 
     Returns:

@@ -170,7 +170,7 @@ class TreeModel(nn.Module):
         return out.last_hidden_state  # type: ignore[no-any-return]
 
     def extend(self, input_ids: Tensor, depths: Tensor, sees: Tensor, cache: Any) -> Tensor:
-        """Hidden states of nodes that come after those of a cache, which takes them up.
+        """``(Q, H)`` hidden states of nodes that come after those of a cache, which takes them up.
 
         Args:
             input_ids: ``(Q,)`` int64 of the new nodes.
@@ -178,12 +178,6 @@ class TreeModel(nn.Module):
                 new ones.
             sees: ``(Q, N + Q)`` bool: which of all nodes are ancestors of each new node or itself.
             cache: a `transformers` cache of N nodes, one batch row; it holds N + Q afterwards.
-
-        Returns:
-            ``(Q, H)`` in the backbone's dtype.
-
-        Raises:
-            ValueError: the backbone runs FlexAttention, which reads no dense mask.
         """
         if self.config.attention != "sdpa":
             raise ValueError(
@@ -207,8 +201,7 @@ class TreeModel(nn.Module):
         Raises:
             ValueError: the model has none, or changes its logits after them.
         """
-        head = self.causal_lm.get_output_embeddings()
-        config = self.causal_lm.config.get_text_config()
+        head, config = self.causal_lm.get_output_embeddings(), self._text_config
         changed = [name for name in LOGIT_CHANGES if getattr(config, name, None) not in (None, 1.0)]
         weight: Tensor | None = getattr(head, "weight", None)
         if weight is None or not weight.is_floating_point() or changed:
@@ -235,7 +228,6 @@ def load_backbone(
     """The language model of `config`, ready to train.
 
     Args:
-        config: which one.
         trained_tokens: ids whose embedding is trained, if `config.lora` asks for it.
         saved: a model folder whose adapters, or full weights, take the place of fresh ones.
         device: where weights are read to; None takes the CPU, and for quantized ones the current
@@ -275,7 +267,6 @@ def load_language_model(
     """A model of `transformers` as `config` says, without fresh adapters.
 
     Args:
-        config: which one; `lora` is not read.
         weights: a folder whose full weights take the place of those of ``config.name``.
         adapters: a folder of PEFT, merged into the weights, or added to quantized ones.
         dtype: of the weights; None takes that of the computation.
@@ -349,14 +340,13 @@ def pick_device(device: str | torch.device | None) -> str:
 def _quantization(config: Backbone) -> Any:
     from transformers import BitsAndBytesConfig
 
-    four_bits = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": getattr(torch, config.dtype),
-    }
-    settings = {"load_in_8bit": True} if config.quantize == "int8" else four_bits
-    return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_8bit=config.quantize == "int8",
+        load_in_4bit=config.quantize == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+    )
 
 
 def _use_plain_nf4_layout(model: nn.Module) -> None:

@@ -32,13 +32,10 @@ Reading = Callable[[Tensor | None, torch.Size], AbstractContextManager[None]]
 
 
 def speed_up(causal_lm: Any) -> Reading:
-    """Let a model of transformers attend by `attend`, and fuse its adapters with their layers.
+    """Let a model of transformers attend by `attend` in place of `sdpa`, and fuse its adapters.
 
-    Attention of another kind than `sdpa`, and adapters of another kind than plain ones on
-    unquantized weights, stay as they are. Nothing of it is in the model's saved configuration.
-
-    Returns:
-        A context in which the last layer is computed at given nodes alone.
+    Nothing of it is in the model's saved configuration. Returns a context in which the last layer
+    is computed at given nodes alone.
     """
     from transformers import AttentionInterface
 
@@ -310,10 +307,9 @@ def _in_full_blocks(nodes: Tensor, total: int) -> Tensor:
 
 
 def fuse_adapters(model: nn.Module) -> int:
-    """Let layers with one plain adapter on unquantized weights run by `_AddAdapter`.
+    """Let layers with one plain adapter on unquantized weights run by `_AddAdapter`; how many do.
 
-    Those with dropout, a bias in the adapter or a variant such as DoRA stay as they are. Returns
-    how many run fused now.
+    Those with dropout, a bias in the adapter or a variant such as DoRA stay as they are.
     """
     layers = [m for m in model.modules() if hasattr(m, "lora_A") and _is_plain(m)]
     for layer in layers:

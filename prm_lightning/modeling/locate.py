@@ -104,11 +104,7 @@ def _package_file(name: str) -> Path:
 
 
 def refuse_mistyped_path(name: str) -> None:
-    """Refuse a local path that does not exist, before the Hub is asked for it.
-
-    Raises:
-        ValueError: it is a path here by its form, or is near to one that exists.
-    """
+    """Raise a ValueError for a local path that does not exist, before the Hub is asked for it."""
     path = Path(name)
     if path.exists() or len(path.parts) < 2:
         return

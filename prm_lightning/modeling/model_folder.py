@@ -78,10 +78,8 @@ class Manifest:
         """The reverse of `to_json`, which trusts nothing in the file.
 
         `trust_remote_code`, which earlier releases wrote, is ignored: it never comes from a file.
-
-        Raises:
-            ValueError: a format version that this release does not know, or an entry that is
-                missing, unknown or impossible.
+        A ValueError names a format version that this release does not know, or an entry that is
+        missing, unknown or impossible.
         """
         place = f"prm: {folder / MANIFEST}"
         values = _require_object(record, place)
@@ -100,11 +98,12 @@ class Manifest:
         backbone = _require_object(values.pop("backbone", {}), f"{place}: backbone")
         backbone.pop("trust_remote_code", None)
         backbone |= {name: values.pop(entry) for entry, name in MOVED.items() if entry in values}
-        lora = backbone.pop("lora", None)
+        lora = backbone.setdefault("lora", None)
         if lora is not None:
-            lora = checked_fields(Lora, _require_object(lora, f"{place}: lora"), f"{place}: lora")
-        known = checked_fields(Backbone, backbone | {"lora": lora}, f"{place}: backbone")
-        manifest = checked_fields(Manifest, values | {"backbone": known}, place)
+            lora = _require_object(lora, f"{place}: lora")
+            backbone["lora"] = checked_fields(Lora, lora, f"{place}: lora")
+        values["backbone"] = checked_fields(Backbone, backbone, f"{place}: backbone")
+        manifest = checked_fields(Manifest, values, place)
         if not 0 <= manifest.threshold <= 1:
             raise ValueError(
                 f"{place} has the threshold {manifest.threshold!r}, expected a number in [0, 1]."
@@ -113,13 +112,9 @@ class Manifest:
 
 
 def find_folder(name: str | Path) -> Path:
-    """The folder that a model's name means.
+    """The folder that a model's name means: a folder, or a model that comes with the package.
 
-    Args:
-        name: a folder, which wins, or the name of a model that comes with the package.
-
-    Returns:
-        The folder; `name` itself where it has a slash and is neither, such as a Hub id.
+    A name with a slash that is neither, such as a Hub id, comes back as it is.
 
     Raises:
         ValueError: a path that does not exist, or a name without a slash that is neither; the
@@ -143,11 +138,7 @@ def find_folder(name: str | Path) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """prm.json of a model folder, checked.
-
-    Raises:
-        ValueError: there is none, or it cannot be read, or what it says cannot be.
-    """
+    """prm.json of a model folder; a ValueError if there is none or it says what cannot be."""
     path = folder / MANIFEST
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -167,8 +158,7 @@ def read_manifest(folder: Path) -> Manifest:
 def load_encoder(folder: Path, manifest: Manifest, *, trust_remote_code: bool = False) -> Encoder:
     """The encoder of a model folder; its tokenizer is the base model's where it holds none.
 
-    Raises:
-        ValueError: the tokenizer cannot be read, or has another step end than prm.json says.
+    A ValueError says that the tokenizer has another step end than prm.json.
     """
     backbone = manifest.backbone
     own = any((folder / name).is_file() for name in TOKENIZER_FILES)
@@ -185,12 +175,7 @@ def load_encoder(folder: Path, manifest: Manifest, *, trust_remote_code: bool = 
 
 
 def read_head(folder: Path, kind: HeadKind) -> StepHead:
-    """The trained head, checked.
-
-    Raises:
-        ValueError: it is missing, cut or of another kind, or its weight is zero, or a number is
-            not finite.
-    """
+    """The trained head; a ValueError if it is missing, cut, of another kind, zero or not finite."""
     path = folder / HEAD_FILE
     if not path.is_file():
         raise ValueError(
@@ -221,11 +206,7 @@ def read_head(folder: Path, kind: HeadKind) -> StepHead:
 
 
 def require_whole_files(folder: Path) -> None:
-    """Refuse a folder one of whose weight files is cut or is no safetensors file.
-
-    Raises:
-        ValueError: one is.
-    """
+    """Raise a ValueError if a weight file is cut or is no safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
@@ -239,11 +220,7 @@ def require_whole_files(folder: Path) -> None:
 
 
 def require_all_adapters(model: Any, folder: Path) -> None:
-    """Refuse a folder that lacks some of a PEFT model's adapters, which would stay untrained.
-
-    Raises:
-        ValueError: it lacks some, or has others.
-    """
+    """Raise a ValueError if a PEFT model's adapters are not all there, or others are."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 

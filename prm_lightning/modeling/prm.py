@@ -275,9 +275,6 @@ def shard(prm: PRM, mesh: Any) -> None:
     Args:
         prm: whole, the same in every process; its parameters are shards afterwards.
         mesh: of one dimension, a `torch.distributed` device mesh.
-
-    Raises:
-        ValueError: the backbone is quantized.
     """
     config = prm.backbone.config
     if config.quantize != "none":
@@ -296,9 +293,8 @@ def shard(prm: PRM, mesh: Any) -> None:
 def gather_weights(prm: PRM) -> dict[str, Any] | None:
     """What `PRM.save_pretrained` needs of a sharded model; every process takes part.
 
-    Returns:
-        Whole weights on the CPU in process 0, of a model with adapters the trained ones alone, and
-        nothing in the others; None for a model that is not sharded.
+    Whole weights on the CPU in process 0, of a model with adapters the trained ones alone, and
+    nothing in the others; None for a model that is not sharded.
     """
     if not isinstance(prm, FSDPModule):
         return None

@@ -159,12 +159,7 @@ class GatheredSteps(Metric):
         self.problems: Indices | None = None
 
     def begin(self, problems: Indices | None = None) -> None:
-        """Forget what was gathered.
-
-        Args:
-            problems: problem of each solution of the data that come now; None takes each solution
-                for a problem of its own.
-        """
+        """Forget what was gathered; `problems` of the solutions to come, None for one each."""
         self.reset()
         self.problems = problems
 
@@ -175,9 +170,6 @@ class GatheredSteps(Metric):
             logits: ``(B, S)`` float, log-odds that each step is correct; anything, NaN too,
                 after the last of a solution's `step_counts` steps.
             batch: its solutions have at least one step each.
-
-        Raises:
-            ValueError: the shape differs from that of the batch's labels.
         """
         if logits.shape != batch.labels.shape:
             raise ValueError(

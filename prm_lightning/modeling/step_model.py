@@ -245,11 +245,7 @@ class StepModel(nn.Module):
 def as_solutions(
     given: Sequence[str] | Sequence[Sequence[str]],
 ) -> tuple[list[Sequence[str]], bool]:
-    """Some solutions, and whether it was one, given as its steps alone.
-
-    Raises:
-        ValueError: a text where steps are expected.
-    """
+    """Some solutions, and whether it was one, given as its steps alone."""
     require_steps(given)
     texts = [step for step in given if isinstance(step, str)]
     if texts and len(texts) == len(given):
