@@ -186,6 +186,7 @@ def test_the_completions_endpoint_gets_token_ids(tiny_model_folder, tokenizer):
         (chat("a\nb", "stop"), ("\n",), Completion("a", 3, "stop")),
         (chat("Two and three", "stop"), (), Completion(" three", 3, "end")),
         (chat(None, "length"), (), Completion("", 3, "length")),
+        (chat("So \ud83d.", "length"), (), Completion("So \ufffd.", 3, "length")),
     ],
 )
 def test_answers_are_read(body, stop, completion):
@@ -247,13 +248,6 @@ def test_tokens_that_cannot_be_are_estimated_from_the_text(usage):
             connect(url).generate([PROMPT], Sampling(max_tokens=n))[0][0].tokens for n in (99, 4)
         ]
     assert found == [10, 4]
-
-
-def test_half_a_character_is_replaced():
-    body = json.dumps(chat("So \ud83d.")).encode()
-    with serving(lambda *_: (200, {}, body)) as (_, url):
-        ((completion,),) = connect(url).generate([PROMPT], Sampling())
-    assert completion.text == "So \ufffd."
 
 
 def test_a_server_that_is_down_or_slow_is_one_line():

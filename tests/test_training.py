@@ -1,24 +1,21 @@
 """Whole runs through the command line: what they write, and what they do not depend on."""
 
 import csv
+import importlib.util
 import json
-import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from compared_runs import differences
 from conftest import dev_data
-from torch.testing import assert_close
 
 from prm_lightning.command import UsageError
 from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.backbone import Backbone
+from prm_lightning.modeling.locate import explained
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.training.callbacks import ClosingTable
 from prm_lightning.training.checkpoints import WholeCheckpointIO
@@ -129,12 +126,39 @@ def test_a_run_leaves_what_it_promises(fit):
     accuracies = {how: float(best[f"val/pair_accuracy/{how}"]) for how in AGGREGATIONS}
     assert record["aggregation"] == max(accuracies, key=accuracies.get)
     assert float(best["val/pair_accuracy"]) == max(accuracies.values())
+    checkpoint = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all("lora_" in name or "head" in name for name in checkpoint["state_dict"])
+    head = checkpoint["state_dict"]["prm.head.weight"]
+    assert torch.equal(head, adapter(output / "final_model")["weight"])
+
+    scored = assert_scores_of_the_best_model(output)
+    assert len(scored) == report["validation"]["solutions"] == 6
+    assert sum(len(row["steps"]) for row in scored) == report["validation"]["steps"]
+    written = {}
+    for line in (output.parent / "rows.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        written[values["prompt"], tuple(values["completions"])] = values["labels"]
+    for row in scored:
+        labels = written[row["problem"], tuple(row["steps"])]
+        assert row["first_error"] == (labels.index(False) if False in labels else -1)
+        known = row["first_error"] + 1 if False in labels else len(labels)
+        assert row["labels"] == [*map(float, labels[:known]), *[None] * (len(labels) - known)]
+
+
+def assert_scores_of_the_best_model(run: Path) -> list[dict]:
+    """The rows of val_scores.jsonl, which hold what best_model says."""
+    lines = (run / "val_scores.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    prm = PRM.from_pretrained(run / "best_model")
+    for row in rows:
+        (scores,) = prm.score(row["problem"], [row["steps"]])
+        assert row["scores"] == pytest.approx(scores, abs=1e-5)
+    return rows
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("monitor", ["pair_accuracy", "accuracy"])
-def test_the_best_model_may_be_chosen_by_any_metric_and_its_aggregation_be_fixed(fit, monitor):
-    output = fit(monitor=monitor, **{"model.aggregation": "prod", "model.lr": 0.1})
+def test_the_best_model_may_be_chosen_by_any_metric_and_its_aggregation_be_fixed(fit):
+    output = fit(monitor="accuracy", **{"model.aggregation": "prod", "model.lr": 0.1})
     rows = [row for row in metrics(output) if "val/auroc" in row]
     assert all(row["val/pair_accuracy"] == row["val/pair_accuracy/prod"] for row in rows)
     assert json.loads((output / "best_model" / "prm.json").read_text())["aggregation"] == "prod"
@@ -142,10 +166,9 @@ def test_the_best_model_may_be_chosen_by_any_metric_and_its_aggregation_be_fixed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("per_step", [4, None])
-def test_throughput_is_logged_beside_the_loss(fit, per_step):
+def test_throughput_is_logged_with_the_loss(fit):
     changes = {"trainer.log_every_n_steps": 2, "trainer.max_epochs": 1}
-    changes |= {"data.solutions_per_step": per_step or "null", "data.tokens_per_batch": 128}
+    changes |= {"data.solutions_per_step": "null", "data.tokens_per_batch": 128}
     output = fit(**changes)
     with (output / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
@@ -154,45 +177,10 @@ def test_throughput_is_logged_beside_the_loss(fit, per_step):
 
 
 @pytest.mark.slow
-def test_checkpoints_hold_what_is_trained_and_nothing_else(fit):
-    output = fit()
-    checkpoint = torch.load(output / "checkpoints" / "last.ckpt", weights_only=True)
-    names = set(checkpoint["state_dict"])
-    assert "prm.head.weight" in names
-    assert all("lora_" in name or "head" in name for name in names)
-    final = adapter(output / "final_model")
-    assert_close(checkpoint["state_dict"]["prm.head.weight"], final["weight"], rtol=0, atol=0)
-
-
-@pytest.mark.slow
 def test_training_finds_the_wrong_steps(fit):
     output = fit(**{"trainer.max_epochs": 25, "data.balance": "weights"})
     best = max(float(row["val/auroc"]) for row in metrics(output) if "val/auroc" in row)
     assert best > 0.8
-
-
-class KilledError(Exception):
-    """Stands for a process that dies."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dies_at", [3, 5, 7])
-def test_a_killed_run_resumes_as_if_nothing_had_happened(fit, monkeypatch, dies_at):
-    dropout = {"model.backbone.lora": '{"r": 4, "alpha": 8, "dropout": 0.2}'}
-    whole = fit("whole", **dropout)
-    take_step = PRMModule.training_step
-
-    def die(module, batch, batch_idx):
-        if module.trainer.global_step == dies_at:
-            raise KilledError
-        return take_step(module, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PRMModule, "training_step", die)
-        with pytest.raises(KilledError):
-            fit("part", **dropout)
-    part = fit("part", "--ckpt_path", "last", **dropout)
-    assert differences(whole, part) == []
 
 
 @pytest.mark.parametrize("loss", ["bce", "pqm"])
@@ -205,26 +193,27 @@ def test_steps_do_not_depend_on_how_they_are_cut_into_batches(fit, loss):
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_same_steps_as_one(tiny_model_folder, tmp_path):
-    rows = write_rows(tmp_path / "rows.jsonl", problems=13)
-    outputs = []
-    for devices in (1, 2):
-        outputs.append(tmp_path / f"ddp{devices}")
-        changes = {"trainer.devices": devices, "trainer.max_epochs": 1, "model.lm_loss": 0.3}
-        if devices == 2:
-            changes["trainer.strategy"] = "ddp"
-        arguments = options(tiny_model_folder("qwen3"), rows, outputs[-1], **changes)
-        command = [sys.executable, "-m", "prm_lightning", "fit", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-    assert_same_weights(*outputs)
-    last = [metrics(output)[-1] for output in outputs]
+def test_two_processes_take_the_same_steps_as_one_and_leave_one_report(fit, tiny_model_folder):
+    one = fit("one", **{"trainer.max_epochs": 1, "model.lm_loss": 0.3})
+    two = one.with_name("two")
+    changes = {"trainer.devices": 2, "trainer.strategy": "ddp"}
+    changes |= {"trainer.max_epochs": 1, "model.lm_loss": 0.3}
+    rows = one.with_name("rows.jsonl")
+    arguments = options(tiny_model_folder("qwen3"), rows, two, **changes)
+    command = [sys.executable, "-m", "prm_lightning", "fit", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report.html") == 1 and (two / "report.html").is_file()
+    assert_same_weights(one, two)
     for name in ("val/auroc", "val/loss", "val/steps"):
-        assert float(last[1][name]) == pytest.approx(float(last[0][name]), abs=1e-4), name
+        found, expected = (float(metrics(run)[-1][name]) for run in (two, one))
+        assert found == pytest.approx(expected, abs=1e-4), name
+    ids = [row["id"] for row in assert_scores_of_the_best_model(two)]
+    assert len(set(ids)) == len(ids) == 6
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_another_runs_model(fit, tiny_model_folder):
+def test_training_starts_from_another_runs_model(fit, tiny_model_folder):
     first = fit("first")
     still = {"model.init_from": first / "best_model", "model.lr": 0.0, "model.head_lr": 0.0}
     second = fit("second", **still)
@@ -252,29 +241,30 @@ def test_learning_rates_have_defaults_by_kind(tiny_model_folder):
     with_adapters, full = PRMModule(Backbone(name)), PRMModule(Backbone(name, lora=None))
     assert (with_adapters.lr, full.lr, full.head_lr) == (1e-3, 1e-4, 1e-3)
     assert PRMModule(Backbone(name), lr=0.0).lr == 0
-
-
-def test_a_negative_weight_of_the_lm_loss_is_refused(tiny_model_folder):
     with pytest.raises(ValueError, match=r"model\.lm_loss is -1, expected a weight of 0 or more"):
-        PRMModule(Backbone(str(tiny_model_folder("qwen3"))), lm_loss=-1)
+        PRMModule(Backbone(name), lm_loss=-1)
 
 
-def test_a_checkpoint_without_its_head_is_refused(fit):
+def test_a_checkpoint_of_something_else_is_refused(fit):
     output = fit(**{"trainer.max_steps": 2})
     path = output / "checkpoints" / "last.ckpt"
-    whole, checkpoint = (torch.load(path, weights_only=True) for _ in range(2))
-    del checkpoint["state_dict"]["prm.head.weight"]
-    WholeCheckpointIO().save_checkpoint(checkpoint, path)
-    with pytest.raises(ValueError, match=r"checkpoint: .*missing \['prm\.head\.weight'\]"):
-        fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
-    checkpoint["prm"]["head"] = "classes"
-    WholeCheckpointIO().save_checkpoint(checkpoint, path)
-    with pytest.raises(ValueError, match=r"checkpoint: its head is 'classes', .* is 'scalar'"):
-        fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
-    whole["PRMDataModule"]["processes"] = 2
-    WholeCheckpointIO().save_checkpoint(whole, path)
-    with pytest.raises(ValueError, match=r"written by 2 processes, this run has 1"):
-        fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
+    for places, value, message in (
+        (("state_dict", "prm.head.weight"), None, r"missing \['prm\.head\.weight'\]"),
+        (("prm", "head"), "classes", "its head is 'classes', .* is 'scalar'"),
+        (("prm", "format_version"), 99, "its format_version is 99, .* is 1"),
+        (("prm", "backbone"), "other/model", "its backbone is 'other/model', .*qwen3"),
+        (("PRMDataModule", "processes"), 2, "written by 2 processes, this run has 1"),
+    ):
+        checkpoint = torch.load(path, weights_only=True)
+        part, name = places
+        before = checkpoint[part].pop(name)
+        if value is not None:
+            checkpoint[part][name] = value
+        WholeCheckpointIO().save_checkpoint(checkpoint, path)
+        with pytest.raises(ValueError, match=message):
+            fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 2})
+        checkpoint[part][name] = before
+        WholeCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 @pytest.mark.slow
@@ -380,54 +370,10 @@ def test_real_rows_train(fit, name):
     assert PRM.from_pretrained(output / "final_model")
 
 
-@pytest.mark.slow
-def test_the_door_gives_one_line_and_a_status():
-    def call(*arguments):
-        command = [sys.executable, "-m", "prm_lightning", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert "fit" in call("--help").stdout
-    unknown = call("train")
-    assert unknown.returncode == 2
-    assert "no verb 'train'" in unknown.stderr
-    bad = call("score", "--model", "nowhere", "--problem", "a", "--steps", "b")
-    assert bad.returncode == 1
-    assert bad.stderr.strip().splitlines()[-1].startswith("error: prm: 'nowhere' is no folder")
-    assert "Traceback" not in bad.stderr
-
-
-class Gated(BaseHTTPRequestHandler):
-    """A hub that refuses everybody."""
-
-    def do_GET(self):
-        self.send_response(401)
-        self.send_header("X-Error-Code", "GatedRepo")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.mark.slow
-def test_a_gated_model_names_the_token(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Gated)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_OFFLINE": "0",
-    }
-    arguments = options("meta-llama/gated", write_rows(tmp_path / "rows.jsonl"), tmp_path / "out")
-    command = [sys.executable, "-m", "prm_lightning", "fit", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    server.shutdown()
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: backbone: cannot load 'meta-llama/gated'")
-    assert "HF_TOKEN" in last
+def test_a_gated_model_names_the_token():
+    refused = pytest.raises(ValueError, match=r"cannot load 'meta-llama/gated'.*HF_TOKEN")
+    with refused, explained("meta-llama/gated"):
+        raise OSError("401 Client Error: access to this model is gated")
 
 
 def test_a_run_without_validation_says_that_nothing_was_measured(tmp_path, capsys):
@@ -435,3 +381,33 @@ def test_a_run_without_validation_says_that_nothing_was_measured(tmp_path, capsy
     module = SimpleNamespace(last_metrics={}, best_metrics={})
     ClosingTable(tmp_path).on_fit_end(trainer, module)
     assert capsys.readouterr().out == "No validation data: nothing was measured.\n"
+
+
+def logged_steps(path):
+    with path.open(newline="") as file:
+        return [row["step"] for row in csv.DictReader(file) if row.get("train/loss")]
+
+
+@pytest.mark.slow
+def test_loggers_are_added_to_those_of_the_run(fit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    theirs = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "mine"}}
+    for k, logger in enumerate((theirs, [theirs], True)):
+        run = fit(f"run{k}", **{"trainer.max_steps": 2, "trainer.logger": json.dumps(logger)})
+        assert logged_steps(run / "metrics.csv") == ["0", "1"]
+        assert list(run.glob("events.*"))
+    for k in (0, 1):
+        file = tmp_path / "mine" / f"version_{k}" / "metrics.csv"
+        assert logged_steps(file) == ["0", "1"]
+    assert not (tmp_path / "lightning_logs").exists()
+    run = fit("false", **{"trainer.max_steps": 1, "trainer.logger": "false"})
+    assert (run / "best_model" / "prm.json").is_file()
+    assert not [*run.glob("metrics.csv"), *run.glob("events.*")]
+
+
+def test_a_library_that_is_absent_is_named(fit):
+    if importlib.util.find_spec("mlflow"):
+        pytest.skip("mlflow is installed")
+    with pytest.raises(ValueError, match=r"fit: .*mlflow.*pip") as caught:
+        fit(**{"trainer.logger": "MLFlowLogger"})
+    assert "\n" not in str(caught.value)

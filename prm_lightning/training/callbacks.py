@@ -253,47 +253,37 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
-        self.before = 0.0  # seconds of training before this process resumed it
-        self.steps = self.computed = self.separate = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.since = time.perf_counter() - self.before
+        self.seconds = 0.0  # of training, without validation
+        self.counts = [0, 0, 0]  # supervised steps, computed tokens, tokens of separate rows
 
     def state_dict(self) -> dict[str, Any]:
-        seconds = time.perf_counter() - self.since
-        return {"seconds": seconds, "counts": [self.steps, self.computed, self.separate]}
+        return {"seconds": self.seconds, "counts": self.counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.before = state_dict["seconds"]
-        self.steps, self.computed, self.separate = state_dict["counts"]
+        self.seconds, self.counts = state_dict["seconds"], state_dict["counts"]
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.began = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: StepBatch, batch_idx: int
     ) -> None:
         data = pl_module.datamodule.sides["train"].data
         ids = batch.solution_ids.cpu().numpy()
-        self.steps += int((batch.weights > 0).sum())
-        self.computed += batch.input_ids.numel()
-        self.separate += int((data.offsets[ids + 1] - data.offsets[ids]).sum())
+        separate = int((data.offsets[ids + 1] - data.offsets[ids]).sum())
+        new = (int((batch.weights > 0).sum()), batch.input_ids.numel(), separate)
+        self.counts = [old + more for old, more in zip(self.counts, new, strict=True)]
+        self.seconds += time.perf_counter() - self.began
+        steps, computed, separate = self.counts
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step % every or not self.separate:
-            return
-        seconds = time.perf_counter() - self.since
-        pl_module.log_dict(
-            {
-                "throughput/supervised_steps_per_second": self.steps / seconds,
-                "throughput/tokens_per_second": self.computed / seconds,
-                "throughput/tokens_saved": 1 - self.computed / self.separate,
-                "throughput/train_seconds": seconds,
+        if trainer.global_step % every == 0 and separate:
+            metrics = {
+                "supervised_steps_per_second": steps / self.seconds,
+                "tokens_per_second": computed / self.seconds,
+                "tokens_saved": 1 - computed / separate,
+                "train_seconds": self.seconds,
             }
-        )
-
-    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.paused = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self.since += time.perf_counter() - self.paused  # validation is not training
+            pl_module.log_dict({f"throughput/{name}": value for name, value in metrics.items()})
 
 
 class ClosingTable(Callback):

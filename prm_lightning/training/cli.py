@@ -63,18 +63,12 @@ SHOWN = (  # what `--help` lists
     "model.init_from", "trainer.max_epochs", "trainer.max_steps", "trainer.val_check_interval",
     "trainer.accelerator", "trainer.devices", "trainer.precision",
 )  # fmt: skip
-HELP = {  # in place of Lightning's own words
-    "config": "YAML file of options; several may be given, and later ones win",
+HELP = {  # in place of words that say less
     "ckpt_path": "`last`: the run's newest whole checkpoint; or a checkpoint file",
     "seed_everything": "seed of the split, the order of batches, fresh weights and dropout",
     "data.template": "`chat`, `plain` or `guide`: the text around problem and steps",
     "data.step_end": "text of the one token after each step, where its score is read",
-    "trainer.max_epochs": "how often all solutions are seen",
-    "trainer.max_steps": "optimizer steps after which training ends; -1: after `max_epochs`",
-    "trainer.val_check_interval": "share of an epoch (1.0), or number of batches (100), between "
-    "validations",
     "trainer.accelerator": "`cpu`, `gpu` or `auto`",
-    "trainer.devices": "how many, or a list of their indices",
     "trainer.precision": "`32-true`, `bf16-mixed` or `16-mixed`",
 }
 
@@ -94,7 +88,7 @@ class Parser(OneLineParser, LightningArgumentParser):
             if section != group:
                 group = section
                 lines.append("")
-            text = HELP.get(name) or " ".join((action.help or "").split()).rstrip(".")
+            text = HELP.get(name) or " ".join((action.help or "").split()).partition(". ")[0]
             if action.default not in (None, False, argparse.SUPPRESS):
                 text += f" (default: {action.default})"
             lines += wrap(f"  --{name:27} {text}", 98, subsequent_indent=" " * 32)

@@ -195,11 +195,8 @@ class PRMModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's scores."""
-        self._start_evaluation("validate")
-
-    def on_test_epoch_start(self) -> None:
-        """Forget what was scored before."""
-        self._start_evaluation("test")
+        self.evaluated.begin(self.datamodule.sides[self._side].data.problems)
+        self.eval_loss.reset()
 
     def validation_step(self, batch: StepBatch, batch_idx: int) -> None:
         """Score a batch."""
@@ -212,16 +209,29 @@ class PRMModule(LightningModule):
         if trusted > 0:
             self.eval_loss.update(self._loss(logits, batch) * total / trusted, trusted)
 
-    test_step = validation_step
-
     def on_validation_epoch_end(self) -> None:
-        """Log every metric of `measure` that the data defines."""
-        self._finish_evaluation("validate", None, self.aggregation)
+        """Log every metric of `measure` that the data defines.
 
-    def on_test_epoch_end(self) -> None:
-        """Threshold and aggregation come from validation data, never from the test set."""
-        manifest = self.model.manifest
-        self._finish_evaluation("test", manifest.threshold, manifest.aggregation)
+        In a test, threshold and aggregation are those of validation data.
+        """
+        manifest, side = self.model.manifest, self._side
+        how = (None, self.aggregation)
+        if side == "test":
+            how = (manifest.threshold, manifest.aggregation)
+        names = self.datamodule.sides[side].data.source_names
+        measured = measure(self.evaluated.compute(), names, *how)
+        self.last_metrics = {"loss": self.eval_loss.compute().item(), **measured}
+        prefix = "val" if side == "validate" else side
+        defined = {f"{prefix}/{n}": v for n, v in self.last_metrics.items() if math.isfinite(v)}
+        self.log_dict(defined)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    @property
+    def _side(self) -> str:
+        return "test" if self.trainer.testing else "validate"
 
     def predict_step(self, batch: StepBatch, batch_idx: int) -> list[tuple[int, list[float]]]:
         """Index of each solution in the data, and P(correct) of its steps."""
@@ -258,7 +268,7 @@ class PRMModule(LightningModule):
         if not any(isinstance(value, DTensor) for value in state.values()):  # of FSDP2's folders
             checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
         checkpoint["metrics"] = {"last": self.last_metrics, "best": self.best_metrics}
-        checkpoint["prm"] = self._identity
+        checkpoint["prm"] = {"format_version": CHECKPOINT_VERSION, **self._identity}
         checkpoint["manifest"] = self.model.manifest.to_json()  # so that it loads as a model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -268,7 +278,7 @@ class PRMModule(LightningModule):
             ValueError: it is of another format version, backbone, head or encoding, lacks trained
                 weights, such as the head, or has others.
         """
-        for name, mine in self._identity.items():
+        for name, mine in {"format_version": CHECKPOINT_VERSION, **self._identity}.items():
             theirs = checkpoint.get("prm", {}).get(name)
             if theirs != mine:
                 raise ValueError(
@@ -294,9 +304,8 @@ class PRMModule(LightningModule):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with the run that resumes from it."""
+        """What a model must share with the run that starts from it."""
         return {
-            "format_version": CHECKPOINT_VERSION,
             "backbone": self.backbone.name,
             "head": self.head,
             "template": self.encoder.template,
@@ -310,30 +319,18 @@ class PRMModule(LightningModule):
             logits, batch.labels, batch.weights, batch.total_weight, self.loss
         )
 
-    def _start_evaluation(self, side: str) -> None:
-        self.evaluated.begin(self.datamodule.sides[side].data.problems)
-        self.eval_loss.reset()
-
-    def _finish_evaluation(
-        self, side: str, threshold: float | None, aggregation: Aggregation | None
-    ) -> None:
-        names = self.datamodule.sides[side].data.source_names
-        measured = measure(self.evaluated.compute(), names, threshold, aggregation)
-        self.last_metrics = {"loss": self.eval_loss.compute().item(), **measured}
-        defined = {n: v for n, v in self.last_metrics.items() if math.isfinite(v)}
-        prefix = "val" if side == "validate" else side
-        self.log_dict({f"{prefix}/{name}": value for name, value in defined.items()})
-
     def _require_same_shape(self, folder: Path) -> None:
         manifest = read_manifest(folder)
-        mine = (self.backbone.name, self.head, self.encoder.template, self.encoder.step_end)
-        theirs = (
-            manifest.backbone.name, manifest.head, manifest.template, manifest.step_end
-        )  # fmt: skip
-        if mine != theirs:
+        theirs = {
+            "backbone": manifest.backbone.name,
+            "head": manifest.head,
+            "template": manifest.template,
+            "step_end": manifest.step_end,
+        }
+        if theirs != self._identity:
             raise ValueError(
-                f"model.init_from: {folder} was made with (backbone, head, template, step_end) = "
-                f"{theirs}, this configuration says {mine}. Make them equal."
+                f"model.init_from: {folder} was made with {theirs}, this configuration says "
+                f"{self._identity}. Make them equal."
             )
 
 

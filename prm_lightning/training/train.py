@@ -6,7 +6,8 @@ Read next: `cli.py`, which builds the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -80,35 +81,19 @@ def _paths(rows: Any) -> list[str]:
     """Rows as the entries of ``data.sources``."""
     if isinstance(rows, (str, Path)):
         return [str(rows)]
-    if isinstance(rows, Source):
-        rows = [rows]
-    rows = list(rows)
+    rows = [rows] if isinstance(rows, Source) else list(rows)
     if not rows:
         raise ValueError("train: there are no rows, expected at least one.")
-    if not isinstance(rows[0], Source):
-        return [_stored(rows)]
-    return [_stored_solutions(source) for source in rows]
+    if isinstance(rows[0], Source):
+        read = [[s for s in source.read() if not isinstance(s, Dropped)] for source in rows]
+        return [_stored(some, partial(write_solutions, layout="solutions")) for some in read]
+    return [_stored([dict(row) for row in rows], write_rows)]
 
 
-def _stored(rows: list[Mapping[str, Any]]) -> str:
-    """A file of these rows, named by their content, so that a later call finds the same run."""
-    lines = [dict(row) for row in rows]
-    path = _place(repr(lines))
+def _stored(items: list[Any], write: Callable[[Path, list[Any]], Any]) -> str:
+    """A file of these, named by their content, so that a later call finds the same run."""
+    path = cache_folder() / "rows" / f"{digest(repr(items))[:16]}.jsonl"
     if not path.is_file():
-        write_rows(path, lines)
+        with written_file(path) as unfinished:
+            write(unfinished, items)
     return str(path)
-
-
-def _stored_solutions(source: Source) -> str:
-    solutions = [s for s in source.read() if not isinstance(s, Dropped)]
-    path = _place(repr(solutions))
-    if not path.is_file():
-        with written_file(path) as beside:
-            write_solutions(beside, solutions, "solutions")
-    return str(path)
-
-
-def _place(content: str) -> Path:
-    path = cache_folder() / "rows" / f"{digest(content)[:16]}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
