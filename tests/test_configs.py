@@ -111,6 +111,17 @@ def test_it_fits_the_card_that_it_names(config, capsys):
         model_config(backbone["name"]), card, quantize="nf4", gradient_checkpointing=True
     )
     assert 0 < settings["data"]["tokens_per_batch"] <= most
+    (waiting,) = settings["trainer"]["callbacks"]
+    assert waiting["class_path"].endswith(".WaitForGPU")
+    assert 0.8 * card < waiting["init_args"]["free_memory"] < card
+
+
+def test_the_recipe_of_the_guide_trains_on_either_reward(capsys):
+    config = FOLDER / "llama3.2_1b_labelled.yaml"
+    assert parse(config, capsys)["output"] == "math_prm_adapter/method1_SE"
+    hard = "data/prm_dataset_method1_HE"
+    assert f"--data.sources {hard} --output math_prm_adapter/method1_HE" in config.read_text()
+    assert parse(config, capsys, "--data.sources", hard)["data"]["sources"] == hard
 
 
 @pytest.mark.parametrize(

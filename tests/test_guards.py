@@ -65,15 +65,15 @@ def test_what_is_not_there_is_named_files_of_rows_first(fit):  # noqa: F811
 
 
 @pytest.mark.parametrize("seed", ["true", "false"])
-def test_seeds_may_be_left_to_chance(fit, seed):  # noqa: F811
-    assert (fit(seed_everything=seed, **{"trainer.max_steps": 1}) / "final_model").is_dir()
-
-
-def test_a_failed_run_is_not_in_the_way_of_the_corrected_one(fit, tmp_path):  # noqa: F811
+def test_a_failed_run_is_not_in_the_way_of_the_next_and_seeds_may_be_left_to_chance(
+    fit,  # noqa: F811
+    tmp_path,
+    seed,
+):
     with pytest.raises(ValueError, match="overfit_batches"):
         fit(**SHORT, **{"trainer.overfit_batches": 2})
     assert (tmp_path / "run" / "config.yaml").is_file()
-    assert (fit(**{"trainer.max_steps": 1}) / "final_model").is_dir()
+    assert (fit(seed_everything=seed, **{"trainer.max_steps": 1}) / "final_model").is_dir()
 
 
 def test_a_folder_that_another_process_trains_into_is_left_alone(fit, tmp_path):  # noqa: F811
@@ -144,11 +144,6 @@ def test_training_changes_adapters_at_rates_that_rise_and_fall(fit):  # noqa: F8
     assert backbone[: top + 1] == sorted(backbone[: top + 1])
     assert backbone[0] < 6e-3
     assert backbone[-1] < 3e-3
-
-    from_first = {"model.init_from": first / "final_model", **SHORT, **rates}
-    second = adapter(fit("second", **from_first) / "final_model")
-    for name, value in adapter(first / "final_model").items():
-        assert not torch.equal(second[name], value), name
 
 
 @pytest.mark.parametrize("name", ["loss", "brier", "ece", "auroc", "processbench_f1", "accuracy"])

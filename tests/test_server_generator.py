@@ -108,33 +108,18 @@ def ok(path, body, number):
 
 def test_a_chat_request_says_what_was_asked_for():
     with serving(ok) as (loopback, url):
-        generator = connect(url)
+        generator = connect(url + "/proxy/v1/")  # without a path it would be /v1
         sampling = Sampling(n=2, max_tokens=7, temperature=0.5, top_p=0.9, stop=("\n",), seed=3)
         found = generator.generate([PROMPT, Prompt("Why?")], sampling)
     assert found == [[Completion("So 5.", 3, "stop")] * 2] * 2
     bodies = [body for _, body, _, _ in loopback.requests]
-    assert {path for path, *_ in loopback.requests} == {"/v1/chat/completions"}
+    assert {path for path, *_ in loopback.requests} == {"/proxy/v1/chat/completions"}
     assert len({body.pop("seed") for body in bodies}) == 4
     contents = sorted(body.pop("messages")[0]["content"] for body in bodies)
     assert contents == sorted([user_message("How many?"), user_message("Why?")] * 2)
     rest = {"model": "m", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "stop": ["\n"]}
     assert bodies == [rest] * 4
     assert generator.name == "m"
-
-
-def test_results_keep_the_order_of_the_prompts():
-    def late_first(path, body, number):
-        content = body["messages"][0]["content"]
-        time.sleep(0.2 if content.startswith("0") else 0)
-        return 200, {}, chat(content[0])
-
-    with serving(late_first) as (_, url):
-        found = connect(url, instruction="").generate(
-            [Prompt(str(i)) for i in range(6)], Sampling(n=2)
-        )
-    assert [[c.text for c in completions] for completions in found] == [
-        [str(i)] * 2 for i in range(6)
-    ]
 
 
 def test_the_same_run_sends_the_same_seeds_and_repeated_prompts_send_others():
@@ -286,13 +271,16 @@ def test_an_answer_that_trickles_is_slow():
         assert time.monotonic() - begun < 3
 
 
-def test_concurrency_is_bounded_and_one_failure_ends_the_rest():
-    def behave(path, body, number):
-        time.sleep(0.03)
-        return 200, {}, chat()
+def test_requests_are_bounded_keep_their_order_and_end_with_one_failure():
+    def late_first(path, body, number):
+        content = body["messages"][0]["content"]
+        time.sleep(0.2 if content == "0" else 0.03)
+        return 200, {}, chat(content)
 
-    with serving(behave) as (loopback, url):
-        connect(url, concurrency=3).generate([PROMPT], Sampling(n=12))
+    prompts = [Prompt(str(i)) for i in range(6)]
+    with serving(late_first) as (loopback, url):
+        found = connect(url, concurrency=3, instruction="").generate(prompts, Sampling(n=2))
+    assert [[c.text for c in some] for some in found] == [[str(i)] * 2 for i in range(6)]
     assert loopback.most_busy == 3
 
     with (
@@ -346,9 +334,3 @@ def lower(requests):
 def test_bad_settings_are_one_line(url, settings, words):
     with pytest.raises(ValueError, match=words):
         connect(url, **settings)
-
-
-def test_an_address_with_a_path_keeps_it():
-    with serving(ok) as (loopback, url):
-        connect(url + "/proxy/v1/").generate([PROMPT], Sampling())
-    assert loopback.requests[0][0] == "/proxy/v1/chat/completions"

@@ -306,7 +306,7 @@ def test_test_and_predict_write_their_files(fit, tmp_path, tiny_model_folder):
 @pytest.mark.slow
 def test_nothing_is_overwritten_unasked(fit, tmp_path):
     fit(**{"trainer.max_steps": 1})
-    with pytest.raises(FileExistsError, match="Continue it with --ckpt_path last"):
+    with pytest.raises(FileExistsError, match=r"holds a run already.*--ckpt_path last"):
         fit(**{"trainer.max_steps": 1})
     with pytest.raises(FileExistsError, match="another configuration"):
         fit("run", "--ckpt_path", "last", **{"trainer.max_steps": 1, "model.lr": 1e-3})

@@ -37,15 +37,14 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class ServerGenerator:
     """Asks a server for completions, some at a time.
 
-    Each completion is a request of its own: every server then counts its tokens, and a seed made
-    from the run's seed, the prompt and the completion's number makes it repeatable as far as the
-    server heeds seeds. vLLM and SGLang read a prompt that many requests share once.
+    Each completion is a request of its own, with a seed made from the run's seed, the prompt and
+    the completion's number: repeatable as far as the server heeds seeds.
 
-    Solutions that were begun are continued in one of two ways. ``chat`` sends them as the last,
-    the assistant's message, with ``continue_final_message`` (vLLM, SGLang; Ollama does so unasked).
-    The server renders its chat template, which may strip the end of what was begun, and one that
-    knows nothing of this starts a new answer. ``completions`` renders the template here and sends
-    token ids to ``/v1/completions``, which is exact, for servers that take ids (vLLM, SGLang).
+    Solutions that were begun are continued in one of two ways. ``chat`` sends them as the
+    assistant's message, with ``continue_final_message`` (vLLM, SGLang; Ollama needs no asking): the
+    server's chat template may strip its end, and a server that does not know this starts a new
+    answer. ``completions`` renders the template here and sends token ids to ``/v1/completions``,
+    which is exact, for servers that take ids (vLLM, SGLang).
 
     Args:
         url: of the server, such as ``http://localhost:8000``; ``/v1`` is added where no path is.

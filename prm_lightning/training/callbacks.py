@@ -232,10 +232,6 @@ class RunProgress(ProgressBar):
         if self.bar:
             self.bar.show(trainer.global_step, note="validation")
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """What a module prints."""
-        print(*args, **kwargs)
-
     def on_exception(self, *args: Any) -> None:
         self.on_train_end()
 

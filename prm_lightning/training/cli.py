@@ -68,6 +68,7 @@ HELP = {  # in place of words that say less
     "seed_everything": "seed of the split, the order of batches, fresh weights and dropout",
     "data.template": "`chat`, `plain` or `guide`: the text around problem and steps",
     "data.step_end": "text of the one token after each step, where its score is read",
+    "trainer.val_check_interval": "share of an epoch (1.0) or number of batches (100) in between",
     "trainer.accelerator": "`cpu`, `gpu` or `auto`",
     "trainer.precision": "`32-true`, `bf16-mixed` or `16-mixed`",
 }
@@ -88,7 +89,9 @@ class Parser(OneLineParser, LightningArgumentParser):
             if section != group:
                 group = section
                 lines.append("")
-            text = HELP.get(name) or " ".join((action.help or "").split()).partition(". ")[0]
+            text = HELP.get(name) or " ".join((action.help or "").split()).partition(". ")[
+                0
+            ].rstrip(".")
             if action.default not in (None, False, argparse.SUPPRESS):
                 text += f" (default: {action.default})"
             lines += wrap(f"  --{name:27} {text}", 98, subsequent_indent=" " * 32)

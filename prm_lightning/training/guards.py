@@ -48,7 +48,6 @@ class WaitForGPU(Callback):
     """Starts a run only when the GPU that each process is going to use is free.
 
     In a configuration: ``trainer.callbacks: [{class_path: prm_lightning.training.WaitForGPU}]``.
-    Without a GPU among the trainer's devices it does nothing.
 
     Args:
         free_memory: GB (1e9 bytes) that must be free.

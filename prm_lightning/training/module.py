@@ -48,7 +48,8 @@ class PRMModule(LightningModule):
         weight_decay: of AdamW, on all trained weights.
         warmup: share of all optimizer steps, in [0, 1], over which the learning rate rises to its
             peak.
-        schedule: what it does after that: `cosine` or `linear` falls to zero, `constant` stays.
+        schedule: of the learning rate after that: `cosine` and `linear` fall to zero, `constant`
+            stays.
         init_from: a model folder such as outputs/a/best_model, or the name of a model that comes
             with the package, whose adapters and head training starts from, with a fresh optimizer.
         template: see `Encoder`.

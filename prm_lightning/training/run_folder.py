@@ -83,8 +83,8 @@ def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) ->
         return []
     what = "a run with another configuration" if resume else "a run already"
     raise FileExistsError(
-        f"fit: {folder} holds {what} (compare {config}). Continue it with its own and --ckpt_path "
-        "last, replace it with --overwrite, or give another folder with --output."
+        f"fit: {folder} holds {what}. Continue it with its own configuration ({config}) and "
+        "--ckpt_path last, replace it with --overwrite, or give another folder with --output."
     )
 
 
