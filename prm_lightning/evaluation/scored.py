@@ -16,17 +16,11 @@ from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
 from prm_lightning.modeling.scored_steps import Floats, ScoredSolution, StepScores, to_step_scores
 from prm_lightning.modeling.step_model import Unscorable
-from prm_lightning.scoring.scorers import (
-    ModelScorer,
-    fingerprint,
-    is_url,
-    load_scorer,
-    our_folder,
-)
+from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.terminal import Bar
 from prm_lightning.text import normalise_problem
-from prm_lightning.types import ALL_CORRECT, Aggregation, Scorer, Solution
+from prm_lightning.types import ALL_CORRECT, Aggregation, ModelScorer, Scorer, Solution
 
 TRAINING_PROBLEMS, HASH_DIGITS = "training_problems.json", 16
 UNTRAINED, SURPRISAL = "untrained head", "surprisal"

@@ -215,17 +215,17 @@ def parse_row(row: Row | Dropped, options: ScoreOptions) -> SolutionRow:
     problem = next((filled[key] for key in PROBLEM_KEYS if key in filled), None)
     steps = next((filled[key] for key in STEPS_KEYS if key in filled), None)
     question = cut_chat_markup(problem).strip() if is_text(problem) else ""
-    is_list = isinstance(steps, list)
-    bad = [n for n, s in enumerate(steps if is_list else [], 1) if not is_text(s) or not s.strip()]
-    if question and steps and is_list and not bad:
+    texts: list[Any] = steps if isinstance(steps, list) else []
+    bad = [number for number, step in enumerate(texts, 1) if not is_text(step) or not step.strip()]
+    if question and texts and not bad:
         clean = step_cleaner(options.calculator_marks, options.step_numbers)
-        return SolutionRow(row.values, question, tuple(map(clean, steps)))
+        return SolutionRow(row.values, question, tuple(map(clean, texts)))
     outcome, expected = "no problem", f"valid text under one of {', '.join(PROBLEM_KEYS)}"
     if question:
         outcome, expected = "no steps", f"a list of texts under one of {', '.join(STEPS_KEYS)}"
     if question and bad:
         outcome = "a step is blank or no text"
-        expected = f"valid text as step {bad[0]} of {len(steps)}"
+        expected = f"valid text as step {bad[0]} of {len(texts)}"
     message = f"{row.place}: {outcome}, expected {expected}."
     return SolutionRow(row.values, outcome=outcome, message=message)
 

@@ -272,8 +272,8 @@ def record_of(problem: Problem, result: SearchResult) -> dict[str, Any]:
 
 def refused(problem: Problem, message: str) -> dict[str, Any]:
     """The line of a problem that the generator refuses: nulls, and what it said."""
-    unknown = dict.fromkeys(("answer", "chosen", "correct", "ways", "oracle"))
-    said = {"outcome": NOT_WRITTEN, "message": message, **unknown, "tokens": 0, "candidates": []}
+    said: dict[str, Any] = dict.fromkeys(("answer", "chosen", "correct", "ways", "oracle"))
+    said |= {"outcome": NOT_WRITTEN, "message": message, "tokens": 0, "candidates": []}
     return _head(problem) | said
 
 
