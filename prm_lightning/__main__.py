@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Action
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from jsonargparse import capture_parser
+from jsonargparse import ArgumentParser, capture_parser, set_parsing_settings
 
 from prm_lightning import __version__
-from prm_lightning.command import UsageError, add_environment, completion_parser, run_verb
+from prm_lightning.command import UsageError, add_environment, run_verb
 from prm_lightning.terminal import did_you_mean
 
 USAGE_STATUS = 2  # as argparse exits
 
 
-class Verb(NamedTuple):
-    """What a verb does, and the module whose `main` takes its command line."""
-
-    help: str
-    module: str
-
-
 LIGHTNING = "training.cli"
-VERBS = {
-    "fit": Verb("train a process reward model", LIGHTNING),
-    "validate": Verb("measure it on validation data", LIGHTNING),
-    "test": Verb("measure it on test data", LIGHTNING),
-    "predict": Verb("write the scores of data to predictions.jsonl", LIGHTNING),
-    "format": Verb("write any source as training rows", "sources.formatting"),
-    "label": Verb("turn problems into solutions with judged steps", "labelling.label"),
-    "score": Verb("score the steps of solutions", "scoring.score"),
-    "search": Verb("find answers with a generator and a process reward model", "searching.verb"),
-    "evaluate": Verb(
+VERBS = {  # what each does, and the module whose `main` takes its command line
+    "fit": ("train a process reward model", LIGHTNING),
+    "validate": ("measure it on validation data", LIGHTNING),
+    "test": ("measure it on test data", LIGHTNING),
+    "predict": ("write the scores of data to predictions.jsonl", LIGHTNING),
+    "format": ("write any source as training rows", "sources.formatting"),
+    "label": ("turn problems into solutions with judged steps", "labelling.label"),
+    "score": ("score the steps of solutions", "scoring.score"),
+    "search": ("find answers with a generator and a process reward model", "searching.verb"),
+    "evaluate": (
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
         "evaluation.evaluate",
     ),
-    "export": Verb("write a model for transformers, vLLM, SGLang or PEFT", "interop.export"),
-    "import": Verb("turn a public model into a folder of ours", "interop.importing"),
-    "report": Verb("show runs and evaluations on one HTML page", "evaluation.report"),
-    "completion": Verb("print a completion script for bash, zsh or tcsh", "__main__"),
+    "export": ("write a model for transformers, vLLM, SGLang or PEFT", "interop.export"),
+    "import": ("turn a public model into a folder of ours", "interop.importing"),
+    "report": ("show runs and evaluations on one HTML page", "evaluation.report"),
+    "completion": ("print a completion script for bash, zsh or tcsh", "__main__"),
 }
 
 
@@ -55,15 +47,12 @@ def main() -> int:
         return 0
     if verb in ("-h", "--help"):
         print("usage: python -m prm_lightning VERB [options]\n\nverbs:")
-        print("\n".join(f"  {name:11}{known.help}" for name, known in VERBS.items()))
+        print("\n".join(f"  {name:11}{text}" for name, (text, _) in VERBS.items()))
         print("\npython -m prm_lightning VERB --help lists a verb's options.")
         return 0
     if verb not in VERBS:
-        near = did_you_mean(verb, VERBS)
-        print(
-            f"error: there is no verb {verb!r}, expected one of {', '.join(VERBS)}.{near}",
-            file=sys.stderr,
-        )
+        expected = f"{', '.join(VERBS)}.{did_you_mean(verb, VERBS)}"
+        print(f"error: there is no verb {verb!r}, expected one of {expected}", file=sys.stderr)
         return USAGE_STATUS
     try:
         run(verb)
@@ -88,8 +77,8 @@ def run(verb: str) -> None:
     if verb == "completion":
         run_verb(verb, print_completion, sys.argv[2:])
         return
-    module = import_module(f"prm_lightning.{VERBS[verb].module}")
-    if VERBS[verb].module != LIGHTNING:
+    module = import_module(f"prm_lightning.{VERBS[verb][1]}")
+    if VERBS[verb][1] != LIGHTNING:
         module.main(sys.argv[2:])
         return
     finished = module.main()  # Lightning reads the verb and its options itself
@@ -121,17 +110,17 @@ def print_completion(shell: Literal["bash", "zsh", "tcsh"], /) -> None:
     """
     if not find_spec("shtab"):
         raise ValueError("completion: needs shtab: pip install 'prm_lightning[completion]'.")
-    import shtab
-
-    options: dict[str, list[Action]] = {}
+    set_parsing_settings(add_print_completion_argument=True)
+    whole = ArgumentParser(prog="prm_lightning")  # shells cannot complete after `python -m`
+    verbs = whole.add_subcommands()
     lightning: Any = capture_parser(import_module(f"prm_lightning.{LIGHTNING}").main)
-    for name, verb in VERBS.items():
-        if verb.module == LIGHTNING:
-            options[name] = lightning._subcommands_action.choices[name]._actions
+    for name, (text, module) in VERBS.items():
+        if module == LIGHTNING:
+            verbs.add_subcommand(name, lightning._subcommands_action.choices[name], help=text)
         elif name != "completion":
-            main = import_module(f"prm_lightning.{verb.module}").main
-            options[name] = capture_parser(main, [])._actions
-    print(shtab.complete(completion_parser({n: v.help for n, v in VERBS.items()}, options), shell))
+            main = import_module(f"prm_lightning.{module}").main
+            verbs.add_subcommand(name, capture_parser(main, []), help=text)
+    whole.parse_args([f"--print_completion=shtab-{shell}"])
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ _BASE = re.compile(
     r"([0-9]{1,2}|[a-z]+)\s*[)}]?",
     re.IGNORECASE,
 )
+_HOURS = {"noon": 720, "12 noon": 720, "midnight": 0, "12 midnight": 0}
 _OPENING, _CLOSING = "([{", ")]}"
 _LONGEST = 400  # characters; a longer answer is compared as text alone
 _START_SECONDS = 60.0  # to import sympy on a busy machine
@@ -151,6 +152,8 @@ def _key(text: str, timeout: float) -> Hashable:
 
 def _key_of_number(text: str) -> Hashable | None:
     """The key of a time of day, of a number in another base than ten, or of a plain number."""
+    if text.lower() in _HOURS:
+        return "time", _HOURS[text.lower()]
     if time := _TIME.fullmatch(text):
         hour = int(time[1]) % 12 + (12 if time[3].lower() == "p" else 0)
         return "time", 60 * hour + int(time[2] or 0)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
 from prm_lightning.terminal import did_you_mean
 
-COMMAND = "prm_lightning"  # what shells complete; they cannot complete after `python -m`
 OUTPUT_ALIASES = {"--out": "--output", "--output_dir": "--output"}
 FOREIGN = {  # options of TRL, axolotl and of guides, and ours
     "batch_size": "--data.tokens_per_batch or --data.solutions_per_step",
@@ -51,7 +48,7 @@ FOREIGN = {  # options of TRL, axolotl and of guides, and ours
     "warmup_ratio": "--model.warmup",
     "weight_decay": "--model.weight_decay",
 }
-_OPTION = re.compile(r"--[a-z][\w-]*")
+_OPTION = re.compile(r"--[a-z][\w-]*(?:=|\Z)")
 
 
 class UsageError(ValueError):
@@ -128,8 +125,6 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
     """
     signature = inspect.signature(function)
     hints = get_type_hints(function)
-    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
-    lists = {f"--{name}": _is_list_of_text(hint) for name, hint in hints.items() if _is_list(hint)}
     parser = OneLineParser(
         prog=f"python -m prm_lightning {verb}",
         description=(inspect.getdoc(function) or "").partition("\n")[0],
@@ -139,7 +134,7 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
     parser.add_function_arguments(function, as_group=False, skip=set(positional))
     for name in positional:
         parser.add_argument(name, type=hints[name])
-    spelt = _spell_out(args, flags, lists)
+    spelt = _spell_out(args, hints)
     try:
         config = parser.parse_args(spelt)
     except UsageError as error:
@@ -180,81 +175,35 @@ def add_environment(verb: str, args: Sequence[str], environ: Mapping[str, str]) 
     return [*args[:after_files], *options, *args[after_files:]]
 
 
-def completion_parser(
-    verbs: Mapping[str, str], options: Mapping[str, Iterable[argparse.Action]]
-) -> argparse.ArgumentParser:
-    """One parser with a subcommand for each verb, for `shtab`; it only describes them.
-
-    Args:
-        verbs: what each verb does.
-        options: the options of each verb.
-    """
-    import shtab
-
-    whole = argparse.ArgumentParser(COMMAND)
-    subcommands = whole.add_subparsers()
-    for verb, text in verbs.items():
-        parser = subcommands.add_parser(verb, help=text)
-        for action in options.get(verb, ()):
-            names = [name for name in action.option_strings if name not in ("-h", "--help")]
-            if not names or action.help == argparse.SUPPRESS:
-                continue
-            hint = getattr(action, "_typehint", None)
-            if action.nargs == 0 or hint is bool:
-                parser.add_argument(*names, action="store_true")
-                continue
-            choices = get_args(hint) if get_origin(hint) is Literal else None
-            added = parser.add_argument(*names, choices=choices)
-            if choices is None:
-                added.complete = shtab.FILE  # type: ignore[attr-defined]
-    return whole
+def _items(hint: Any) -> Any:
+    """What a list or sequence, or that or None, is made of; None of anything else."""
+    lists = [part for part in (hint, *get_args(hint)) if get_origin(part) in (list, Sequence)]
+    return get_args(lists[0])[0] if lists else None
 
 
-def _is_list(hint: Any) -> bool:
-    """Whether it is a list or sequence, or that or None."""
-    origins = {get_origin(part) for part in (hint, *get_args(hint))}
-    return bool(origins & {list, Sequence})
-
-
-def _is_list_of_text(hint: Any) -> bool:
-    return any(get_args(part) == (str,) for part in (hint, *get_args(hint)))
-
-
-def _spell_out(args: Sequence[str], flags: set[str], lists: Mapping[str, bool]) -> list[str]:
+def _spell_out(args: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     """The same command line as jsonargparse wants it.
 
-    Args:
-        args: as given.
-        flags: options that are boolean.
-        lists: options that take several values, and whether these are text.
+    Names have underscores, flags a value, and the values of a list are one JSON list, unless they
+    are one already or, for items that are no texts, the name of a YAML file.
     """
     spelt: list[str] = []
-    values: list[str] | None = None  # of the list option being read
-    of_text = False
-    for arg, following in zip_longest(args, args[1:], fillvalue=""):
-        option, equals, value = arg.partition("=")
-        if not _OPTION.fullmatch(option):
-            (spelt if values is None else values).append(arg)
-            continue
-        _close(spelt, values, "text" if of_text else "objects")
-        values = None
-        option = option.replace("-", "_").replace("__", "--", 1)
-        option = OUTPUT_ALIASES.get(option, option)
-        if option in flags and not equals and following not in ("true", "false"):
-            value, equals = "true", "="
-        if option in lists and not equals:
-            spelt.append(option)
-            values, of_text = [], lists[option]
-            continue
-        spelt.append(option + equals + value)
-    _close(spelt, values, "text" if of_text else "objects")
-    return spelt
-
-
-def _close(spelt: list[str], values: list[str] | None, items: Literal["text", "objects"]) -> None:
-    """Join the values of a list option into one, unless that is what was given."""
-    if not values:
-        return
-    is_file = items == "objects" and Path(values[0]).suffix == ".yaml"
-    is_whole = len(values) == 1 and (is_file or values[0][:1] == "[")
-    spelt.append(values[0] if is_whole else json.dumps(values))
+    groups: list[list[str]] = [[]]  # each but the first begins with an option
+    for arg in args:
+        if _OPTION.match(arg):
+            groups.append([])
+        groups[-1].append(arg)
+    for option, *values in groups[1:]:
+        name, equals, value = option.partition("=")
+        name = name.replace("-", "_").replace("__", "--", 1)
+        name = OUTPUT_ALIASES.get(name, name)
+        hint = hints.get(name.removeprefix("--"))
+        items = _items(hint)
+        if hint is bool and not equals and values[:1] not in (["true"], ["false"]):
+            equals, value = "=", "true"
+        elif items and not equals and values:
+            is_file = items is not str and Path(values[0]).suffix == ".yaml"
+            if len(values) > 1 or not (is_file or values[0].startswith("[")):
+                values = [json.dumps(values)]
+        spelt += [name + equals + value, *values]
+    return [*groups[0], *spelt]

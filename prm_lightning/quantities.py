@@ -217,9 +217,9 @@ _SCALES = {
 _SMALL = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
 sixteen seventeen eighteen nineteen
-"""
+""".split()  # noqa: SIM905
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-NUMERALS = {word: n for n, word in enumerate(_SMALL.split())}
+NUMERALS = {word: n for n, word in enumerate(_SMALL)}
 NUMERALS |= {word: 10 * n for n, word in enumerate(_TENS, start=2)}
 _PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6,
@@ -227,18 +227,22 @@ _PARTS = {
     "fifteenth": 15, "sixteenth": 16, "twentieth": 20, "hundredth": 100, "thousandth": 1000,
     "millionth": 10**6, "billionth": 10**9,
 }  # fmt: skip
+# Words after a number that say only what is counted; plural nouns do so too.
+_UNITS = """
+km cm mm m ft feet foot in inch inches yd yard mile mi mph kph kmh kg g mg lb lbs oz ml l cl ounce
+pound ton gram meter metre liter litre gallon cup s sec second min minute h hr hrs hour day week
+month year old percent percentage degree degrees dollar usd cent euro eur gbp rs rupee yen yuan rmb
+people person men women man woman children child fish sheep mice geese teeth deer oxen total
+altogether overall each left remaining more extra o'clock unit square cubic sq cu page mark point
+piece slice rad radian hz kb mb gb
+""".split()  # noqa: SIM905
 # Words that change a value, so that a number followed by one of them is not that number.
 _OTHER_WORDS = """
-am pm a.m p.m noon midnight pi squared cubed factorial factorials base bases mod modulo plus minus
-times over less or to sin cos tan log ln sqrt root roots infinity power powers negative positive
-gross score
-"""
-_VALUES = {*_OTHER_WORDS.split(), *_SCALES, *NUMERALS, *_PARTS}
+am pm a.m p.m pi squared cubed factorial factorials base bases mod modulo plus minus times over less
+or to sin cos tan log ln sqrt root roots infinity power powers negative positive gross score
+""".split()  # noqa: SIM905
+_VALUES = {*_OTHER_WORDS, *_SCALES, *NUMERALS, *_PARTS}
 _VALUES |= {word + "s" for word in _VALUES}
-# Any other word of three letters says only what is counted, and so do these shorter ones.
-_UNIT = re.compile(
-    r"[a-z'’.^{}]{3,}|[kcm]?m|ft|in|yd|mi|k?g|mg|lb|oz|[mc]?l|s|hr?|rs|hz|[kmg]b|sq|cu"
-)
 
 _SCALE = "|".join(_SCALES)
 _PART = "|".join(word for word in _PARTS if word != "half")
@@ -292,7 +296,7 @@ def read_quantity(text: str) -> Fraction | None:
             ``\frac{1}{20!}``, ``1.5 \times 10^6``, ``5 hundred thousand``, ``two and a half``.
 
     Returns:
-        None if it is no number, or one with a word after it that may change its value.
+        None if it is no number, or one with a word after it that is no unit.
     """
     if len(text) > _LONGEST or not re.search(r"\d|[a-z]", text, re.IGNORECASE):
         return None
@@ -310,9 +314,7 @@ def read_quantity(text: str) -> Fraction | None:
     # 5m is a product, 5 m is a length
     glued = text.strip()[:1].isdigit() and re.search(r"(?i)[\d)}][a-z](?![a-z])", text)
     counted, rest = _count(value, words)
-    if counted is None or (glued and rest and len(rest[0]) == 1):
-        return None
-    if rest and not _are_units(rest):
+    if counted is None or (rest and not _are_units(rest, counted, glued=bool(glued))):
         return None
     return -counted if match["sign"] else counted
 
@@ -379,8 +381,14 @@ def _count(number: Fraction | None, words: list[str]) -> tuple[Fraction | None, 
     return total + held + (number or 0), words[i:]
 
 
-def _are_units(words: list[str]) -> bool:
+def _are_units(words: list[str], value: Fraction, *, glued: bool) -> bool:
     """Whether words after a number say only what is counted."""
     bare = [re.sub(r"\^?\{?[23²³]\}?$|\.$", "", word) for word in words]
-    plain = all(word not in _VALUES and re.fullmatch(r"[a-z'’.^{}]+", word) for word in bare)
-    return plain and any(map(_UNIT.fullmatch, bare))
+    if any(word in _VALUES or not re.fullmatch(r"[a-z'’.^{}]+", word) for word in bare):
+        return False
+    return not (glued and len(bare[0]) == 1) and any(
+        word in _UNITS
+        or (len(word) > 3 and word.endswith("s") and not word.endswith("ss"))
+        or (abs(value) <= 1 and len(word) > 2)
+        for word in bare
+    )
