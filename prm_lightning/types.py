@@ -87,7 +87,6 @@ class Source(Protocol):
 
     def read(self) -> Iterator[Solution | Dropped]:
         """Yield every row in a fixed order, unusable ones as `Dropped`."""
-        ...
 
 
 class Prompt(NamedTuple):
@@ -145,11 +144,9 @@ class Generator(Protocol):
     @property
     def name(self) -> str:
         """Of the model, for records."""
-        ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt, in the order of the prompts."""
-        ...
 
 
 class JudgeRequest(NamedTuple):
@@ -191,11 +188,9 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """For records."""
-        ...
 
     def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[Judgement]:
         """One judgement a request, in order."""
-        ...
 
 
 class Scorer(Protocol):
@@ -204,17 +199,14 @@ class Scorer(Protocol):
     @property
     def name(self) -> str:
         """Of the model, for records."""
-        ...
 
     def score(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
         """P(correct) in [0, 1] of every step of some solutions of one problem."""
-        ...
 
     def score_all(
         self, items: Sequence[tuple[str, Sequence[Sequence[str]]]]
     ) -> Iterator[list[list[float]]]:
         """What `score` says of each problem and its solutions, in order, batched over problems."""
-        ...
 
 
 class ModelScorer(Scorer, Protocol):
@@ -223,12 +215,10 @@ class ModelScorer(Scorer, Protocol):
     @property
     def aggregation(self) -> Aggregation:
         """How to make one score of a solution out of those of its steps."""
-        ...
 
     @property
     def threshold(self) -> float:
         """A step whose P(correct) is below it is flagged."""
-        ...
 
 
 class StepBatch(NamedTuple):

@@ -253,7 +253,7 @@ def test_a_checkpoint_of_something_else_is_refused(fit):
         (("prm", "head"), "classes", "its head is 'classes', .* is 'scalar'"),
         (("prm", "format_version"), 99, "its format_version is 99, .* is 1"),
         (("prm", "backbone"), "other/model", "its backbone is 'other/model', .*qwen3"),
-        (("PRMDataModule", "processes"), 2, "written by 2 processes, this run has 1"),
+        (("PRMDataModule", "processes"), 2, "written with processes=2, this run has 1"),
     ):
         checkpoint = torch.load(path, weights_only=True)
         part, name = places

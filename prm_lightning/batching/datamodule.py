@@ -62,6 +62,8 @@ class PRMDataModule(LightningDataModule):
         reward_as: how a reward becomes a label and a weight, see `supervise`.
     """
 
+    trainer: Any  # set by Lightning
+
     def __init__(
         self,
         sources: Sources,
@@ -209,7 +211,6 @@ class PRMDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """This rank's batches of the current epoch; sets how many of them make a step."""
-        assert self.trainer is not None
         epoch = self._position(self.trainer.current_epoch)[0]
         batches, per_step = self._train_batches(epoch)
         self.trainer.accumulate_grad_batches = per_step
@@ -262,9 +263,8 @@ class PRMDataModule(LightningDataModule):
     def _train_batches(self, epoch: int) -> tuple[list[PlannedBatch], int]:
         """This rank's batches of an epoch, and how many of them make an optimizer step."""
         trainer = self.trainer
-        assert trainer is not None
         if self._accumulate is None:
-            self._accumulate = trainer.accumulate_grad_batches
+            self._accumulate = int(trainer.accumulate_grad_batches)
             if self._accumulate > 1 and self.solutions_per_step is not None:
                 raise ValueError(
                     f"data: solutions_per_step={self.solutions_per_step} and trainer."
@@ -281,9 +281,8 @@ class PRMDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer steps that are done, in which epoch of which plan of which data."""
-        assert self.trainer is not None
         loop = self.trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        done = loop.epoch_loop.batch_progress.current.processed
         return {
             "fingerprint": self.fingerprint,
             "epoch": self.trainer.current_epoch,
@@ -300,22 +299,15 @@ class PRMDataModule(LightningDataModule):
         that it may be lowered on resume.
 
         Raises:
-            ValueError: it was written with another number of processes, from other data, or with
-                settings that make other steps.
+            ValueError: it was written from other data, or with settings that make other steps.
         """
-        here = self.trainer.world_size if self.trainer is not None else 1
-        there = state_dict.get("processes", here)
-        if there != here:  # each process has seen other batches than it would now
-            raise ValueError(
-                f"data: the checkpoint was written by {there} processes, this run has {here}. "
-                "Resume with as many, or start a new run with model.init_from."
-            )
-        plan = self._plan_settings()
-        for name, theirs in state_dict.get("plan", plan).items():
-            if plan.get(name) != theirs:
+        ours = {"processes": self.trainer.world_size, **self._plan_settings()}
+        theirs = {"processes": state_dict.get("processes"), **state_dict.get("plan", {})}
+        for name, value in theirs.items():
+            if ours.get(name) != value:
                 raise ValueError(
-                    f"data: the checkpoint was written with {name}={theirs}, this run has "
-                    f"{plan.get(name)}, and its optimizer steps hold other solutions. Resume with "
+                    f"data: the checkpoint was written with {name}={value}, this run has "
+                    f"{ours.get(name)}, and its optimizer steps hold other solutions. Resume with "
                     "the same value, or start a new run with model.init_from."
                 )
         self._resume = dict(state_dict)
@@ -323,9 +315,8 @@ class PRMDataModule(LightningDataModule):
         if "steps" not in self._resume:  # earlier releases counted batches
             per_step = self._train_batches(int(self._resume["epoch"]))[1]
             self._resume["steps"] = self._resume["batches"] // per_step
-        if self.trainer is not None:
-            # FSDP2 restores late: Lightning has asked for batches already, and has the first ones
-            self.trainer.fit_loop._combined_loader = None
+        # FSDP2 restores late: Lightning has asked for batches already, and has the first ones
+        self.trainer.fit_loop._combined_loader = None
 
     def batches_done(self) -> int | None:
         """How many of this rank's batches of the resumed epoch were seen; None in a new run."""
@@ -339,11 +330,9 @@ class PRMDataModule(LightningDataModule):
 
     def _plan_settings(self) -> dict[str, Any]:
         """What decides which solutions an optimizer step holds."""
-        settings = {
-            name: getattr(self, name) for name in ("seed", "max_tokens", "solutions_per_step")
-        }
+        names = ("seed", "max_tokens", "solutions_per_step")
+        settings = {name: getattr(self, name) for name in names}
         if self.solutions_per_step is None:
-            assert self.trainer is not None
             accumulate = self._accumulate or self.trainer.accumulate_grad_batches
             settings |= {"tokens_per_batch": self.tokens_per_batch, "accumulate": accumulate}
         return settings
