@@ -14,30 +14,22 @@ from prm_lightning.batching.tree import build_tree
 BUDGET = 128
 
 
-@st.composite
-def encoded(draw):
-    """Solutions of some problems that share prefixes, as flat arrays."""
-    paths, problems = [], []
-    for problem in range(draw(st.integers(1, 6))):
-        for _ in range(draw(st.integers(1, 6))):
-            own = draw(st.lists(st.integers(0, 1), min_size=1, max_size=40))
-            paths.append([problem + 2, *own])
-            problems.append(problem)
+def flat(paths, problems, weights=1, repeats=1) -> EncodedSolutions:
+    """Solutions of one step each, by their token ids and the numbers of their problems."""
     n = len(paths)
-    lengths = [len(p) for p in paths]
     return EncodedSolutions(
-        ids=np.concatenate([np.array(p, np.int32) for p in paths]),
-        offsets=np.cumsum([0, *lengths]),
-        positions=np.array([length - 1 for length in lengths]),
+        ids=np.concatenate([np.array(path, np.int32) for path in paths]),
+        offsets=np.cumsum([0, *map(len, paths)]),
+        positions=np.array([len(path) - 1 for path in paths]),
         step_offsets=np.arange(n + 1),
         labels=np.ones(n, np.float32),
-        weights=np.array(draw(st.lists(st.sampled_from([0, 1, 2]), min_size=n, max_size=n)), "f4"),
+        weights=np.full(n, weights, np.float32),
         right=np.ones(n, bool),
         prompts=np.zeros(n, np.int64),
         first_errors=np.full(n, -1),
         sources=np.zeros(n, np.int64),
         problems=np.array(problems),
-        repeats=np.array(draw(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=n, max_size=n))),
+        repeats=np.full(n, repeats, np.float64),
         source_names=("test",),
         solution_names=Texts.of(map(str, range(n))),
         problem_texts=Texts.of([]),
@@ -45,6 +37,26 @@ def encoded(draw):
         branch=(),
         counts={},
     )
+
+
+@st.composite
+def encoded(draw):
+    """Solutions of some problems that share prefixes."""
+    paths, problems = [], []
+    for problem in range(draw(st.integers(1, 6))):
+        for _ in range(draw(st.integers(1, 6))):
+            own = draw(st.lists(st.integers(0, 1), min_size=1, max_size=40))
+            paths.append([problem + 2, *own])
+            problems.append(problem)
+    n = len(paths)
+    weights = draw(st.lists(st.sampled_from([0, 1, 2]), min_size=n, max_size=n))
+    repeats = draw(st.lists(st.sampled_from([0.5, 1.0, 2.0]), min_size=n, max_size=n))
+    return flat(paths, problems, weights, repeats)
+
+
+def example(n=40, problems=None) -> EncodedSolutions:
+    lengths = np.random.default_rng(0).integers(5, 60, n)
+    return flat([range(length) for length in lengths], range(n) if problems is None else problems)
 
 
 def solutions_of(batches):
@@ -111,30 +123,6 @@ def test_evaluation_rows_are_nearly_full(data):
             assert batch.row_tokens >= filled >= 7 / 8 * batch.row_tokens - 16
 
 
-def example(n=40):
-    lengths = np.random.default_rng(0).integers(5, 60, n)
-    return EncodedSolutions(
-        ids=np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
-        offsets=np.cumsum([0, *lengths]),
-        positions=lengths - 1,
-        step_offsets=np.arange(n + 1),
-        labels=np.ones(n, np.float32),
-        weights=np.ones(n, np.float32),
-        right=np.ones(n, bool),
-        prompts=np.zeros(n, np.int64),
-        first_errors=np.full(n, -1),
-        sources=np.zeros(n, np.int64),
-        problems=np.arange(n),
-        repeats=np.ones(n),
-        source_names=("test",),
-        solution_names=Texts.of(map(str, range(n))),
-        problem_texts=Texts.of([]),
-        step_texts=Texts.of([]),
-        branch=(),
-        counts={},
-    )
-
-
 @pytest.mark.parametrize("per_step", [None, 8])
 def test_epochs_and_seeds_differ_and_repeat(per_step):
     sizes = measure(example())
@@ -145,12 +133,8 @@ def test_epochs_and_seeds_differ_and_repeat(per_step):
 
 
 def test_whole_problems_stay_in_one_tree():
-    data = example()
-    same = EncodedSolutions(
-        **{f: getattr(data, f) for f in data.__dataclass_fields__ if f != "problems"},
-        problems=np.zeros(len(data), np.int64),
-    )
-    (batch,) = Planner(measure(same), BUDGET, 16, solutions_per_step=40).train_steps(0)[0]
+    sizes = measure(example(40, problems=[0] * 40))
+    (batch,) = Planner(sizes, BUDGET, 16, solutions_per_step=40).train_steps(0)[0]
     assert len(batch.rows) == 1
     assert len(batch.rows[0]) == 1
     assert batch.row_tokens == 64  # all are prefixes of the longest one
