@@ -274,10 +274,10 @@ _QUANTITY = re.compile(
     r"\s*(?P<sign>minus|negative)?\s*(?P<digits>[-+\d.,/*^!()%\s]*?)\s*%?\s*(?P<words>[a-z].*)?",
     re.IGNORECASE | re.DOTALL,
 )
-_SYMBOLS = {
+_SYMBOLS = str.maketrans({
     "⁄": "/", "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
     "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ",
-}  # fmt: skip
+})  # fmt: skip
 
 
 def plain_symbols(text: str) -> str:
@@ -285,7 +285,7 @@ def plain_symbols(text: str) -> str:
     text = re.sub("[⁺⁻]?[⁰¹²³⁴-⁹]+", lambda m: "^{" + m[0] + "}", text)
     text = re.sub("(?=[₀-₉])(?<![₀-₉])", "_", text)
     text = unicodedata.normalize("NFKC", re.sub("([¼-¾⅐-⅞])", r" \1", text))
-    return text.translate(str.maketrans(_SYMBOLS))
+    return text.translate(_SYMBOLS)
 
 
 def read_quantity(text: str) -> Fraction | None:

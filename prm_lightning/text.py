@@ -7,6 +7,8 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 
+GUIDE_PROMPT = ("### Question:\n", "\n\n### Partial Solution:\n")  # around the problem
+GUIDE_BRANCH = "\n### Evaluate this step:\n"
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 # A mark holds an equation or a bare number; code such as `x << n >> 2` holds neither.
 _CALCULATOR_MARK = re.compile(r"<<(?:[^<>=\n]*=[^<>\n]*|[\d.,]+)>>")
@@ -86,9 +88,8 @@ def guide_text(problem: str, steps: Sequence[str]) -> str:
     """
     problem, *lines = (fold_newlines(text).replace("\n", " ") for text in (problem, *steps))
     solution = "".join(f"{line}\n" for line in lines)
-    return (
-        f"### Question:\n{problem}\n\n### Partial Solution:\n{solution}\n### Evaluate this step:\n"
-    )
+    before, after = GUIDE_PROMPT
+    return before + problem + after + solution + GUIDE_BRANCH
 
 
 def remove_calculator_marks(text: str) -> str:

@@ -15,58 +15,38 @@ from prm_lightning.answers import extract_answer, same_answer, stated_answer
 from prm_lightning.searching.search import group_answers
 
 STATED = [
-    ("So 48+24 = <<48+24=72>>72 clips.\n#### 72", "72"),
-    ("... \n#### 1,234", "1234"),
+    ("So 48+24 = <<48+24=72>>72 clips.\n#### 72", "72"), ("... \n#### 1,234", "1234"),
     ("#### Step 1\nTwo pens.\n#### Step 2\nThe answer is 4.", "4"),
     ("#### 7\n\nI hope that helps, all 3 of you.", "7"),
     ("Thus \\boxed{900} dollars, or \\boxed{ \\frac{1}{2} }.", "\\frac{1}{2}"),
-    ("so \\boxed{\\{1,2\\}}", "\\{1,2\\}"),
-    ("we get $\\boxed 5$.", "5"),
-    ("The final answer is $\\boxed{-6}$. I hope it is correct.", "-6"),
-    ("The answer is: 18", "18"),
-    ("So the answer is 15.", "15"),
-    ("The answer is $12.50.", "12.50"),
-    ("**Final Answer:** 12 dollars", "12"),
-    ("**Answer:** **7**", "7"),
-    ("### Final Answer:\nJohn made a total of $114,200 that year.", "114200"),
-    ("A: 233", "233"),
-    ("Final answer: 2.33", "2.33"),
-    ("The answer is 5 + 3 = 8 apples.", "8"),
+    ("so \\boxed{\\{1,2\\}}", "\\{1,2\\}"), ("we get $\\boxed 5$.", "5"),
+    ("The final answer is $\\boxed{-6}$. I hope it is correct.", "-6"), ("The answer is: 18", "18"),
+    ("So the answer is 15.", "15"), ("The answer is $12.50.", "12.50"),
+    ("**Final Answer:** 12 dollars", "12"), ("**Answer:** **7**", "7"),
+    ("### Final Answer:\nJohn made a total of $114,200 that year.", "114200"), ("A: 233", "233"),
+    ("Final answer: 2.33", "2.33"), ("The answer is 5 + 3 = 8 apples.", "8"),
     ("The answer is \\( x = 4 \\).", "x = 4"),
     ("The answer to the question is Tuesday.", "Tuesday"),
     ("The answer is 5 million dollars.", "5 million"),
     ("The answer is 1 trillion dollars.", "1 trillion"),
     ("The answer is 3 million 200 thousand.", "3 million 200 thousand"),
-    ("The answer is negative 5.", "negative 5"),
-    ("The answer is 5 squared.", "5 squared"),
+    ("The answer is negative 5.", "negative 5"), ("The answer is 5 squared.", "5 squared"),
     ("The answer is two and a half.", "two and a half"),
     ("The answer is 3 p.m. and no later.", "3 p.m"),
     ("The answer is 3. Let me check: the answer is 4.", "4"),
     ("The correct answer is therefore (B).", "(B)"),
-]
+]  # fmt: skip
 NOT_STATED = [
-    ("Natalia sold 48 / 2 = 24 clips in May, 72 in all.", "72"),
-    ("He pays $1,250.50!", "1250.50"),
-    ("It falls by -3 to 10-15", "15"),
-    ("That is 50% more.", "50%"),
-    ("It is x2y4.", None),
-    ("It holds 3/4 of it.", "3/4"),
-    ("So there are 5 hundred thousand bees.", "5 hundred thousand"),
-    ("He has 10 000 apples.", "10 000"),
-    ("It is 2 1/2 cups.", "2 1/2"),
-    ("That is 2½ cups.", "2½"),
-    ("He drinks 2 and a half cups.", "2 and a half"),
-    ("It is 2 thirds of the cake.", "2 thirds"),
-    ("They meet at 3:30 p.m. on Tuesday.", "3:30 p.m"),
-    ("In base 2 that is 101_2.", "101_2"),
-    ("That is 1.5 x 10^6 cells.", "1.5 x 10^6"),
-    ("So there are 5! ways.", "5!"),
-    ("He scored 50!", "50"),
-    ("The ratio is 3:2.", "3:2"),
-    ("It is 1/2 million.", "1/2 million"),
-    ("Nothing here.", None),
-    ("", None),
-]
+    ("Natalia sold 48 / 2 = 24 clips in May, 72 in all.", "72"), ("He pays $1,250.50!", "1250.50"),
+    ("It falls by -3 to 10-15", "15"), ("That is 50% more.", "50%"), ("It is x2y4.", None),
+    ("It holds 3/4 of it.", "3/4"), ("So there are 5 hundred thousand bees.", "5 hundred thousand"),
+    ("He has 10 000 apples.", "10 000"), ("It is 2 1/2 cups.", "2 1/2"), ("That is 2½ cups.", "2½"),
+    ("He drinks 2 and a half cups.", "2 and a half"), ("It is 2 thirds of the cake.", "2 thirds"),
+    ("They meet at 3:30 p.m. on Tuesday.", "3:30 p.m"), ("In base 2 that is 101_2.", "101_2"),
+    ("That is 1.5 x 10^6 cells.", "1.5 x 10^6"), ("So there are 5! ways.", "5!"),
+    ("He scored 50!", "50"), ("The ratio is 3:2.", "3:2"), ("It is 1/2 million.", "1/2 million"),
+    ("Nothing here.", None), ("", None),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "answer"), STATED)
@@ -113,7 +93,7 @@ SAME = [
     ("5 o'clock", "5"), ("no solution", r"\text{No solution}"), ("３", "3"), ("٣", "٣"),
     ("2π", r"2\pi"), ("√2", r"\sqrt{2}"), (r"\frac{\pi}{2}", r"\pi/2"), ("1,000 meters", "1000"),
     ("18 total", "18"), ("4 thousandths", "0.004"), (r"3.0 \text{ hours}", "3"),
-    (r"\frac{9}{2}\text{ units}", "4.5"),
+    (r"\frac{9}{2}\text{ units}", "4.5"), ("noon", "12 pm"),
 ]  # fmt: skip
 DIFFERENT = [
     ("5 tens", "5"), ("5/0", "3/0"), ("1.000.000", "0"),
@@ -132,7 +112,7 @@ DIFFERENT = [
     ("5 or 6", "5"), ("1 million", "1 billion"), ("2 million", "2 m"), ("10^100", "10^101"),
     ("f(x)=x", "f(x)=2x"), ("x>5", "x<5"), ("1 hundred", "1"), ("100", "1 hundredth"),
     ("12 noon", "12 midnight"), ("3 halves", "3"), ("1e-5", "1e-6"), ("7 mod 3", "7"),
-    ("n^2", "n^3"), (r"\log_2 3", r"\log_3 2"), ("ab", "bac"),
+    ("n^2", "n^3"), (r"\log_2 3", r"\log_3 2"), ("ab", "bac"), ("5 blue", "5"),
 ]  # fmt: skip
 
 

@@ -115,7 +115,7 @@ class EncodedSolutions:
 
     def texts(self, index: int) -> tuple[str, list[str]]:
         """Problem and steps of one solution."""
-        steps = range(self.step_offsets[index], self.step_offsets[index + 1])
+        steps = range(len(self.step_texts))[self.steps(index)]
         return self.problem_texts[self.problems[index]], [self.step_texts[k] for k in steps]
 
 
@@ -263,11 +263,7 @@ def measure(data: EncodedSolutions) -> TreeSizes:
 
 
 def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indices]:
-    """Solutions of one problem so that shared prefixes are neighbours.
-
-    Returns:
-        The same indices in another order, and how many nodes each shares with the one before.
-    """
+    """Solutions of one problem, shared prefixes side by side; nodes each shares with the last one."""
     # Big-endian bytes compare like the ids themselves.
     keys = {i: data.solution(i)[0].astype(">u4").tobytes() for i in group.tolist()}
     order = sorted(keys, key=keys.__getitem__)
@@ -343,12 +339,7 @@ def lay_out(
 def _lm_targets(
     nodes: Sequence[Indices], indices: Sequence[int], data: EncodedSolutions
 ) -> tuple[Tensor, Tensor]:
-    """`lm_nodes` and `lm_weights` of a batch, see `StepBatch`.
-
-    Args:
-        nodes: of each solution, the node of each of its tokens.
-        indices: of those solutions in `data`.
-    """
+    """`lm_nodes` and `lm_weights` of `StepBatch`, from the nodes of each solution's tokens."""
     pairs = [np.empty((2, 0), np.int64)]
     for i, path in zip(indices, nodes, strict=True):
         ends = data.positions[data.steps(i)] + 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prm_lightning.files import digest
-from prm_lightning.text import fold_newlines
+from prm_lightning.text import GUIDE_BRANCH, GUIDE_PROMPT, fold_newlines
 
 Template = Literal["chat", "plain", "guide"]
 
@@ -20,8 +20,6 @@ PLACEHOLDER = "PRMPROBLEMPLACEHOLDER"
 # Llama 3 templates print today's date unless they are given one: the encoding of a solution must
 # not change from one day to the next.
 TEMPLATE_DATE = "26 Jul 2024"
-GUIDE_PROMPT = ("### Question:\n", "\n\n### Partial Solution:\n")
-GUIDE_BRANCH = "\n### Evaluate this step:\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,12 +212,8 @@ class Planner:
         return nodes if before < 0 else nodes - int(self.sizes.shared[before + 1 : place + 1].min())
 
     def _fill(self, trees: Sequence[TreeMembers], least_fill: float = 0.0) -> list[PlannedBatch]:
-        """Batches of trees that come sorted by size; each row takes what fits, first fit.
-
-        Args:
-            trees: the smallest first.
-            least_fill: share of a row that its first tree must fill.
-        """
+        """Batches of trees that come sorted by size, the smallest first; each row takes what fits,
+        first fit. The first tree of a row must fill the share `least_fill` of it."""
         batches = []
         waiting = list(trees)
         while waiting:
