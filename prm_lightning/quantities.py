@@ -132,7 +132,8 @@ def _equations_in(text: str) -> Iterator[Equation]:
 def _plain(text: str) -> str:
     """The text, as long as before, with one spelling of each sign."""
     for pattern, sign in ((LIST_MARK, ""), (_BLANKS, ""), *_SIGNS):
-        text = pattern.sub(lambda match, sign=sign: sign.ljust(len(match[0])), text)
+        for match in pattern.finditer(text):
+            text = text[: match.start()] + sign.ljust(len(match[0])) + text[match.end() :]
     return text
 
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import assert_same_weights, options, write_rows
 
-import prm_lightning
 from prm_lightning.batching import cache
 from prm_lightning.batching.data import Texts, collate
 from prm_lightning.batching.datamodule import PRMDataModule
@@ -289,20 +288,13 @@ def test_a_cache_that_cannot_be_written_is_only_slower(
 
 
 def test_other_code_has_another_version(tmp_path):
-    package = Path(prm_lightning.__file__).parent
-    shutil.copytree(package, tmp_path / "prm_lightning", ignore=lambda *_: ["__pycache__"])
-
-    def version():
-        command = [sys.executable, "-c", "from prm_lightning.batching import cache as c;"]
-        command[-1] += "print(c.__file__, c.code_version())"
-        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-        return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True).split()
-
-    place, first = version()
-    assert place.startswith(str(tmp_path))
-    with (tmp_path / "prm_lightning" / "text.py").open("a") as file:
+    packages = [cache.PACKAGE, tmp_path / "same", tmp_path / "other"]
+    for package in packages[1:]:
+        shutil.copytree(cache.PACKAGE, package, ignore=lambda *_: ["__pycache__"])
+    with (packages[2] / "text.py").open("a") as file:
         file.write("\n")
-    assert version()[1] != first
+    ours, same, other = map(cache.code_version, packages)
+    assert ours == same != other
 
 
 @given(texts=st.lists(st.text(st.characters(codec=None))))

@@ -1,5 +1,7 @@
 """A solution has one tokenization, and its step ends are known rather than searched for."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,11 +67,17 @@ def test_special_tokens_in_user_text_are_plain_text(tokenizer, template):
         assert encoded.input_ids.count(token) == clean.input_ids.count(token)
 
 
-def test_chat_leaves_the_assistants_turn_open(tokenizer):
-    encoded = Encoder(tokenizer).encode("How many?", ["15"])
-    assert tokenizer.decode(encoded.input_ids) == (
-        "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n15\n\n"
-    )
+@pytest.mark.parametrize(
+    ("template", "step_end", "problem", "step", "text"),
+    [
+        ("chat", None, "A?", "15", "<|im_start|>user\nA?<|im_end|>\n<|im_start|>assistant\n15\n\n"),
+        ("plain", None, "a\n\n\nb", "c\n \n\nd\r\n\r\ne\n", "a\nb\nc\nd\ne\n\n"),
+        ("plain", "\n", "a\nb", "c\nd", "a b\nc d\n"),  # a step end inside a text is a space
+    ],
+)
+def test_ids_are_those_of_this_text(tokenizer, template, step_end, problem, step, text):
+    encoded = Encoder(tokenizer, template, step_end).encode(problem, [step])
+    assert tokenizer.decode(encoded.input_ids) == text
 
 
 def test_guide_asks_after_every_step(tokenizer):
@@ -82,18 +90,6 @@ def test_guide_asks_after_every_step(tokenizer):
     assert path.step_positions == (len(path.input_ids) - 1,)
 
 
-def test_newlines_are_folded_so_that_the_step_end_is_unambiguous(tokenizer):
-    encoder = Encoder(tokenizer, "plain")
-    encoded = encoder.encode("a\n\n\nb", ["c\n \n\nd", "\n\ne\r\n\r\nf\n"])
-    assert tokenizer.decode(encoded.input_ids) == "a\nb\nc\nd\n\ne\nf\n\n"
-
-
-def test_a_step_end_inside_a_text_becomes_a_space(tokenizer):
-    encoder = Encoder(tokenizer, "plain", step_end="\n")
-    encoded = encoder.encode("a\nb", ["c\nd"])
-    assert tokenizer.decode(encoded.input_ids) == "a b\nc d\n"
-
-
 def test_any_single_token_may_end_a_step(tokenizer):
     encoder = Encoder(tokenizer, "plain", step_end="<|spare|>")
     encoded = encoder.encode("a", ["b <|spare|> c"])
@@ -102,8 +98,6 @@ def test_any_single_token_may_end_a_step(tokenizer):
 
 
 def test_bos_stands_first_where_the_tokenizer_adds_one(tokenizer):
-    import copy
-
     from tokenizers.processors import TemplateProcessing
 
     with_bos = copy.deepcopy(tokenizer)
@@ -116,8 +110,6 @@ def test_bos_stands_first_where_the_tokenizer_adds_one(tokenizer):
 
 
 def test_the_date_does_not_enter_the_prompt(tokenizer):
-    import copy
-
     dated = copy.deepcopy(tokenizer)
     dated.chat_template = (
         "{% if not date_string is defined %}"
@@ -130,8 +122,6 @@ def test_the_date_does_not_enter_the_prompt(tokenizer):
 
 
 def test_bad_input_is_named(tokenizer):
-    import copy
-
     with pytest.raises(ValueError, match=r"step_end='ab cd' is \d+ tokens"):
         Encoder(tokenizer, step_end="ab cd")
     with pytest.raises(ValueError, match="'guide' ends every step with a newline"):

@@ -45,6 +45,7 @@ from prm_lightning.files import cache_folder, digest, file_digest, written_file
 from prm_lightning.types import Solution
 
 MAX_BYTES = 8 * 2**30
+PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("numpy", "tokenizers", "transformers")
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,8 @@ def encoded_part(
 
 
 @cache
-def code_version() -> str:
-    """Hash of this package's code and of the releases of what it tokenizes with."""
-    root = Path(__file__).parents[1]
+def code_version(root: Path = PACKAGE) -> str:
+    """Hash of a package's code and of the releases of what it tokenizes with."""
     code = [f"{p.relative_to(root)} {file_digest(p)}" for p in sorted(root.rglob("*.py"))]
     return digest([*code, *map(version, LIBRARIES)])
 

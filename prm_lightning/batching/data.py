@@ -263,7 +263,7 @@ def measure(data: EncodedSolutions) -> TreeSizes:
 
 
 def _sort_paths(group: Indices, data: EncodedSolutions) -> tuple[Indices, Indices]:
-    """Solutions of one problem, shared prefixes side by side; nodes each shares with the last one."""
+    """Solutions of one problem, prefixes side by side, and the nodes each shares with the last."""
     # Big-endian bytes compare like the ids themselves.
     keys = {i: data.solution(i)[0].astype(">u4").tobytes() for i in group.tolist()}
     order = sorted(keys, key=keys.__getitem__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,7 +239,7 @@ class Planner:
         """The step's batches, in solution indices and with its total weight on each."""
         places = [place for b in step for row in b.rows for tree in row for place in tree]
         weights = self.sizes.weights[places]
-        totals = {
+        totals: dict[str, Any] = {
             "total_weight": float(weights.sum()) or 1.0,
             "total_solutions": float(max(1, (weights > 0).sum())),
             "total_lm": float(max(1, self.sizes.lm_tokens[places].sum())),
