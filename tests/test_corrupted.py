@@ -165,8 +165,9 @@ def test_the_same_seed_gives_the_same_copies_whatever_else_there_is():
     one, two = right(*TEXTS, id="a"), right(*TEXTS, id="b", problem=PROBLEM + " Now?")
     assert broken(one, two, n=3)[:3] == broken(one, n=3) == broken(two, one, n=3)[3:]
     assert broken(one, n=3, seed=1) != broken(one, n=3, seed=2)
-    with pytest.raises(ValueError, match="Corrupted: n=0 must be 1 or more"):
-        broken(one, n=0)
+    for wrong in ({"n": 0}, {"carry_on": "on"}, {"after_error": "right"}):
+        with pytest.raises(ValueError, match=r"Corrupted: n=.* must be 1 or more"):
+            broken(one, **wrong)
 
 
 @given(

@@ -37,9 +37,9 @@ RIGHT = {
 }
 
 
-def write_folder(folder, *rows):
+def write_folder(folder, *rows, dataset='{"reward": "HE", "cost": 0.5}'):
     write_lines(folder / "solutions.jsonl", *rows)
-    (folder / "dataset.json").write_text("{}")
+    (folder / "dataset.json").write_text(dataset)
     return str(folder)
 
 
@@ -116,7 +116,7 @@ def test_stored_and_remade_rewards_are_the_same(tmp_path_factory, verdicts, corr
     row = {**WRONG, "steps": steps, "verdicts": verdicts, "is_correct": correct}
     for kind, stored in made.items():
         folder = tmp_path_factory.getbasetemp() / kind
-        write_folder(folder, {**row, "step_rewards": stored})
+        write_folder(folder, {**row, "step_rewards": stored}, dataset=f'{{"reward": "{kind}"}}')
         for asked in (None, "HE", "SE"):
             (solution,) = solutions(Labelled(str(folder), asked))
             assert rewards(solution) == made[asked or kind]
@@ -129,9 +129,11 @@ def test_a_folder_of_the_guides_rows_alone_is_read_as_it_is(tmp_path):
     assert (solution.id, rewards(solution)) == ("f:0", [-1.0, -1.0, None])
     with pytest.raises(ValueError, match="no verdicts among question"):
         list(Labelled(folder, "SE").rows())
-    unknown = write_folder(tmp_path / "u", {**WRONG, "is_correct": None})
-    with pytest.raises(ValueError, match="is_correct is None, expected true or false for HE"):
-        list(Labelled(unknown, "HE").rows())
+    for dataset in ("{", "[]", '{"reward": "XE"}', "\x00", "[" * 100_000):
+        incomplete = write_folder(tmp_path / "i", WRONG, dataset=dataset)
+        with pytest.raises(ValueError, match=r"dataset\.json.*run label again") as error:
+            list(Labelled(incomplete).read())
+        assert len(str(error.value).splitlines()) == 1
     (tmp_path / "f" / "dataset.json").unlink()
     for missing in (folder, folder + "/none"):
         with pytest.raises(FileNotFoundError, match="run label again"):
@@ -144,6 +146,9 @@ def test_a_folder_of_the_guides_rows_alone_is_read_as_it_is(tmp_path):
         ({"step_rewards": [-1.0]}, "steps and step_rewards differ in number"),
         ({"step_rewards": [-1.0, -1.0, 2]}, "reward outside [-1, 1]"),
         ({"step_rewards": [-1.0, float("nan"), None]}, "reward outside [-1, 1]"),
+        ({"step_rewards": [1.0, -1.0, None]}, "rewards contradict verdicts"),
+        ({"step_rewards": [-1.0, None, -1.0]}, "rewards contradict verdicts"),
+        ({"is_correct": None}, "is_correct unknown"),
         ({"verdicts": ["correct"]}, "steps and verdicts differ in number"),
         ({"verdicts": ["correct", "bad", None]}, "verdict unknown"),
         ({"verdicts": ["correct", [], None]}, "verdict unknown"),

@@ -52,6 +52,18 @@ def test_the_first_error_is_the_label_whatever_is_blank(label, blank, tmp_path_f
         assert len(found.steps) == 6 - len(blank)
 
 
+@pytest.mark.parametrize(("yes", "no"), [(True, False), (1, 0), (1.0, 0.0), ("1", "false")])
+def test_solutions_are_chosen_by_their_final_answer(tmp_path, yes, no):
+    other = {**ROW, "id": "b", "final_answer_correct": yes}
+    path = write_lines(tmp_path / "p.jsonl", {**ROW, "final_answer_correct": no}, other)
+    dropped, kept = ProcessBench(path, final_answer="correct").read()
+    assert (kept.id, dropped.reason) == ("b", "final answer not correct")
+    kept, dropped = ProcessBench(path, final_answer="wrong").read()
+    assert (kept.id, dropped.reason) == ("gsm8k-1", "final answer not wrong")
+    _, dropped = ProcessBench([ROW, {**ROW, "final_answer_correct": 2}]).read()
+    assert dropped.reason == "final_answer_correct is no flag"
+
+
 @pytest.mark.parametrize("label", [3, -2, 0.5, True, "1", float("nan"), float("inf"), [1]])
 def test_a_label_that_names_no_step_is_dropped(tmp_path, label):
     path = write_lines(tmp_path / "p.jsonl", ROW, {**ROW, "label": label})

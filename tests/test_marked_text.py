@@ -221,6 +221,8 @@ def test_placeholder_keys_and_chat_markup_are_as_the_user_says(tmp_path):
     )  # fmt: skip
     assert solution.problem == "Find x."
     assert (texts(solution), labels(solution)) == (["x is", "in the text\nx = 1"], [0.5, 1.0])
+    with pytest.raises(ValueError, match="placeholder_token is empty"):
+        OpenRlhf("x.jsonl", placeholder_token="")
 
 
 @pytest.mark.parametrize("value", [["+", "-", "+"], ["-", "+"]])

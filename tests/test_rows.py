@@ -63,11 +63,14 @@ def test_a_data_set_is_called_after_its_file_folder_or_id(path, name):
 
 
 def test_files_of_no_split_or_another_kind_are_named(tmp_path, monkeypatch, caplog):
-    for name in ("train.jsonl", "more.jsonl", "more.csv"):
+    for name in ("train.jsonl", "more.jsonl"):
         write_lines(tmp_path / "json" / name, {"a": 1})
     monkeypatch.chdir(tmp_path)
     assert values("json") == [{"a": 1}]  # the folder, and no format of `datasets`
-    assert "json: not read, of no split or another kind: more.csv, more.jsonl" in caplog.text
+    assert "json: not read, of no split: more.jsonl" in caplog.text
+    write_lines(tmp_path / "json" / "other.csv", {"a": 1})
+    with pytest.raises(ValueError, match=r"several kinds, .*, without other\.csv"):
+        values("json")
 
 
 def test_a_streamed_data_set_is_read_as_it_is_needed(monkeypatch):

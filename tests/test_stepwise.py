@@ -175,6 +175,21 @@ def test_attempts_become_solutions_whose_lines_are_steps(write):
 
 # ---- what `format` writes ------------------------------------------------------------------------
 
+
+def test_an_attempt_that_is_right_to_the_end_gives_the_answer_of_its_problem(write):
+    def row(prompt, last, *labels):
+        return {"prompt": prompt, "completions": ["so", last], "labels": labels}
+
+    path = write(
+        row("p", "#### 1,200", True, True),
+        row("p", "#### 7", True, False),
+        row("q", "#### 7", True, False),
+        row("q", "#### 8", True, True),
+        {**row("q", "#### 9", False, False), "answer": "9"},
+    )
+    assert [s.answer for s in read(path)] == ["1,200", "1,200", None, "8", "9"]
+
+
 WORDS = st.text("ab \u2028é", min_size=1, max_size=4).filter(str.strip)
 STEPS = st.lists(st.tuples(WORDS, st.sampled_from([0, 1, 0.25])), min_size=1, max_size=5)
 
@@ -248,3 +263,6 @@ def test_a_bad_row_between_others_does_not_part_a_solution(tmp_path):
     dropped, solution = Stepwise(path).read()
     assert (dropped.place, dropped.reason) == (f"{path}:2", "label outside [0, 1]")
     assert (texts(solution), labels(solution)) == (["a", "b", "c"], [1.0, None, 0.0])
+    for changed in ({"previous_steps": []}, {"reasoning_path": ["a", "c"]}, {"step_index": 0}):
+        dropped, kept = Stepwise([first, {**second, **changed}]).read()
+        assert (texts(kept), dropped.reason) == (["a"], "columns contradict each other")

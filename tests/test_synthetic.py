@@ -274,7 +274,7 @@ def test_near_misses_are_other_positive_numbers_as_round_as_the_right_one(right)
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"problems": 0}, {"attempts": 0}, {"split": "test"}],
+    [{"problems": 0}, {"attempts": 0}, {"split": "test"}, {"after_error": "keep"}],
     ids=str,
 )
 def test_arguments_out_of_range_are_named(arguments):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from prm_lightning.quantities import (
     LIST_MARK,
@@ -27,6 +27,8 @@ from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source, Step
 Kind = Literal[
     "arithmetic_slip", "changed_operand", "miscopied_number", "wrong_operation", "changed_number"
 ]
+CarryOn = Literal["end", "keep", "both"]
+AfterError = Literal["unlabelled", "wrong"]
 Edit = tuple[int, int, str]  # start, end, what takes this place
 
 RIGHT = "right"  # in an id, where that of a copy has its kind
@@ -69,7 +71,7 @@ class Corrupted:
         after_error: label of the later steps: none (``unlabelled``), or 0 (``wrong``).
 
     Raises:
-        ValueError: `n` is below 1.
+        ValueError: `n` is below 1, or `carry_on` or `after_error` is unknown.
     """
 
     def __init__(
@@ -80,11 +82,14 @@ class Corrupted:
         name: str = "corrupted",
         *,
         right: bool = True,
-        carry_on: Literal["end", "keep", "both"] = "end",
-        after_error: Literal["unlabelled", "wrong"] = "unlabelled",
+        carry_on: CarryOn = "end",
+        after_error: AfterError = "unlabelled",
     ) -> None:
-        if n < 1:
-            raise ValueError(f"Corrupted: n={n} must be 1 or more.")
+        if n < 1 or carry_on not in get_args(CarryOn) or after_error not in get_args(AfterError):
+            raise ValueError(
+                f"Corrupted: n={n} must be 1 or more, carry_on={carry_on!r} one of "
+                f"{get_args(CarryOn)}, after_error={after_error!r} one of {get_args(AfterError)}."
+            )
         self.source, self.n, self.seed, self.name, self.right = source, n, seed, name, right
         self.carry_on, self.after_error = carry_on, after_error
 

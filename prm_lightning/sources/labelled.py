@@ -1,12 +1,14 @@
 """A folder that the verb `label` wrote: solutions with verdicts on their steps.
 
-In: ``solutions.jsonl`` of the folder. Out: `Solution`s with rewards or labels.
+In: ``solutions.jsonl`` and ``dataset.json`` of the folder. Out: `Solution`s with rewards or labels.
 Read next: `rewards.py`, which makes labels and weights of rewards.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +20,7 @@ from prm_lightning.sources.fields import (
     list_in,
     problem_in,
     require_count,
+    show,
     texts_in,
     unexpected,
 )
@@ -64,7 +67,7 @@ class Labelled:
 
         Raises:
             FileNotFoundError: the folder, or a file of it, is missing.
-            ValueError: the folder is empty, or lacks needed columns altogether.
+            ValueError: the folder is incomplete, empty, or lacks needed columns altogether.
         """
         return (row if isinstance(row, Dropped) else row[0] for row in self._read())
 
@@ -96,17 +99,25 @@ class Labelled:
                     }
 
     def _read(self) -> Iterator[tuple[Solution, GuideRow] | Dropped]:
-        folder = Path(self.folder)
-        if not (folder / "dataset.json").is_file():
+        file = Path(self.folder, "dataset.json")
+        if not file.is_file():
             raise FileNotFoundError(
-                f"Labelled: {folder} has no dataset.json, which is written last, so it is "
-                f"{'incomplete' if folder.is_dir() else 'missing'}; run label again to finish it, "
-                "or name another folder."
+                f"Labelled: {self.folder} has no dataset.json, which is written last, so it is "
+                f"{'incomplete' if file.parent.is_dir() else 'missing'}; run label again to finish "
+                "it, or name another folder."
             )
-        rows = read_rows(str(folder / "solutions.jsonl"))
-        return parse_rows(rows, self._parse, self.name, LAYOUTS)
+        try:
+            kind = json.loads(file.read_text(encoding="utf-8"))["reward"]
+            if kind not in ("HE", "SE"):
+                raise ValueError(f"reward is {show(kind)}, expected HE or SE")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"Labelled: {file}: {str(error)[:100]}; run label again.") from error
+        rows = read_rows(str(file.with_name("solutions.jsonl")))
+        return parse_rows(rows, partial(self._parse, kind), self.name, LAYOUTS)
 
-    def _parse(self, row: dict[str, Any], id: str) -> Iterator[tuple[Solution, GuideRow]]:
+    def _parse(
+        self, kind: str, row: dict[str, Any], id: str
+    ) -> Iterator[tuple[Solution, GuideRow]]:
         question, texts = problem_in(row["question"], "question"), texts_in(row["steps"], "steps")
         if not texts or not all(text.strip() for text in texts):
             raise unexpected("no steps", "steps", texts, "steps that are not blank")
@@ -118,16 +129,16 @@ class Labelled:
         labels: list[float | None] = [None] * len(texts)
         if self.rewards is None:
             rewards = _rewards_in(_column(row, "step_rewards", texts))
-        elif self.rewards == "SE":
-            rewards = se_rewards(verdicts)
+            made = _rewards_of(kind, verdicts, is_correct) if "verdicts" in row else rewards
+            if not all(map(_same, rewards, made)):
+                expected = f"those of the verdicts, {made}"
+                raise unexpected("rewards contradict verdicts", "step_rewards", rewards, expected)
+        elif self.rewards in ("HE", "SE"):
+            rewards = _rewards_of(self.rewards, verdicts, is_correct)
         elif self.rewards == "verdicts":
             labels = [LABELS.get(verdict) for verdict in verdicts]
-        elif self.rewards == "labels":
-            labels = labels_in(_column(row, "labels", texts), "labels")
-        elif is_correct is None:
-            raise unexpected("is_correct unknown", "is_correct", None, "true or false for HE")
         else:
-            rewards = he_rewards(verdicts, is_correct)
+            labels = labels_in(_column(row, "labels", texts), "labels")
         by_reward = self.rewards in (None, "HE", "SE")
         weights = [float(r is not None) if by_reward else 1.0 for r in rewards]
         steps = tuple(map(Step, map(fold_newlines, texts), labels, weights, verdicts, rewards))
@@ -145,6 +156,20 @@ class Labelled:
             "ground_truth_answer": answer_in(answer),
         }
         yield Solution(question, steps, self.name, own_id, answer=answer_in(answer)), guide
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one is other if one is None or other is None else abs(one - other) < 1e-3
+
+
+def _rewards_of(
+    kind: str, verdicts: list[Verdict | None], is_correct: bool | None
+) -> list[float | None]:
+    if kind == "SE":
+        return se_rewards(verdicts)
+    if is_correct is None:
+        raise unexpected("is_correct unknown", "is_correct", None, "true or false for HE")
+    return he_rewards(verdicts, is_correct)
 
 
 def _column(row: dict[str, Any], column: str, steps: list[str]) -> list[Any]:

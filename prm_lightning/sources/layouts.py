@@ -15,6 +15,7 @@ from typing import Any, Literal
 from prm_lightning.sources.fields import (
     Marks,
     answer_in,
+    flag_in,
     list_in,
     make_steps,
     mapping_in,
@@ -27,11 +28,10 @@ from prm_lightning.sources.fields import (
 from prm_lightning.sources.labelled import Labelled
 from prm_lightning.sources.marked_text import MathShepherd, OpenRlhf, RlhFlow
 from prm_lightning.sources.rows import FileSource, Row, RowError, Rows, read_rows
-from prm_lightning.sources.stepwise import Stepwise
+from prm_lightning.sources.stepwise import Stepwise, answer_of
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import ALL_CORRECT, Solution, Source, Step
 
-ANSWER_MARK = "####"
 BAD_PROBLEM = "bad_problem"  # a `finish_reason`: the labeller could make nothing of the question
 FIRST_ROWS = 100  # rows that are looked at to tell a layout
 
@@ -46,12 +46,21 @@ class ProcessBench(FileSource):
     it are right, steps after it unlabelled. A solution may reach the right answer with a wrong
     step, and a wrong answer with every step right. ProcessBench itself has the splits ``gsm8k``,
     ``math``, ``olympiadbench`` and ``omnimath``.
+
+    Args:
+        final_answer: read the solutions with a ``correct`` or a ``wrong`` final answer alone; the
+            others are dropped and counted.
     """
 
     layouts = (("problem", "steps", "label"),)
+    final_answer: Literal["any", "correct", "wrong"] = "any"
 
     def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
         """A row as one solution, with its own id if it has one."""
+        correct = flag_in(row.get("final_answer_correct"), "final_answer_correct")
+        if self.final_answer != "any" and correct is not (self.final_answer == "correct"):
+            reason = f"final answer not {self.final_answer}"
+            raise unexpected(reason, "final_answer_correct", correct, "what final_answer asks for")
         texts = texts_in(row["steps"], "steps")
         steps = make_steps(texts, _labels_until(row["label"], texts), fold_newlines)
         problem, own = problem_in(row["problem"], "problem"), row.get("id")
@@ -80,8 +89,7 @@ class Gsm8k(FileSource):
         lines = text_in(row["answer"], "answer").replace("\r\n", "\n").split("\n")
         clean = step_cleaner(self.calculator_marks)
         steps = make_steps(lines, [1.0] * len(lines), clean, "lines of answer")
-        answer = steps[-1].text.partition(ANSWER_MARK)[2]
-        yield Solution(problem, steps, self.name, id, answer=answer.strip() or None)
+        yield Solution(problem, steps, self.name, id, answer=answer_of(steps[-1].text))
 
 
 # {"question": {"problem": "2 + 3?", "ground_truth_answer": "5"}, "labeler": "…",

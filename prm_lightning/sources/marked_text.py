@@ -84,7 +84,7 @@ class OpenRlhf(FileSource):
     placeholder is an unlabelled step.
 
     Args:
-        placeholder_token: the text after every step, not empty.
+        placeholder_token: the text after every step.
         input_key: column of the text.
         label_key: column of the values.
         question_end: the text between question and first step; empty means that the first step
@@ -100,6 +100,11 @@ class OpenRlhf(FileSource):
     question_end: str = ""
     calculator_marks: Marks = "remove"
     step_numbers: Marks = "remove"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.placeholder_token:
+            raise ValueError("OpenRlhf: placeholder_token is empty, expected the end of a step.")
 
     def needed(self) -> Sequence[Columns]:
         """The two columns that are read."""

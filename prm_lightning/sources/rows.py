@@ -217,7 +217,7 @@ def files_of_split(folder: str, split: str = "train") -> list[str]:
     """Full paths of the data files of a folder, in the order in which they are read.
 
     `datasets` knows how folders name their splits. It takes the files of one kind and passes over
-    the others in silence; here a warning names them.
+    the others in silence.
     """
     from datasets import load_dataset_builder
 
@@ -240,8 +240,16 @@ def files_of_split(folder: str, split: str = "train") -> list[str]:
             raise ValueError(f"{file}: cannot be read, expected {', '.join(DATA_SUFFIXES)}.")
     visible = [p for p in sorted(here.rglob("*")) if p.name[0] not in "._"]
     left_out = [p.name for p in visible if p.name.endswith(DATA_SUFFIXES) and str(p) not in read]
+    kinds = ((*JSON_SUFFIXES, *LINES_SUFFIXES), CSV_SUFFIXES, (".parquet",))
+    same = next(kind for kind in kinds if splits[split][0].endswith(kind))
+    others = [name for name in left_out if not name.endswith((*same, ".json"))]
+    if others and not (here / "README.md").exists():  # a data set card may choose files
+        raise ValueError(
+            f"{folder}: holds files of several kinds, of which only one would be read, without "
+            f"{others[0]}; name one file, or move the others."
+        )
     if left_out:
-        log.warning("%s: not read, of no split or another kind: %s", folder, ", ".join(left_out))
+        log.warning("%s: not read, of no split: %s", folder, ", ".join(left_out))
     return splits[split]
 
 

@@ -25,7 +25,7 @@ from prm_lightning.sources.fields import (
     texts_in,
     unexpected,
 )
-from prm_lightning.sources.rows import FileSource, parse_rows, read_rows
+from prm_lightning.sources.rows import FileSource, RowError, parse_rows, read_rows
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Step
 
@@ -47,7 +47,9 @@ class Stepwise(FileSource):
     One row is one attempt: ``prompt`` is the question, as plain text or inside chat markup;
     ``completions`` are the steps of the attempt; ``labels`` holds one bool, number in [0, 1] or
     null (unlabelled) for each. Blank completions are no steps and go with their labels. An
-    optional column ``answer`` holds the reference answer.
+    optional column ``answer`` holds the reference answer. Without one, an attempt that ends in a
+    step ``#### n`` and whose every label is 1 gives it, also to the rows of that problem that
+    come next.
 
     Both layouts that ``format`` writes are known by their columns and read back: rows of
     ``problem, steps, labels`` (and ``weights, source, id`` if they are there), and rows of
@@ -84,7 +86,8 @@ class Stepwise(FileSource):
         An attempt of a row of attempts has the id ``name:row index.position``.
         """
         rows = read_rows(self.path, self.split, streaming=self.streaming)
-        return _join_prefixes(parse_rows(rows, self._parse, self.name, self.layouts))
+        items = parse_rows(rows, self._parse, self.name, self.layouts)
+        return _carry_answers(_join_prefixes(items))
 
     def _parse(self, row: dict[str, Any], id: str) -> Iterator[Solution | Prefix]:
         if row.keys() >= {"prompt", "completions", "labels"}:
@@ -94,6 +97,10 @@ class Stepwise(FileSource):
         else:
             previous = texts_in(row["previous_steps"], "previous_steps")
             step, label = text_in(row["step"], "step"), label_in(row["label"], "label")
+            path, index = row.get("reasoning_path"), row.get("step_index")
+            if path not in (None, [*previous, step]) or index not in (None, len(previous)):
+                message = "reasoning_path or step_index does not fit previous_steps and step."
+                raise RowError("columns contradict each other", message)
             before = tuple(Step(self._clean(text)) for text in previous if text.strip())
             steps = before + make_steps([step], [label], self._clean, "step")
             problem = problem_in(row["problem"], "problem")
@@ -163,6 +170,24 @@ def _continues(last: Prefix, next: Prefix) -> bool:
     old, new = ([step.text for step in prefix.solution.steps] for prefix in (last, next))
     same = (last.solution.problem, last.total) == (next.solution.problem, next.total)
     return same and len(new) > len(old) and new[: len(old)] == old
+
+
+def _carry_answers(items: Iterable[Solution | Dropped]) -> Iterator[Solution | Dropped]:
+    """Take the answer of a problem from an attempt that is right to the end."""
+    problem, answer = "", None  # of the last such attempt
+    for item in items:
+        if isinstance(item, Solution) and item.answer is None:
+            stated = answer_of(item.steps[-1].text)
+            if stated and all(step.label == 1 for step in item.steps):
+                problem, answer = item.problem, stated
+            if item.problem == problem:
+                item = replace(item, answer=answer)
+        yield item
+
+
+def answer_of(step: str) -> str | None:
+    """The answer that a step of the form ``#### n`` states."""
+    return step.removeprefix("####").strip() or None if step.startswith("####") else None
 
 
 def _weight_in(value: object, number: int) -> float:

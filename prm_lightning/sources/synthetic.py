@@ -64,7 +64,7 @@ class Synthetic:
         name: the source's name in metrics.
 
     Raises:
-        ValueError: no problems or attempts are asked for, or `split` is unknown.
+        ValueError: no problems or attempts are asked for, or `split` or `after_error` is unknown.
     """
 
     license = "Apache-2.0"  # the templates' own
@@ -82,8 +82,11 @@ class Synthetic:
             raise ValueError(
                 f"Synthetic: problems={problems} and attempts={attempts} must be 1 or more."
             )
-        if split not in get_args(Split):
-            raise ValueError(f"Synthetic: split={split!r} must be one of {get_args(Split)}.")
+        if split not in get_args(Split) or after_error not in ("unlabelled", "wrong"):
+            raise ValueError(
+                f"Synthetic: split={split!r} must be one of {get_args(Split)}, and "
+                f"after_error={after_error!r} 'unlabelled' or 'wrong'."
+            )
         self.problems, self.attempts, self.split, self.seed = problems, attempts, split, seed
         self.after_error, self.name = after_error, name
         self.templates = [template for template in read_templates() if template.split == split]
