@@ -17,8 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_lightning.evaluation.best_of_n import (
-    expect_any,
-    expect_best,
     expect_vote,
     make_subsets,
     report_best_of_n,
@@ -26,10 +24,8 @@ from prm_lightning.evaluation.best_of_n import (
     takes_all,
 )
 from prm_lightning.evaluation.data import count_oddities, read_pools
-from prm_lightning.evaluation.scored import Choice, Entry, Scored
+from prm_lightning.evaluation.scored import Entry, Scored
 from prm_lightning.modeling.aggregate import aggregate
-
-SEEDS = st.integers(0, 2**16)
 
 
 def brute_best(scores, correct, n) -> Fraction:
@@ -59,28 +55,6 @@ def brute_vote(answers, weights, correct, n) -> Fraction:
         if winners:
             total += sum((right[a] for a in winners), Fraction(0)) / len(winners)
     return total / comb(len(answers), n)
-
-
-@given(seed=SEEDS)
-def test_estimators_equal_brute_force_over_all_subsets(seed):
-    rng = random.Random(seed)
-    total = rng.randint(1, 7)
-    n = rng.randint(1, total)
-    answers = [rng.choice([-1, 0, 0, 1, 2]) for _ in range(total)]
-    correct = [a == 0 or (a == 2 and rng.random() < 0.5) for a in answers]  # flags may disagree
-    scores = [rng.choice([None, 0.0, 0.25, 0.5, 1.0]) for _ in range(total)]
-    weights = [[1.0] * total, [score or 0.0 for score in scores]]
-
-    with_nan = np.array([math.nan if score is None else score for score in scores])
-    best = expect_best(with_nan, np.array(correct), n)
-    assert best == pytest.approx(float(brute_best(scores, correct, n)))
-    subsets = make_subsets(total, n, seed)
-    assert takes_all(total, n)
-    voted = expect_vote(np.array(answers), np.array(weights), np.array(correct), subsets)
-    for value, row in zip(voted, weights, strict=True):
-        assert value == pytest.approx(float(brute_vote(answers, row, correct, n)))
-    any_correct = fmean(any(c) for c in combinations(correct, n))
-    assert expect_any(correct, n) == pytest.approx(any_correct)
 
 
 def test_a_vote_worked_out_by_hand():
@@ -138,7 +112,7 @@ def test_what_is_odd_about_a_pool_is_counted(tmp_path):
             sample("2", True), sample(None, False), sample("3", True), sample("2", False, steps=[]),
             sample("2.0", None, steps=[" ", "It is 2.", ""]),
         ]},
-        {"id": "b", "question": "1 + 2?", "answer": "3", "samples": []},
+        {"id": "b", "problem": "1 + 2?", "answer": "3", "samples": []},
         {"id": "c", "question": " ", "answer": "3", "samples": [sample("3", True)]},
         {"id": "d", "question": "1 + 3?", "samples": [sample("4")]},
         {"id": "e", "question": "1 + 3?", "samples": [{"steps": "text", "is_correct": True}]},
@@ -173,19 +147,6 @@ def test_flags_may_be_0_and_1_and_anything_else_drops_the_row(tmp_path):
     pools, counts = read_pools(write_pool(tmp_path, [good, *bad]))
     assert [s.correct for s in pools[0].samples] == [True, False, True, False, False]
     assert counts == {"is_correct is no flag": 5}
-
-
-def test_a_pool_of_parquet_reads_like_one_of_lines(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    row = {"id": "a", "question": None, "problem": "?", "answer": "1", "samples": [
-        {"steps": ["It is 1."], "final_answer": None, "is_correct": 1},
-        {"steps": ["It is 2."], "final_answer": "2", "is_correct": 0},
-    ]}  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "pool.parquet")
-    pools, _ = read_pools([str(tmp_path / "pool.parquet")])
-    assert [(s.answer, s.correct) for s in pools[0].samples] == [("1", True), ("2", False)]
 
 
 def test_pairs_of_a_pool_are_compared_by_its_flags(tmp_path):
@@ -224,15 +185,15 @@ def test_a_pool_without_samples_or_with_an_id_twice_is_refused(tmp_path, samples
     assert "\n" not in str(caught.value)
 
 
-def make_pools(tmp_path, seed, sizes=(4, 4, 4, 4, 4, 4), name="pool.jsonl"):
+def make_pools(tmp_path, seed, sizes=(4, 3, 6), name="pool.jsonl"):
     rng = random.Random(seed)
     rows = []
     for number, size in enumerate(sizes):
         samples = []
         for _ in range(size):
-            answer = rng.choice(["1", "1", "2", None])
-            steps = ["Go on."] * rng.choice([0, 1, 3])
-            samples.append(sample(answer, answer == "1", steps=steps))
+            answer = rng.choice(["1", "1", "2", "3", None])
+            is_right = answer == "1" or (answer == "3" and rng.random() < 0.5)  # some disagree
+            samples.append(sample(answer, is_right, steps=["So."] * rng.choice([0, 1, 3])))
         rows.append(
             {"id": f"q{number}", "question": f"Q{number}?", "answer": "1", "samples": samples}
         )
@@ -263,7 +224,7 @@ def brute_force(method, pool, scores, n) -> float:
 @given(seed=st.integers(0, 200))
 @settings(max_examples=40)
 def test_the_report_is_the_mean_over_problems_of_brute_force(tmp_path_factory, seed):
-    pools = make_pools(tmp_path_factory.mktemp("pools"), seed, sizes=(4, 3, 4))
+    pools = make_pools(tmp_path_factory.mktemp("pools"), seed)
     scored = score_at_random(pools, seed)
     rows = report_best_of_n([Entry("m", "model", scored)], pools, 0).rows
     by_id = {item.solution.id: item.scores for item in scored}
@@ -279,16 +240,6 @@ def test_the_report_is_the_mean_over_problems_of_brute_force(tmp_path_factory, s
                 values.append(brute_force(row.about["method"], pool, scores, n))
         assert row.about["problems"] == len(values)
         assert row.metrics["accuracy"].value == pytest.approx(fmean(values))
-
-
-def test_the_chosen_aggregation_is_marked_and_the_notes_say_by_whom(tmp_path):
-    pools = make_pools(tmp_path, 1)
-    entry = Entry(
-        "m", "model", score_at_random(pools, 0), None, Choice("mean", "chosen on v.jsonl")
-    )
-    report = report_best_of_n([entry], pools, 20)
-    assert {r.about["aggregation"] for r in report.rows if r.about["chosen"]} == {"mean"}
-    assert any("m: mean, chosen on v.jsonl" in note for note in report.notes)
 
 
 def test_problems_with_fewer_samples_are_not_stretched_and_files_are_not_mixed(tmp_path):
@@ -320,21 +271,7 @@ def test_the_difference_to_majority_is_paired(tmp_path):
     assert row.metrics["accuracy"].low < row.metrics["accuracy"].value
 
 
-@pytest.mark.parametrize(
-    ("name", "problems", "samples"),
-    [
-        pytest.param("best_of_n_mixed.jsonl", 176, 12, marks=pytest.mark.slow),  # asks math-verify
-        ("best_of_n_qwen8.jsonl", 104, 8),
-    ],
-)
-def test_the_development_pools_are_read_whole(name, problems, samples):
-    pools, counts = read_pools([str(dev_data(name))])
-    assert len(pools) == problems
-    assert {len(pool.samples) for pool in pools} == {samples}
-    assert not counts
-    mixed = sum(len({s.correct for s in pool.samples}) == 2 for pool in pools)
-    assert mixed == {"best_of_n_mixed.jsonl": 146, "best_of_n_qwen8.jsonl": 64}[name]
-    rows = report_best_of_n([], pools, 0).rows
-    accuracy = {(r.about["method"], r.about["n"]): r.metrics["accuracy"].value for r in rows}
-    assert accuracy["oracle", samples] >= accuracy["majority", samples] > accuracy["pass@1", 1]
-    assert not any(math.isnan(value) for value in accuracy.values())
+def test_the_development_pools_are_read_whole():
+    pools, counts = read_pools([str(dev_data("best_of_n_qwen8.jsonl"))])
+    assert (len(pools), {len(pool.samples) for pool in pools}, counts) == (104, {8}, {})
+    assert sum(len({s.correct for s in pool.samples}) == 2 for pool in pools) == 64

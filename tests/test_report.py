@@ -10,6 +10,7 @@ import re
 import shutil
 from hashlib import sha256
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -171,22 +172,21 @@ def run_page(tmp_path_factory) -> Page:
     return Page(write_report([str(folder)]))
 
 
-def test_metrics_are_next_to_their_baselines(run_page):
+def test_a_page_says_what_the_files_of_a_run_say(run_page):
     assert run_page.row("AUROC of steps") == ["0.833", "0.750", "0.438", "0.500"]
     assert run_page.row("accuracy of steps, at 0.5") == ["0.600", "–", "–", "0.600"]
     # At 0.375: the second error is found, the first is missed; one right solution passes of two.
-    assert run_page.row("ProcessBench F1, fitted threshold")[0] == "0.500"
-    assert run_page.row("· errors found")[0] == "0.500"
-    assert run_page.row("· right solutions passed")[0] == "0.500"
-
-
-def test_the_confusion_is_counted_at_the_threshold_of_the_model(run_page):
+    for metric in (
+        "ProcessBench F1, fitted threshold",
+        "· errors found",
+        "· right solutions passed",
+    ):
+        assert run_page.row(metric)[0] == "0.500"
     assert "Flagged if P(correct) < 0.375, fitted on validation data" in run_page.text
     assert run_page.row("wrong") == ["1", "1 missed"]
     assert run_page.row("right") == ["1 false alarms", "2"]
-
-
-def test_configuration_data_and_drops_are_told(run_page):
+    for part, steps in (("1", "4"), ("2", "1"), ("ages", "1")):  # by position and by source
+        assert run_page.row(part)[0] == steps
     for part in ("tiny/model", "focal", "token", "not JSON", "7 ×", "<b>bold</b> is not JSON"):
         assert part in run_page.text
     assert run_page.row("shop", "5") == ["4", "4", "1", "–", "–", "0.400"]
@@ -247,12 +247,6 @@ def test_a_verdict_says_better_only_if_the_interval_is_above_the_best_baseline()
     assert not weak[0].good and not weak[1].good
     (alone, *_) = make_tiles(scored_set(0.4), {})
     assert alone.verdict == "no baseline to compare with"
-
-
-def test_accuracy_is_told_by_position_and_by_source(run_page):
-    assert run_page.row("1")[0] == "4"
-    assert run_page.row("2")[0] == "1"
-    assert run_page.row("ages")[0] == "1"
 
 
 def test_evaluations_show_their_tables_notes_and_solutions(tmp_path):
@@ -395,29 +389,24 @@ def luminance(colour: list[float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: list[float], other: list[float]) -> float:
-    """As WCAG 2.2 defines it; 4.5 is enough for text, 3 for lines and marks."""
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_colours_can_be_told_apart(scheme):
+    """By the contrast of WCAG 2.2: 4.5 is enough for text, 3 for lines and marks."""
     css = (Path(report.__file__).parent / "report.css").read_text()
     block = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)[scheme]
     colours = {
         name: [int(value[i : i + 2], 16) / 255 for i in (0, 2, 4)]
         for name, value in re.findall(r"--(\w+): #(\w{6})", block)
     }
-    for ground in ("page", "panel", "good", "bad"):
-        assert contrast(colours["ink"], colours[ground]) >= 7
-    for ink in ("soft", "blue", "red"):
-        assert contrast(colours[ink], colours["panel"]) >= 4.5
-        assert contrast(colours[ink], colours["page"]) >= 4.5
-    for line in ("green", "violet", "orange", "grey", "focus"):
-        assert contrast(colours[line], colours["panel"]) >= 3
-    for tint in ("red", "blue"):  # a step that is scored 0 or 1
-        deepest = [
-            0.35 * a + 0.65 * b for a, b in zip(colours[tint], colours["panel"], strict=True)
-        ]
-        assert contrast(colours["ink"], deepest) >= 4.5
+    for tint in ("red", "blue"):  # the deepest: a step that is scored 0 or 1
+        pairs = zip(colours[tint], colours["panel"], strict=True)
+        colours[f"step {tint}"] = [0.35 * a + 0.65 * b for a, b in pairs]
+    for inks, grounds, least in (
+        (["ink"], ["page", "panel", "good", "bad"], 7),
+        (["ink"], ["step red", "step blue"], 4.5),
+        (["soft", "blue", "red"], ["page", "panel"], 4.5),
+        (["green", "violet", "orange", "grey", "focus"], ["panel"], 3),
+    ):
+        for ink, ground in product(inks, grounds):
+            dark, light = sorted((luminance(colours[ink]), luminance(colours[ground])))
+            assert (light + 0.05) / (dark + 0.05) >= least, (ink, ground)
