@@ -26,6 +26,7 @@ from prm_lightning.evaluation.best_of_n import (
 from prm_lightning.evaluation.data import count_oddities, read_pools
 from prm_lightning.evaluation.scored import Entry, Scored
 from prm_lightning.modeling.aggregate import aggregate
+from prm_lightning.types import Step
 
 
 def brute_best(scores, correct, n) -> Fraction:
@@ -131,7 +132,7 @@ def test_what_is_odd_about_a_pool_is_counted(tmp_path):
         "sample whose flag and answer disagree": 2,
     }
     assert [s.correct for s in pools[0].samples] == [True, False, True, False, True]
-    assert pools[0].samples[4].steps == ("It is 2.",)
+    assert pools[0].samples[4].steps == (Step("It is 2."),)
     assert [s.id for s in pools[0].solutions()] == ["a#0", "a#1", "a#2", "a#4"]
 
 
@@ -171,7 +172,7 @@ def test_a_missing_answer_is_looked_for_in_the_last_step(tmp_path):
     pools, _ = read_pools(write_pool(tmp_path, [row]))
     assert [s.answer for s in pools[0].samples] == ["15", None, None]
     assert [s.correct for s in pools[0].samples] == [True, False, False]
-    assert pools[0].samples[0].steps == ("3 + 12 = 15", "#### 15")
+    assert [step.text for step in pools[0].samples[0].steps] == ["3 + 12 = 15", "#### 15"]
 
 
 @pytest.mark.parametrize(

@@ -43,16 +43,7 @@ def constant_baselines(scores: StepScores) -> dict[str, StepScores]:
 
 
 def untrained_twin(folder: Path, seed: int, *, trust_remote_code: bool = False) -> PRM:
-    """The language model of a model folder of ours, with fresh adapters and a fresh head.
-
-    Args:
-        folder: which `PRM.from_pretrained` reads.
-        seed: of the head.
-        trust_remote_code: see `PRM.from_pretrained`.
-
-    Raises:
-        ValueError: the folder holds no model.
-    """
+    """The language model of a model folder of ours, with fresh adapters and a fresh head."""
     manifest = read_manifest(folder)
     backbone = replace(manifest.backbone, trust_remote_code=trust_remote_code)
     with torch.random.fork_rng():

@@ -41,7 +41,7 @@ _ID = re.compile(r"([A-Za-z][A-Za-z0-9]*)-\d+(?:#\d+)?")  # gsm8k-17
 class Sample:
     """One sampled solution."""
 
-    steps: tuple[str, ...]  # that are not blank; without any the sample has no score
+    steps: tuple[Step, ...]  # that are not blank; without any the sample has no score
     answer: str | None  # that it gives
     correct: bool  # whether that is the reference's
 
@@ -60,13 +60,7 @@ class Pool:
     def solutions(self) -> list[Solution]:
         """The samples that have steps, with ids ``<pool>#<sample>``."""
         return [
-            Solution(
-                self.problem,
-                tuple(Step(text) for text in sample.steps),
-                source=self.source,
-                id=f"{self.id}#{number}",
-                answer=sample.answer,
-            )
+            Solution(self.problem, sample.steps, self.source, f"{self.id}#{number}")
             for number, sample in enumerate(self.samples)
             if sample.steps
         ]
@@ -81,21 +75,16 @@ def read_data(
     """Read step-labelled solutions.
 
     Args:
-        paths: each a file, folder or Hub id in any layout that a source of ours reads, told by the
-            columns of its first row; or a YAML file with a list of sources as in `data.sources`.
+        paths: each a file, folder or Hub id in any layout that a source of ours reads, or a YAML
+            file with a list of sources as in `data.sources`.
         benchmark: ``processbench`` names solutions by the subset in ids such as ``gsm8k-17``, if
             they have one. ``prmbench`` judges the steps after the first wrong one, too, which the
             others leave out of metrics, as training does.
-        limit: problems drawn of each source or subset; None takes all.
+        limit: see `draw_of_each`.
         seed: of the draw.
 
     Returns:
-        The solutions, with labels and weights settled, and how many rows could not be used, by
-        reason.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: nothing in it can be used, or its layout is unknown.
+        The solutions, with labels and weights settled, and how many rows were dropped, by reason.
     """
     specs = [spec for path in paths for spec in _open(path)]
     keep_labels = benchmark == "prmbench"
@@ -131,10 +120,10 @@ def leave_out(items: Sequence[Item], tested: Sequence[Item]) -> list[Item]:
 
 
 def draw_of_each(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """The items of `limit` problems of each source, drawn at random; in the order given.
+    """The items of `limit` problems of each source, drawn at random; None takes all.
 
     Files are often sorted, wrong solutions first, so that their first rows are no sample. What is
-    drawn of a source does not depend on the order or on other sources. None takes all.
+    drawn of a source does not depend on the order or on other sources.
     """
     problems: dict[str, set[str]] = {}
     for item in items:
@@ -152,16 +141,10 @@ def read_pools(
     """Read rows of ``id, question, answer, samples``.
 
     A sample is ``{steps, final_answer, is_correct}``. Without `final_answer` the answer is found in
-    the last step; without `is_correct` it is compared with the row's `answer`. A field that is null
-    is one that is not there.
-
-    Args:
-        paths: each as `read_rows` takes it.
-        limit: problems drawn of each file; None takes all.
-        seed: of the draw.
+    the last step; without `is_correct` it is compared with the row's `answer`.
 
     Returns:
-        The problems with samples, and the others counted by reason, such as ``no samples``.
+        The problems with samples, `limit` of each file, and the rows that were dropped by reason.
 
     Raises:
         ValueError: a file has no problem with samples, or an id twice.
@@ -169,22 +152,20 @@ def read_pools(
     counts: Counter[str] = Counter()
     pools: list[Pool] = []
     for path in paths:
-        ids: set[str] = set()
-        first = ""
-        for pool in parse_rows(read_rows(path), _parse_pool, name_of(path), (("samples",),)):
-            if isinstance(pool, Dropped):
-                counts[pool.reason] += 1
-                first = first or pool.message
-                continue
-            if pool.id in ids:
-                raise ValueError(
-                    f"best-of-n: the id {pool.id!r} is twice in {path}, expected one row per "
-                    "problem with all of its samples; merge them or rename one."
-                )
-            ids.add(pool.id)
-            pools.append(pool)
+        found = list(parse_rows(read_rows(path), _parse_pool, name_of(path), (("samples",),)))
+        dropped = [row for row in found if isinstance(row, Dropped)]
+        counts.update(row.reason for row in dropped)
+        ids = Counter(pool.id for pool in found if isinstance(pool, Pool))
         if not ids:
-            raise ValueError(f"best-of-n: no problem with samples in {path}, for one: {first}")
+            message = dropped[0].message
+            raise ValueError(f"best-of-n: no problem with samples in {path}, for one: {message}")
+        id, times = ids.most_common(1)[0]
+        if times > 1:
+            raise ValueError(
+                f"best-of-n: the id {id!r} is twice in {path}, expected one row per problem with "
+                "all of its samples; merge them or rename one."
+            )
+        pools += [pool for pool in found if isinstance(pool, Pool)]
     return draw_of_each(pools, limit, seed), counts
 
 
@@ -205,9 +186,9 @@ def _parse_sample(given: Any, reference: str | None) -> Sample:
     sample = mapping_in(given, "a sample")
     clean = step_cleaner("remove")
     texts = texts_in(sample.get("steps") or [], "steps")
-    steps = tuple(text for text in map(clean, texts) if text)
+    steps = tuple(Step(text) for text in map(clean, texts) if text)
     answer = _answer_in(sample.get("final_answer")) or (
-        extract_answer(steps[-1]) if steps else None
+        extract_answer(steps[-1].text) if steps else None
     )
     correct = flag_in(sample.get("is_correct"), "is_correct")
     if correct is None and reference is None:

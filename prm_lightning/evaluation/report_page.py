@@ -234,33 +234,25 @@ def make_tiles(scored: ScoredSet, baselines: Mapping[str, Mapping[str, float]]) 
 
 
 def make_pool_tiles(rows: Sequence[Mapping[str, Any]], model: str) -> list[Tile]:
-    """Best of N, weighted vote and pairs of a model's chosen aggregation, next to chance.
+    """Best of N and weighted vote next to the majority, and pairs next to chance.
 
     Args:
         rows: of results.json, of a best-of-n evaluation.
-        model: whose rows are shown.
+        model: whose chosen aggregation is shown.
     """
     largest = max((row["n"] for row in rows if row["n"]), default=0)
-    last = [row for row in rows if row["n"] == largest]
-    plain = {
-        row["method"]: row["metrics"]["accuracy"]["value"]
-        for row in last
-        if row["method"] in ("pass@1", "majority")
-    }
-    name = max(plain, key=lambda method: plain[method], default="")
-    chosen = {
-        row["method"]: row["metrics"]
-        for row in rows
-        if row["model"] == model and row["chosen"] and row["n"] in (None, largest)
-    }
     tiles = []
-    for method, label in (("best", f"Best of {largest}"), ("weighted", "Weighted vote")):
-        if method in chosen:
-            accuracy = chosen[method]["accuracy"]
-            tiles.append(_tile(label, accuracy["value"], accuracy["low"], name, plain.get(name)))
-    if "pairs" in chosen:
-        pairs = chosen["pairs"]["pair_accuracy"]
-        tiles.append(_tile("Pairs in order", pairs["value"], pairs["low"], "chance", 0.5))
+    for row in rows:
+        if row["model"] != model or not row["chosen"] or row["n"] not in (None, largest):
+            continue
+        if row["method"] == "pairs":
+            pairs = row["metrics"]["pair_accuracy"]
+            tiles.append(_tile("Pairs in order", pairs["value"], pairs["low"], "chance", 0.5))
+        else:
+            label = {"best": f"Best of {largest}", "weighted": "Weighted vote"}[row["method"]]
+            accuracy, gain = row["metrics"]["accuracy"], row["metrics"]["minus_majority"]
+            other = accuracy["value"] - gain["value"]
+            tiles.append(_tile(label, accuracy["value"], accuracy["low"], "majority", other))
     return tiles
 
 

@@ -29,17 +29,11 @@ BACKBONE = ("base_model", "revision", "quantize", "backbone", "template", "step_
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A solution and what a model says of it.
+    """A solution and what a model says of it."""
 
-    Args:
-        solution: with labels and weights settled, where it has any.
-        scores: P(correct) of each of its steps, in [0, 1]; none where the model cannot score it.
-        failure: why it cannot; empty where it can.
-    """
-
-    solution: Solution
-    scores: tuple[float, ...]
-    failure: str = ""
+    solution: Solution  # with labels and weights settled, where it has any
+    scores: tuple[float, ...]  # P(correct) of each step; none where the model cannot score it
+    failure: str = ""  # why it cannot
 
     @property
     def first_error(self) -> int:
@@ -82,21 +76,12 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """The scores of a model, of its untrained twin, or of a baseline.
+    """The scores of a model, of its untrained twin, or of a baseline."""
 
-    Args:
-        name: in tables.
-        kind: what it is.
-        scored: the test data, in the order that every entry has.
-        threshold: None where none was fitted; 0.5 is always reported.
-        choice: None where no score of a solution is made.
-        validation: scores of the validation data; empty without any.
-    """
-
-    name: str
+    name: str  # in tables
     kind: Kind
-    scored: Sequence[Scored]
-    threshold: Threshold | None = None
+    scored: Sequence[Scored]  # the test data, in the order that every entry has
+    threshold: Threshold | None = None  # that was fitted; 0.5 is always reported
     choice: Choice | None = None
     validation: Sequence[Scored] = ()
 
@@ -160,16 +145,16 @@ def score_models(
     *,
     trust_remote_code: bool = False,
 ) -> Iterator[Entry]:
-    """Score the data with each model, and with the untrained twin of each backbone of ours.
+    """Score the data with each model, with its untrained twin and its `Surprisal`.
 
-    After a twin comes the surprisal of its language model, see `Surprisal`.
+    Models of one backbone share the latter two, which only models of ours have.
 
     Args:
         models: as `load_scorer` takes them.
         test: reported on.
         validation: chosen on.
         journals: what the names of the files begin with that keep scores if a run is cut off.
-        baselines: ``cheap`` leaves the twins and their surprisal out.
+        baselines: ``cheap`` leaves twins and surprisal out.
         seed: of the twins' heads.
         trust_remote_code: see `load_scorer`.
     """
@@ -232,14 +217,10 @@ def count_known_problems(model: str, solutions: Sequence[Solution]) -> int | Non
 
 
 def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
-    """The threshold with the highest ProcessBench F1 on validation data.
-
-    Args:
-        scored: of validation data, with right and with wrong solutions.
-        name: of these data, for the report.
+    """The threshold with the highest ProcessBench F1 on validation data of some name.
 
     Raises:
-        ValueError: one kind of solution is missing, so that no threshold is better than another.
+        ValueError: right or wrong solutions are missing, so that none is better than another.
     """
     scored = [item for item in scored if not item.failure]
     errors = [item.first_error for item in scored]
@@ -255,16 +236,13 @@ def fit_on(scored: Sequence[Scored], name: str) -> Threshold:
 def score_solutions(
     scorer: Scorer, solutions: Sequence[Solution], journal: ResumableRows
 ) -> list[Scored]:
-    """Score every solution once, those of one problem together.
+    """Score every solution once, those of one problem together; in the order given.
 
     Args:
         scorer: any process reward model. For a solution that it cannot score, such as one beyond
             its context, it raises `Unscorable`; the others are scored anyway.
         solutions: each with at least one step.
         journal: keeps scores as they come; what it holds is not scored again.
-
-    Returns:
-        In the order of the solutions.
 
     Raises:
         ValueError: the scorer gives another number of scores than there are steps, or one that is
