@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.evaluation.prmbench import PRMBench, prm_score, report_prmbench
-from prm_lightning.evaluation.scored import Entry, Scored, gather_steps
-from prm_lightning.modeling.scored_steps import undrawn
+from prm_lightning.evaluation.prmbench import PRMBench, report_prmbench
+from prm_lightning.evaluation.scored import Entry, Scored, Threshold
 from prm_lightning.types import Dropped, Solution, Step
 
 ROW = {
@@ -73,12 +72,6 @@ def scored(scores, wrong, kind="confidence", problem="p") -> Scored:
     return Scored(Solution(problem, steps, kind), tuple(scores))
 
 
-def measured_score(solutions, threshold) -> dict[str, float]:
-    steps = gather_steps(solutions).supervised
-    figures = prm_score(steps, threshold, undrawn(steps.problems))
-    return {name: values[0] for name, values in figures.items()}
-
-
 def naive(solutions, threshold) -> dict[str, float]:
     counts = {"TP": 0, "FP": 0, "TN": 0, "FN": 0}
     for item in solutions:
@@ -104,19 +97,11 @@ def test_prm_score_agrees_with_a_plain_loop(seed, threshold):
         )
         for _ in range(4)
     ]
-    measured = measured_score(solutions, threshold)
-    expected = naive(solutions, threshold)
-    for name, values in measured.items():
-        assert values == pytest.approx(expected[name], nan_ok=True)
-
-
-def test_a_case_worked_out_by_hand():
-    # 3 correct and 2 wrong steps: TP 2, FN 1, TN 1, FP 1.
-    solutions = [scored([0.9, 0.2, 0.8], {2}), scored([0.7, 0.1], {1})]
-    measured = measured_score(solutions, 0.5)
-    assert measured["f1"] == pytest.approx(4 / 6)
-    assert measured["error_f1"] == pytest.approx(2 / 4)
-    assert measured["prm_score"] == pytest.approx((4 / 6 + 2 / 4) / 2)
+    entry = Entry("m", "model", solutions, Threshold(threshold, "val"))
+    rows = [row for row in report_prmbench([entry], 0).rows if row.model == "m"]
+    (metrics,) = (r.metrics for r in rows[2:] if r.part == "all")
+    measured = {name: estimate.value for name, estimate in metrics.items()}
+    assert measured == pytest.approx(naive(solutions, threshold), nan_ok=True)
 
 
 def test_solutions_without_wrong_steps_are_scored_by_correct_ones_alone():

@@ -84,43 +84,20 @@ class PRMBench(FileSource):
         yield Solution(problem, steps, kind, own_id)
 
 
-def prm_score(steps: StepScores, threshold: float, counts: Floats) -> dict[str, Floats]:
-    """PRMScore: the mean of the F1 of correct steps and the F1 of wrong steps.
-
-    Args:
-        steps: supervised ones.
-        threshold: a step counts as judged wrong if its score is below it.
-        counts: ``(R + 1, P)`` as in `Draws`.
-
-    Returns:
-        ``(R + 1,)`` each: ``prm_score``, ``f1`` (correct steps are the positive class) and
-        ``error_f1``; 0 where nothing is found, NaN where there is nothing to find.
-
-    Source: Song et al. 2025, arXiv:2501.03124, with weights of one half as in the authors' code
-    (https://github.com/ssmisya/PRMBench/issues/7).
-    """
-    draws = Draws(counts, steps.problems)
-    passed, right = steps.probabilities >= threshold, steps.labels >= 0.5
-    f1 = _f1(passed, right, draws)
-    error_f1 = _f1(~passed, ~right, draws)
-    return {"prm_score": (f1 + error_f1) / 2, "f1": f1, "error_f1": error_f1}
-
-
-def _f1(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], draws: Draws) -> Floats:
-    f1 = judge_flags(predicted, actual, draws)["error_f1"]
-    return np.where(draws.total(actual) == 0, np.nan, f1)
-
-
 def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0) -> Report:
     """PRMScore of every entry and of baselines, overall and by kind of error.
 
-    ``multi_solutions``, whose steps are all correct, is scored by their F1 alone. Overall pools
-    the steps of all kinds.
+    PRMScore is the mean of the F1 of correct steps and the F1 of wrong steps; ``multi_solutions``,
+    whose steps are all correct, is scored by the first alone. Overall pools the steps of all kinds.
+    F1 is 0 where nothing is found, and undefined where there is nothing to find.
 
     Args:
         entries: at least one, all with the same solutions in the same order.
         resamples: of problems, for the intervals.
         seed: of the resamples.
+
+    Source: Song et al. 2025, arXiv:2501.03124, with weights of one half as in the authors' code
+    (https://github.com/ssmisya/PRMBench/issues/7).
     """
     first = entries[0].scored
     problems = [normalise_problem(item.solution.problem) for item in first]
@@ -131,13 +108,14 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
 
     def measure(scores: StepScores, threshold: float) -> dict[str, dict[str, Floats]]:
         steps = scores.supervised
-        parts = {kind: steps.select(steps.sources == kinds.index(kind)) for kind in present}
-        figures = {
-            part: prm_score(some, threshold, counts)
-            for part, some in {"all": steps, **parts}.items()
-        }
-        if ALL_RIGHT in figures:
-            figures[ALL_RIGHT]["prm_score"] = figures[ALL_RIGHT]["f1"]
+        figures = {}
+        for part in ("all", *present):
+            some = steps if part == "all" else steps.select(steps.sources == kinds.index(part))
+            draws = Draws(counts, some.problems)
+            passed, right = some.probabilities >= threshold, some.labels >= 0.5
+            f1, error_f1 = _f1(passed, right, draws), _f1(~passed, ~right, draws)
+            score = f1 if part == ALL_RIGHT else (f1 + error_f1) / 2
+            figures[part] = {"prm_score": score, "f1": f1, "error_f1": error_f1}
         return figures
 
     rows = measure_at_thresholds(entries, measure, {"all": len(first), **sizes})
@@ -155,3 +133,8 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
         "ones. Published figures may rest on other thresholds.",
     ]
     return Report(rows, [Table("PRMScore", header, cells)], notes)
+
+
+def _f1(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], draws: Draws) -> Floats:
+    f1 = judge_flags(predicted, actual, draws)["error_f1"]
+    return np.where(draws.total(actual) == 0, np.nan, f1)
