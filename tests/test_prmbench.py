@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.evaluation.prmbench import PRMBench, report_prmbench
+from prm_lightning.evaluation.data import PRMBench
 from prm_lightning.evaluation.scored import Entry, Scored, Threshold
+from prm_lightning.evaluation.steps import report_prmbench
 from prm_lightning.types import Dropped, Solution, Step
 
 ROW = {

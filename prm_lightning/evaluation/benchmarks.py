@@ -18,7 +18,6 @@ from prm_lightning.evaluation.data import (
     read_pools,
 )
 from prm_lightning.evaluation.options import EvaluateOptions
-from prm_lightning.evaluation.prmbench import report_prmbench
 from prm_lightning.evaluation.results import LEVEL, Report, render
 from prm_lightning.evaluation.scored import (
     Choice,
@@ -27,7 +26,7 @@ from prm_lightning.evaluation.scored import (
     fit_on,
     score_models,
 )
-from prm_lightning.evaluation.steps import report_processbench, report_steps
+from prm_lightning.evaluation.steps import report_prmbench, report_processbench, report_steps
 from prm_lightning.files import (
     job_lock,
     require_replaceable,

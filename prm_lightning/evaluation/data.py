@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from prm_lightning.answers import extract_answer, same_answer
-from prm_lightning.evaluation.prmbench import COLUMNS, PRMBench
 from prm_lightning.files import digest
 from prm_lightning.modeling.scored_steps import Indices
 from prm_lightning.searching.search import group_answers
@@ -21,20 +20,65 @@ from prm_lightning.sources.fields import (
     answer_in,
     flag_in,
     list_in,
+    make_steps,
     mapping_in,
     problem_in,
+    show,
     step_cleaner,
     texts_in,
 )
 from prm_lightning.sources.layouts import open_source
 from prm_lightning.sources.leaks import find_leaks
 from prm_lightning.sources.mixture import SourceSpec, as_specs, read_mixture
-from prm_lightning.sources.rows import Row, RowError, name_of, parse_rows, read_rows
+from prm_lightning.sources.rows import FileSource, Row, RowError, name_of, parse_rows, read_rows
+from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Source, Step
 
 PROCESSBENCH = "Qwen/ProcessBench"
 SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")  # its splits
 _ID = re.compile(r"([A-Za-z][A-Za-z0-9]*)-\d+(?:#\d+)?")  # gsm8k-17
+
+
+# {"modified_question": "2 + 3?", "modified_process": ["2 + 3 = 6", "So 6."], "error_steps": [1],
+#  "classification": "confidence", "idx": "prm_test_p1_0"}
+@dataclass
+class PRMBench(FileSource):
+    """Modified solutions with the steps that were made wrong, as the PRMBench preview has them.
+
+    ``modified_process`` are the steps, ``error_steps`` the numbers of the wrong ones, counted from
+    1; all others are correct. ``classification`` is the kind of error, which the solutions are
+    reported under. Of rows that share classification and ``idx`` the first counts, as in the
+    authors' evaluator.
+
+    Source: Song et al. 2025, "PRMBench", arXiv:2501.03124; layout and rules as in its repository
+    ssmisya/PRMBench, ``mr_eval/tasks/prmtest_classified``.
+    """
+
+    layouts = (("modified_question", "modified_process", "error_steps", "classification", "idx"),)
+
+    def read(self) -> Iterator[Solution | Dropped]:
+        """As every `FileSource`."""
+        self._seen: set[str] = set()
+        return super().read()
+
+    def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
+        """A row as one solution, with id ``classification_idx``."""
+        problem = problem_in(row["modified_question"], "modified_question")
+        texts = texts_in(row["modified_process"], "modified_process")
+        errors = list_in(row["error_steps"], "error_steps")
+        if not all(isinstance(number, int) and 1 <= number <= len(texts) for number in errors):
+            raise RowError(
+                "error steps out of range",
+                f"error_steps is {show(errors)} for {len(texts)} steps, they count from 1.",
+            )
+        labels = [float(number not in errors) for number in range(1, len(texts) + 1)]
+        steps = make_steps(texts, labels, fold_newlines, "modified_process")
+        kind = str(row["classification"])
+        own_id = f"{kind}_{row['idx']}"
+        if own_id in self._seen:
+            raise RowError("repeated id", f"{own_id!r} is there twice, the first one counts.")
+        self._seen.add(own_id)
+        yield Solution(problem, steps, kind, own_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +150,9 @@ def _open(path: str) -> list[SourceSpec]:
     if path == PROCESSBENCH and not Path(path).exists():
         return [SourceSpec(open_source(path, split), name=split) for split in SUBSETS]
     first = (row for row in islice(read_rows(path), 100) if isinstance(row, Row))  # may be broken
-    is_prmbench = (row := next(first, None)) is not None and row.filled.keys() >= set(COLUMNS)
+    is_prmbench = (row := next(first, None)) is not None and row.filled.keys() >= set(
+        PRMBench.layouts[0]
+    )
     source: Source = PRMBench(path) if is_prmbench else open_source(path)
     return [SourceSpec(source)]
 

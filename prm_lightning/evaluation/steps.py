@@ -1,4 +1,4 @@
-"""Benchmarks of step labels: ProcessBench F1 by subset, and every step metric by part.
+"""Benchmarks of step labels: ProcessBench F1, every step metric by part, and PRMScore.
 
 The figures are those of `modeling.metrics`, for all bootstrap resamples at once.
 """
@@ -6,9 +6,11 @@ The figures are those of `modeling.metrics`, for all bootstrap resamples at once
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prm_lightning.evaluation.results import (
     UNDEFINED,
@@ -30,6 +32,7 @@ from prm_lightning.modeling.metrics import (
     POSITION_NAMES,
     POSITIONS,
     first_error_windows,
+    judge_flags,
     measure_first_errors,
     measure_part,
     measure_steps,
@@ -39,6 +42,19 @@ from prm_lightning.modeling.scored_steps import Draws, Floats, StepScores, numbe
 from prm_lightning.types import ALL_CORRECT
 
 HEADLINE = ("accuracy", "balanced_accuracy", "error_f1", "auroc")
+# Their own spelling; the short names are those of the leaderboard.
+KINDS = {
+    "redundency": "NR",
+    "circular": "NCL",
+    "counterfactual": "ES",
+    "step_contradiction": "SC",
+    "domain_inconsistency": "DC",
+    "confidence": "CI",
+    "missing_condition": "PS",
+    "deception": "DR",
+    "multi_solutions": "MS",
+}
+ALL_RIGHT = "multi_solutions"  # its solutions have no wrong step, so it is scored by F1 alone
 COUNTS = ("steps", "solutions", "cut_before_error")  # of the data, not of a model
 
 
@@ -225,6 +241,61 @@ def _step_tables(rows: Sequence[Row]) -> list[Table]:
         ]
         tables.append(Table(f"By {kind}, flagged below 0.5", [kind, "", "steps", *columns], lines))
     return tables
+
+
+def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0) -> Report:
+    """PRMScore of every entry and of baselines, overall and by kind of error.
+
+    PRMScore is the mean of the F1 of correct steps and the F1 of wrong steps; ``multi_solutions``,
+    whose steps are all correct, is scored by the first alone. Overall pools the steps of all kinds.
+    F1 is 0 where nothing is found, and undefined where there is nothing to find.
+
+    Args:
+        entries: at least one, all with the same solutions in the same order.
+        resamples: of problems, for the intervals.
+        seed: of the resamples.
+
+    Source: Song et al. 2025, arXiv:2501.03124, with weights of one half as in the authors' code
+    (https://github.com/ssmisya/PRMBench/issues/7).
+    """
+    first = entries[0].scored
+    counts = _draw(gather_steps(first), resamples, seed)
+    sizes = Counter(item.solution.source for item in first)
+    kinds = list(sizes)
+    present = [kind for kind in KINDS if kind in sizes] + sorted(set(sizes) - set(KINDS))
+
+    def measure(scores: StepScores, threshold: float) -> dict[str, dict[str, Floats]]:
+        steps = scores.supervised
+        figures = {}
+        for part in ("all", *present):
+            some = steps if part == "all" else steps.select(steps.sources == kinds.index(part))
+            draws = Draws(counts, some.problems)
+            passed, right = some.probabilities >= threshold, some.labels >= 0.5
+            f1, error_f1 = _f1(passed, right, draws), _f1(~passed, ~right, draws)
+            score = f1 if part == ALL_RIGHT else (f1 + error_f1) / 2
+            figures[part] = {"prm_score": score, "f1": f1, "error_f1": error_f1}
+        return figures
+
+    rows = measure_at_thresholds(entries, measure, {"all": len(first), **sizes})
+    cells = []
+    for names, line in lines_by_threshold(rows).items():
+        whole = line["all"].metrics
+        by_kind = [show(line[kind].metrics["prm_score"].value) for kind in present]
+        halves = [show(whole[name].value) for name in ("f1", "error_f1")]
+        cells.append([*names, str(whole["prm_score"]), *halves, *by_kind])
+    heads = [KINDS.get(kind, kind) for kind in present]
+    header = ["", "threshold", "overall [95 %]", "F1 of correct", "F1 of wrong", *heads]
+    notes = [
+        "PRMScore is the mean of the F1 of correct steps and the F1 of wrong steps, over the steps "
+        "of all solutions; MS (multi_solutions) has no wrong steps and shows the F1 of correct "
+        "ones. Published figures may rest on other thresholds.",
+    ]
+    return Report(rows, [Table("PRMScore", header, cells)], notes)
+
+
+def _f1(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], draws: Draws) -> Floats:
+    f1 = judge_flags(predicted, actual, draws)["error_f1"]
+    return np.where(draws.total(actual) == 0, np.nan, f1)
 
 
 def _draw(scores: StepScores, resamples: int, seed: int) -> Floats:
