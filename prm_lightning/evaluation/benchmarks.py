@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from prm_lightning.evaluation.best_of_n import pool_attempts, report_best_of_n
 from prm_lightning.evaluation.data import (
     Item,
+    Pool,
     count_oddities,
     leave_out,
     read_data,
@@ -100,7 +101,7 @@ def _measure_steps(options: EvaluateOptions) -> Outcome:
         about = {**_describe(options.fit_on, read, dropped_there, None), "left_out": left_out}
     entries = [
         replace(entry, threshold=fit_on(entry.validation, name)) if validation else entry
-        for entry in _score(options, data, validation)
+        for entry in score_models(options, data, validation)
     ]
     compared, notes = _leave_unscored_out(entries)
     report = REPORTS[options.benchmark](compared, options.resamples, options.seed)
@@ -119,7 +120,8 @@ def _measure_pools(options: EvaluateOptions) -> Outcome:
     pools, counts = read_pools(options.names, options.limit, options.seed)
     counts += count_oddities(pools)
     solutions = [solution for pool in pools for solution in pool.solutions()]
-    chosen_on, name, about = [], "", None
+    chosen_on: list[Pool] = []
+    name, about = "", None
     if options.fit_on:
         read, _ = read_pools(options.fit_on)
         chosen_on, name = _leave_out(options.fit_on, read, pools, "problems")
@@ -127,7 +129,7 @@ def _measure_pools(options: EvaluateOptions) -> Outcome:
         about = {"names": options.fit_on, "problems": len(chosen_on), "left_out": left_out}
     entries = []
     validation = [solution for pool in chosen_on for solution in pool.solutions()]
-    for entry in _score(options, solutions, validation):
+    for entry in score_models(options, solutions, validation):
         choice = entry.choice
         if chosen_on:
             attempts = pool_attempts(chosen_on, entry.validation)
@@ -149,23 +151,6 @@ def _measure_pools(options: EvaluateOptions) -> Outcome:
     }
     notes = [*report.notes, *notes, *_notes_on_data(options, solutions, counts)]
     return report._replace(notes=notes), entries, {"data": data, "fit_on": about}
-
-
-def _score(
-    options: EvaluateOptions, test: Sequence[Solution], validation: Sequence[Solution]
-) -> Iterator[Entry]:
-    models = list(dict.fromkeys(options.model or []))
-    folder = Path(options.output)
-    journals = folder.with_name(f"{folder.name}.scores")
-    return score_models(
-        models,
-        test,
-        validation,
-        journals,
-        options.baselines,
-        options.seed,
-        trust_remote_code=options.trust_remote_code,
-    )
 
 
 def _leave_out(
@@ -210,7 +195,7 @@ def _notes_on_data(
     notes = [f"{count} × {reason}." for reason, count in counts.items()]
     if options.limit is not None:
         notes.append(f"Only {options.limit} problems of each source were drawn (--limit).")
-    for model in dict.fromkeys(options.model or []):
+    for model in options.models:
         known = count_known_problems(model, solutions)
         if known is not None:
             notes.append(f"{model} was trained on {known} of the problems in these data.")

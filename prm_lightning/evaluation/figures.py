@@ -126,6 +126,7 @@ def draw_curves(
         untrained: metrics without the prefix ``val/``, drawn as level lines.
         best_step: of the validation that chose best_model, marked by a vertical line.
     """
+    mark = None if best_step is None else (best_step + 1, "best model")
     charts = []
     for title, columns in PANELS.items():
         lines = []
@@ -142,14 +143,13 @@ def draw_curves(
             if name.startswith("val/") and level is not None:
                 look = f"{look.split()[0]} dotted"
                 lines.append(Line(f"{label}, before training", x_range, [level] * 2, look))
-        is_marked = best_step is not None and title != "Learning rate"
         charts.append(
             draw(
                 title,
                 lines,
                 (_around(steps), SHARE if title in SHARES else _around_lines(lines)),
                 ("optimizer step", ""),
-                mark=(best_step + 1, "best model") if is_marked else None,
+                mark=mark,
                 wide=title == next(iter(PANELS)),
             )
         )

@@ -55,6 +55,11 @@ class EvaluateOptions:
             raise ValueError(f"{needs} --model, such as a folder.")
 
     @property
+    def models(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(self.model or []))
+
+    @property
     def names(self) -> list[str]:
         """Of the data, or of their place on the Hub."""
         return self.data or [HUB_DATA[self.benchmark]]

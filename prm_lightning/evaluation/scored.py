@@ -6,21 +6,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urldefrag
 
 from prm_lightning.evaluation.baselines import Surprisal, constant_baselines, untrained_twin
+from prm_lightning.evaluation.options import EvaluateOptions
 from prm_lightning.evaluation.results import Kind, Row, summarise
 from prm_lightning.files import ResumableRows, digest
 from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
 from prm_lightning.modeling.scored_steps import Floats, ScoredSolution, StepScores, to_step_scores
-from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.terminal import Bar
 from prm_lightning.text import normalise_problem
-from prm_lightning.types import ALL_CORRECT, Aggregation, ModelScorer, Scorer, Solution
+from prm_lightning.types import ALL_CORRECT, Aggregation, ModelScorer, Scorer, Solution, Unscorable
 
 TRAINING_PROBLEMS, HASH_DIGITS = "training_problems.json", 16
 UNTRAINED, SURPRISAL = "untrained head", "surprisal"
@@ -136,31 +136,22 @@ def measure_at_thresholds(
 
 
 def score_models(
-    models: Sequence[str],
-    test: Sequence[Solution],
-    validation: Sequence[Solution],
-    journals: Path,
-    baselines: Literal["all", "cheap"] = "all",
-    seed: int = 0,
-    *,
-    trust_remote_code: bool = False,
+    options: EvaluateOptions, test: Sequence[Solution], validation: Sequence[Solution]
 ) -> Iterator[Entry]:
     """Score the data with each model, with its untrained twin and its `Surprisal`.
 
-    Models of one backbone share the latter two, which only models of ours have.
+    Models of one backbone share the latter two, which only models of ours have. What is scored is
+    kept next to the output, in case the run is cut off.
 
     Args:
-        models: as `load_scorer` takes them.
+        options: say which models and baselines.
         test: reported on.
         validation: chosen on.
-        journals: what the names of the files begin with that keep scores if a run is cut off.
-        baselines: ``cheap`` leaves twins and surprisal out.
-        seed: of the twins' heads.
-        trust_remote_code: see `load_scorer`.
     """
+    folder, models = Path(options.output), options.models
 
     def score(scorer: ModelScorer, name: str, kind: Kind, mark: str) -> Entry:
-        output = journals.with_name(f"{journals.name}.{digest(mark)[:12]}")
+        output = folder.with_name(f"{folder.name}.scores.{digest(mark)[:12]}")
         journal = ResumableRows(output, {"model": mark})
         scored = score_solutions(scorer, test, journal)
         choice = Choice(scorer.aggregation, "the default for this kind of model")
@@ -169,7 +160,7 @@ def score_models(
     marks = [fingerprint(model) for model in models]  # an unknown one is an error before the work
     known: set[str] = set()
     for model, mark in zip(models, marks, strict=True):
-        scorer = load_scorer(model, trust_remote_code=trust_remote_code)
+        scorer = load_scorer(model, trust_remote_code=options.trust_remote_code)
         entry = score(scorer, model, "model", mark)
         del scorer  # one backbone in memory is enough
         ours = folder_of_ours(model)
@@ -183,15 +174,18 @@ def score_models(
             threshold=None if fitted_on is None else Threshold(manifest.threshold, fitted_on),
             choice=Choice(manifest.aggregation, f"as {MANIFEST} of {model} says"),
         )
-        if is_url(model) or baselines == "cheap":
+        if is_url(model) or options.baselines == "cheap":
             continue
         record = manifest.to_json()
         bare = [record[name] for name in BACKBONE]  # what decides how the bare backbone reads
-        keys = {UNTRAINED: [UNTRAINED, seed, record["head"], *bare], SURPRISAL: [SURPRISAL, *bare]}
+        keys = {
+            UNTRAINED: [UNTRAINED, options.seed, record["head"], *bare],
+            SURPRISAL: [SURPRISAL, *bare],
+        }
         wanted = {name: key for name in keys if (key := json.dumps(keys[name])) not in known}
         known.update(wanted.values())
         if wanted:
-            twin = untrained_twin(ours, seed, trust_remote_code=trust_remote_code)
+            twin = untrained_twin(ours, options.seed, trust_remote_code=options.trust_remote_code)
             twins: dict[str, ModelScorer] = {UNTRAINED: twin, SURPRISAL: Surprisal(twin)}
             for name, key in wanted.items():
                 yield score(twins[name], f"{model}, {name}", "untrained", key)
