@@ -141,21 +141,14 @@ class Asker:
         return min(self.longest_wait, seconds)
 
 
-def ask_live(asker: Asker, requests: Iterable[Request]) -> None:
+class LiveRequests:
     """Ask, ask again where that can help, and ask what follows from the answers.
 
     The first request goes alone: it fills the prompt cache, and where it is refused as malformed
     all others would be too. After Ctrl-C nothing more is sent, and what is under way is awaited,
     since it is paid for. Requests are read lazily; a copy of one that is under way is skipped.
-
-    Raises:
-        UnfinishedError: the budget is reached or the API refuses to continue. A request that failed
-            too often is only left without an answer.
     """
-    _Live(asker, iter(requests)).run()
 
-
-class _Live:
     def __init__(self, asker: Asker, requests: Iterator[Request]) -> None:
         self.asker, self.requests, self.journal = asker, requests, asker.journal
         self.flying = self.in_a_row = 0
@@ -164,6 +157,11 @@ class _Live:
         self.error: UnfinishedError | None = None
 
     def run(self) -> None:
+        """Send them all, but leave one that failed too often without an answer.
+
+        Raises:
+            UnfinishedError: the budget is reached or the API refuses to continue.
+        """
         width = self.asker.concurrency
         with ThreadPoolExecutor(width) as pool:
             try:

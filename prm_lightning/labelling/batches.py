@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from prm_lightning.labelling.ask import Asker, Requests, UnfinishedError, ask_live
+from prm_lightning.labelling.ask import Asker, LiveRequests, Requests, UnfinishedError
 from prm_lightning.labelling.claude import ApiError, Batch
 from prm_lightning.labelling.journal import OpenBatch, PricedRequest
 from prm_lightning.labelling.prompts import Request
@@ -52,7 +52,7 @@ def ask(asker: Asker, firsts: Requests, mode: Mode) -> None:
     if opened or mode == "batch" or (mode == "auto" and pending >= BATCH_FROM):
         _Batches(asker, firsts, {"batch": 1, "auto": BATCH_FROM}.get(mode)).run()
     if mode != "batch":
-        ask_live(asker, asker.pending(firsts()))
+        LiveRequests(asker, asker.pending(firsts())).run()
     if left := sum(1 for _ in asker.pending(firsts())):
         raise UnfinishedError(f"{left} requests have no answer after {asker.tries} tries each")
 
@@ -100,7 +100,7 @@ class _Batches:
         """One live request first: a batch tells only at its end that all of it was malformed."""
         first = list(islice(self.left(), 1)) if self.least else []
         if first and not self.journal.has_answers(first[0].settings):
-            ask_live(self.asker, first)
+            LiveRequests(self.asker, iter(first)).run()
 
     def submit(self) -> float | None:
         """Create batches of what is left; the cost that the budget has no room for, if any."""

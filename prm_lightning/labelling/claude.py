@@ -73,12 +73,9 @@ class Claude:
     client: Anthropic
 
     def ask(self, params: Mapping[str, Any], key: str, timeout: float) -> bytes:
-        """Send one request and return the answer's raw bytes.
+        """Send one request, arguments of `messages.create`, and return the answer's raw bytes.
 
-        Args:
-            params: arguments of the API's `messages.create`.
-            key: name of the request, sent along so that logs of both sides can be matched.
-            timeout: seconds until the attempt is given up.
+        The key is sent along so that logs of both sides can be matched.
         """
         with _translated():
             reply: Any = self.client.messages.with_raw_response.create(
@@ -130,12 +127,7 @@ class Claude:
 
 
 def connect(key: str, base_url: str | None = None) -> Claude:
-    """A client for a checked key.
-
-    Args:
-        key: from `read_key`.
-        base_url: address of the API; None takes ANTHROPIC_BASE_URL, else the public one.
-    """
+    """A client for a checked key; by default at ANTHROPIC_BASE_URL, else at the public address."""
     import anthropic
 
     return Claude(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
 from prm_lightning.labelling.ask import Asker
 from prm_lightning.labelling.batches import Mode, ask
-from prm_lightning.labelling.journal import Stage
 from prm_lightning.labelling.prompts import JUDGED, Request, judge_request
 from prm_lightning.labelling.solutions import UNANSWERABLE, answer_of, complete, sound
 from prm_lightning.quantities import failed_equations
@@ -29,7 +28,6 @@ from prm_lightning.types import (
 
 RolloutLabels = Literal["hard", "soft"]
 RolloutSearch = Literal["every", "binary"]
-JUDGED_AT_ONCE = 16  # solutions judged before what was said of them is stored
 NO_ANSWER = Judgement("no reference answer")
 
 
@@ -254,14 +252,7 @@ def _wanted(search: RolloutSearch, steps: int, shares: Mapping[int, float]) -> S
     return (0,) if never and 0 not in shares else ()
 
 
-def judge_and_store(
-    judge: Judge, requests: Sequence[JudgeRequest], stage: Stage, progress: Callable[[int], None]
-) -> Iterator[Judgement]:
-    """What a judge says, kept on disk, so that a run cut off resumes where it stopped."""
-    stage.fill(requests, JUDGED_AT_ONCE, lambda chunk: map(asdict, judge.judge(chunk)), progress)
-    return map(_load_judgement, stage)
-
-
-def _load_judgement(value: dict[str, Any]) -> Judgement:
+def load_judgement(value: dict[str, Any]) -> Judgement:
+    """A judgement that was stored as a mapping."""
     lists = {name: value[name] and tuple(value[name]) for name in ("verdicts", "reasons", "labels")}
     return Judgement(value["outcome"], **lists)

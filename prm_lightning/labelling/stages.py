@@ -26,7 +26,7 @@ from prm_lightning.labelling.judges import (
     ClaudeJudge,
     EquationsJudge,
     RolloutJudge,
-    judge_and_store,
+    load_judgement,
 )
 from prm_lightning.labelling.options import LabelOptions, is_url
 from prm_lightning.labelling.prompts import (
@@ -54,6 +54,7 @@ from prm_lightning.sources.rows import read_rows
 from prm_lightning.terminal import Bar
 from prm_lightning.types import Dropped, Generator, Judge, Judgement, JudgeRequest, Prompt, Sampling
 
+JUDGED_AT_ONCE = 16  # solutions judged before what was said of them is stored
 SCORED_AT_ONCE = 64  # solutions scored before their uncertainty is stored
 
 
@@ -308,7 +309,10 @@ class Run:
         stage = self.stage("judgements", *decided_by)
         self.bar.stage("judging", len(requests))
         self.bar.advance(len(stage))
-        return judge_and_store(judge, requests, stage, self.bar.advance)
+        stage.fill(
+            requests, JUDGED_AT_ONCE, lambda some: map(asdict, judge.judge(some)), self.bar.advance
+        )
+        return map(load_judgement, stage)
 
 
 def load_candidates(stage: Stage) -> list[Candidate]:
