@@ -55,17 +55,6 @@ def test_any_order_of_extensions_equals_scoring_from_scratch(models, kind, templ
     assert_as_whole(prm, [s for s in states if s.steps])
 
 
-def test_a_whole_solution_is_scored_step_by_step(models):
-    prm = models["qwen3", "guide"]
-    scorer = IncrementalScorer(prm)
-    state = scorer.start(PROBLEM)
-    for step in STEPS:
-        (state,), (score,) = scorer.extend(state, [step])
-        assert score == state.scores[-1]
-    assert_as_whole(prm, [state])
-    assert scorer.name == prm.name
-
-
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_shared_tokens_are_computed_and_held_once(models, template):
     prm = models["llama", template]

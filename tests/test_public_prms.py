@@ -210,9 +210,6 @@ def test_company_of_other_lengths_changes_no_score(checkpoints, tmp_path, family
     for found, expected in zip(scorer.score_all(items), alone, strict=True):
         for scores, others in zip(found, expected, strict=True):
             assert scores == pytest.approx(others, abs=1e-5)
-    assert list(scorer.score_all(items[::-1]))[::-1] == [
-        [pytest.approx(scores, abs=1e-5) for scores in found] for found in alone
-    ]
 
 
 @pytest.mark.parametrize("family", ["trl", "qwen-math-prm", "skywork"])
@@ -229,9 +226,7 @@ def test_what_it_does_not_tell_is_asked_for(checkpoints, family):
 
 
 def test_a_manifest_may_lie_in_the_folder(checkpoints, tmp_path):
-    source = checkpoints["rlhflow"][0]
-    for file in source.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(checkpoints["rlhflow"][0], tmp_path, dirs_exist_ok=True)
     record = {"model": ".", "like": "rlhflow", "dtype": "float32"}
     (tmp_path / "scorer.json").write_text(json.dumps(record))
     expected = naive("rlhflow", checkpoints["rlhflow"], SOLUTIONS[0])

@@ -135,7 +135,7 @@ def _load_server(model: str, trust_remote_code: bool) -> ServerScorer:
     return ServerScorer(url, tokens, name, served, correct, public.aggregation, public.threshold)
 
 
-@dataclass
+@dataclass(eq=False)
 class ServerScorer:
     """Scores through `/pooling` (task `token_classify`) or `/classify` of a vLLM server.
 
