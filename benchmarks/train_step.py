@@ -30,7 +30,6 @@ from prm_lightning.modeling.cpu import pointwise_of_last_layer
 from prm_lightning.modeling.losses import reward_weighted_loss
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.sources import Stepwise
-from prm_lightning.training import cli
 from prm_lightning.types import Solution
 
 SOLUTIONS_PER_STEP = 8
@@ -41,6 +40,8 @@ SHOWN = 12  # operators
 
 def run_fit(data: Path, steps: int, dtype: str) -> float:
     """Tokens a second of `fit`."""
+    from prm_lightning.training import cli  # benchmarks/gpu.py imports this file where it cannot
+
     source = {"class_path": "prm_lightning.sources.Stepwise", "init_args": {"path": str(data)}}
     with tempfile.TemporaryDirectory() as folder:
         times = Path(folder) / "times.json"

@@ -174,10 +174,10 @@ PATHS: tuple[Kernels, ...] = ("plain", *FASTER)  # `train/kernels` in the log is
 def _comparable(model: StepModel) -> Iterator[None]:
     """Without dropout, and with numbers in fresh adapters, whose zeros would hide half of them."""
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
-    fresh = [p for p in model.parameters() if p.requires_grad and not p.any()]
-    with torch.no_grad():
-        for parameter in fresh:
-            parameter.normal_(std=0.02)
+    trained = [_local(p.detach()) for p in model.parameters() if p.requires_grad]
+    fresh = [p for p in trained if not p.any()]
+    for parameter in fresh:
+        parameter.normal_(std=0.02)
     for dropout in dropouts:
         dropout.eval()
     try:
@@ -185,9 +185,8 @@ def _comparable(model: StepModel) -> Iterator[None]:
     finally:
         for dropout in dropouts:
             dropout.train()
-        with torch.no_grad():
-            for parameter in fresh:
-                parameter.zero_()
+        for parameter in fresh:
+            parameter.zero_()
 
 
 def _gradients(model: StepModel, batch: StepBatch) -> list[Tensor]:
@@ -200,7 +199,12 @@ def _gradients(model: StepModel, batch: StepBatch) -> list[Tensor]:
     trained = [p for p in model.backbone.parameters() if p.requires_grad]
     found = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     model.zero_grad(set_to_none=True)
-    return [(g.to_local() if isinstance(g, DTensor) else g).float() for g in found]
+    return [_local(gradient).float() for gradient in found]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process has."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _distance(gradients: list[Tensor], others: list[Tensor] | None = None) -> float:
