@@ -11,6 +11,13 @@ from torch.testing import assert_close
 from prm_lightning.modeling.losses import ranking_loss, reward_weighted_loss
 
 KINDS = ["bce", "focal", "mse"]
+ALL_KINDS = [*KINDS, "pqm"]
+
+
+def loss_of(kind, logits, labels, weights, total):
+    if kind == "pqm":
+        return ranking_loss(logits, labels, weights, total)
+    return reward_weighted_loss(logits, labels, weights, total, kind)
 
 
 def random_steps(seed, rows=4, steps=5):
@@ -71,67 +78,53 @@ def test_ranking_agrees_with_a_plain_loop(seed):
     assert loss.item() == pytest.approx(naive_ranking(logits, labels, weights), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pqm"])
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @given(seed=st.integers(0, 2**16), cut=st.integers(0, 4))
 def test_cutting_a_step_into_batches_changes_nothing(kind, seed, cut):
     steps = random_steps(seed)
     total = steps[2].sum() if kind != "pqm" else (steps[2] > 0).any(1).sum()
-
-    def loss(part):
-        if kind == "pqm":
-            return ranking_loss(*part, total)
-        return reward_weighted_loss(*part, total, kind)
-
     parts = ([x[:cut] for x in steps], [x[cut:] for x in steps])
-    assert_close(loss(parts[0]) + loss(parts[1]), loss(steps))
+    whole = loss_of(kind, *steps, total)
+    assert_close(sum(loss_of(kind, *part, total) for part in parts), whole)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pqm"])
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @given(seed=st.integers(0, 2**16), pad=st.integers(1, 5))
 def test_padding_changes_neither_loss_nor_gradient(kind, seed, pad):
     logits, labels, weights = random_steps(seed)
-
-    def loss(logits, labels, weights):
-        if kind == "pqm":
-            return ranking_loss(logits, labels, weights, torch.tensor(3.0))
-        return reward_weighted_loss(logits, labels, weights, torch.tensor(3.0), kind)
-
-    plain = logits.clone().requires_grad_()
-    loss(plain, labels, weights).backward()
+    plain, three = logits.clone().requires_grad_(), torch.tensor(3.0)
+    loss = loss_of(kind, plain, labels, weights, three)
+    loss.backward()
     fills = (float("nan"), float("nan"), 0.0)
     padded = [
         torch.cat([x, torch.full((len(x), pad), fill)], 1)
         for x, fill in zip((logits, labels, weights), fills, strict=True)
     ]
     padded[0].requires_grad_()
-    loss(*padded).backward()
-    assert_close(loss(*padded), loss(plain, labels, weights))
+    found = loss_of(kind, *padded, three)
+    found.backward()
+    assert_close(found, loss)
     assert_close(padded[0].grad[:, : logits.shape[1]], plain.grad)
     assert not padded[0].grad[:, logits.shape[1] :].any()
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pqm"])
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_confident_right_verdict_costs_less_than_a_confident_wrong_one(kind):
-    def loss(first, second):
-        steps = torch.tensor([[first, second]]), torch.tensor([[1.0, 0.0]]), torch.ones(1, 2)
-        if kind == "pqm":
-            return ranking_loss(*steps, torch.tensor(1.0))
-        return reward_weighted_loss(*steps, torch.tensor(2.0), kind)
+    def loss(*logits):
+        steps = torch.tensor([logits]), torch.tensor([[1.0, 0.0]]), torch.ones(1, 2)
+        return loss_of(kind, *steps, torch.tensor(2.0))
 
     assert loss(5.0, -5.0) < loss(0.0, 0.0) < loss(-5.0, 5.0)
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("shape", [(0, 0), (2, 3)])
-def test_nothing_trusted_is_zero_with_a_graph(shape):
-    logits = torch.randn(shape, requires_grad=True)
-    zeros, one = torch.zeros(shape), torch.ones(())
-    for loss in (
-        reward_weighted_loss(logits, zeros, zeros, one),
-        ranking_loss(logits, zeros, zeros, one),
-    ):
-        assert loss.item() == 0
-        loss.backward()
-        assert not logits.grad.any()
+def test_nothing_trusted_is_zero_with_a_graph(shape, kind):
+    logits, zeros = torch.randn(shape, requires_grad=True), torch.zeros(shape)
+    loss = loss_of(kind, logits, zeros, zeros, torch.ones(()))
+    assert loss.item() == 0
+    loss.backward()
+    assert not logits.grad.any()
 
 
 def test_shapes_that_differ_are_named():

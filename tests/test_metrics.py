@@ -96,25 +96,14 @@ def collate(solutions: list[dict], pad: int = 0, filler: float = 0.0) -> tuple:
     def column(key: str) -> torch.Tensor:
         return torch.tensor([row[key] for row in solutions], dtype=torch.int64)
 
-    counts = torch.tensor([len(row["logits"]) for row in solutions], dtype=torch.int64)
-    exists = torch.arange(width) < counts[:, None]
-    tokens = torch.zeros(1, 1, dtype=torch.int64)
-    batch = StepBatch(
-        input_ids=tokens,
-        position_ids=tokens,
-        subtree_end=tokens + 1,
-        step_nodes=torch.where(exists, 0, -1),
+    nothing = torch.zeros(0)  # in what is not read
+    batch = StepBatch(*[nothing] * len(StepBatch._fields))._replace(
         labels=padded("labels", filler),
         weights=padded("weights", 0.0),
-        step_counts=counts,
+        step_counts=torch.tensor([len(row["logits"]) for row in solutions], dtype=torch.int64),
         first_errors=column("first_error"),
         sources=column("source"),
         solution_ids=column("id"),
-        total_weight=torch.tensor(1.0),
-        total_solutions=torch.tensor(1.0),
-        lm_nodes=torch.zeros(2, 0, dtype=torch.int64),
-        lm_weights=torch.zeros(0),
-        total_lm=torch.tensor(1.0),
     )
     return padded("logits", filler), batch
 
@@ -277,19 +266,13 @@ def close(expected: dict[str, float], abs: float = 2e-6):
     return pytest.approx(expected, abs=abs, nan_ok=True)
 
 
-@settings(max_examples=30)
-@given(seed=SEEDS, count=st.integers(0, 25))
-def test_every_metric_agrees_with_a_plain_loop(seed, count):
+@settings(max_examples=40)
+@given(seed=SEEDS, count=st.integers(0, 25), threshold=st.none() | st.floats(0.01, 0.99))
+def test_every_metric_agrees_with_a_plain_loop(seed, count, threshold):
     solutions = random_solutions(seed, count)
-    found = computed(solutions)
+    found = computed(solutions, threshold=threshold)
+    assert threshold in (None, found["threshold"])
     assert found == close(naive(solutions, found["threshold"]))
-
-
-@settings(max_examples=12)
-@given(seed=SEEDS, threshold=st.floats(0.01, 0.99))
-def test_a_given_threshold_is_used_instead_of_a_fitted_one(seed, threshold):
-    solutions = random_solutions(seed)
-    assert computed(solutions, threshold=threshold) == close(naive(solutions, threshold))
 
 
 @settings(max_examples=12)
@@ -338,19 +321,6 @@ def test_no_threshold_has_a_better_smoothed_f1_than_the_fitted_one(seed, count):
     assert fitted == pytest.approx(max(others), abs=2e-3)
 
 
-def test_a_fitted_threshold_holds_on_other_data_better_than_the_highest_step():
-    unseen = drawn_solutions(2000, seed=0, skill=1.0)
-    gains = []
-    for seed in range(1, 21):
-        few = drawn_solutions(60, seed, skill=1.0)
-        low, high, *_ = first_error_windows(few)
-        steps = [t for t in [*low, *high] if 0 < t < 1]
-        highest = max(steps, key=lambda t: first_errors(few, t)["f1"])
-        fitted = fit_threshold(few)
-        gains.append(first_errors(unseen, fitted)["f1"] - first_errors(unseen, highest)["f1"])
-    assert fmean(gains) > 0.002
-
-
 def first_errors(scores: StepScores, threshold: float) -> dict[str, float]:
     found = measure_first_errors(scores, threshold, undrawn(scores.problems))
     return {name: values[0] for name, values in found.items()}
@@ -376,28 +346,10 @@ def test_a_score_of_exactly_0_is_a_score_and_the_threshold_itself_is_no_flag():
     assert first_errors(scores, 0.5)["f1"] == 1.0
 
 
-def test_it_is_not_the_f1_of_flagged_solutions():
-    # Every wrong solution is flagged and no right one is, so precision and recall are 1; but the
-    # flag is never at the first error.
-    rows = [scored([0.1, 0.9], 1), scored([0.1, 0.1], 1), scored([0.9, 0.9], ALL_CORRECT)]
-    assert first_errors(to_step_scores(rows)[0], 0.5)["f1"] == 0.0
-
-
 @pytest.mark.parametrize(("low", "high"), [(0.375, 0.625), (0.125, 0.25), (0.75, 0.9)])
 def test_between_the_scores_of_an_error_and_of_what_is_right_the_middle_is_taken(low, high):
     scores, _ = to_step_scores([scored([high, low], 1), scored([1.0, 1.0], ALL_CORRECT)])
     assert fit_threshold(scores) == pytest.approx((low + high) / 2)
-
-
-def test_auroc_is_the_share_of_pairs_in_order_whatever_else_is_in_the_data():
-    # A softmax over the whole array, as in one published evaluator, would give each step less the
-    # more steps there are, and ties where there are none.
-    rng = random.Random(0)
-    p = [rng.random() * 1e-3 for _ in range(60)]
-    labels = [float(rng.random() < 0.7) for _ in range(60)]
-    found = measure(to_step_scores([scored(p, UNKNOWN, labels)])[0])
-    right, wrong = ([x for x, y in zip(p, labels, strict=True) if y == kind] for kind in (1, 0))
-    assert found["auroc"] == pytest.approx(fmean(a > b for a in right for b in wrong))
 
 
 def test_the_aggregation_that_orders_most_pairs_is_chosen_and_a_given_one_is_kept():
@@ -454,15 +406,6 @@ def test_no_data_gives_zero_counts_and_nan_under_the_same_keys():
     counts = {key for key in found if key.rpartition("/")[2] in names}
     assert all(found[key] == 0 for key in counts)
     assert all(math.isnan(found[key]) for key in found.keys() - counts - {"threshold"})
-
-
-def test_a_wrong_solution_cut_before_its_error_is_counted_and_left_out():
-    kept = [solution([1.0, -1.0], [1.0, 0.0], 1), solution([1.0], [1.0], ALL_CORRECT)]
-    cut = solution([-1.0, -1.0], [1.0, 1.0], 2)
-    without, found = computed(kept), computed([*kept, cut])
-    assert (without["cut_before_error"], found["cut_before_error"]) == (0, 1)
-    for key in ("processbench_f1", "processbench_wrong", "processbench_right", "first_error_match"):
-        assert found[key] == without[key] == 1
 
 
 def test_confident_logits_keep_their_order():

@@ -190,6 +190,11 @@ def test_a_wrong_head_is_one_line(folder, tensors, message):
     assert message in refusal(folder)
 
 
+def test_a_missing_head_is_one_line(folder):
+    (folder / "head.safetensors").unlink()
+    assert "no head.safetensors" in refusal(folder)
+
+
 def test_adapters_that_are_missing_or_of_another_model_are_one_line(folder):
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)

@@ -1,6 +1,5 @@
 """One forward pass over token trees equals one row a solution and one forward a prefix."""
 
-import json
 import random
 import shutil
 
@@ -136,15 +135,6 @@ def test_only_steps_that_no_loss_depends_on_are_left_out(tiny_model_folder):
         assert ids.tolist() == whole.solution(i)[0][: positions[-1] + 1].tolist()
 
 
-def test_shared_prefixes_are_computed_once(tiny_model_folder):
-    prm = tiny_prm(tiny_model_folder())
-    one = rollouts(problems=1, attempts=1)
-    (batch,) = batches_of(prm, one * 6)
-    (alone,) = batches_of(prm, one)
-    assert batch.input_ids.numel() == alone.input_ids.numel()
-    assert len(batch.step_nodes) == 6
-
-
 def test_score_does_not_depend_on_company(tiny_model_folder):
     prm = tiny_prm(tiny_model_folder())
     solutions = [[step.text for step in s.steps] for s in rollouts(problems=1)]
@@ -181,33 +171,6 @@ def test_a_model_is_not_overwritten_unasked(tiny_model_folder, tmp_path):
     with pytest.raises(FileExistsError, match="model exists"):
         prm.save_pretrained(tmp_path / "model")
     prm.save_pretrained(tmp_path / "model", overwrite=True)
-
-
-def test_a_checkpoint_without_its_head_is_refused(tiny_model_folder, tmp_path):
-    tiny_prm(tiny_model_folder()).save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "head.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"no head\.safetensors"):
-        PRM.from_pretrained(tmp_path / "model")
-
-
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_a_broken_head_is_refused(tiny_model_folder, tmp_path, value):
-    prm = tiny_prm(tiny_model_folder())
-    prm.head.weight.data.fill_(value)
-    prm.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="all zero or not finite"):
-        PRM.from_pretrained(tmp_path / "model")
-
-
-def test_folders_that_are_no_models_are_named(tiny_model_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no prm\.json"):
-        PRM.from_pretrained(tmp_path)
-    tiny_prm(tiny_model_folder()).save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / "prm.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"format_version": 99}))
-    with pytest.raises(ValueError, match="format_version 99"):
-        PRM.from_pretrained(tmp_path / "model")
 
 
 def test_a_missing_base_model_is_named(tiny_model_folder, tmp_path):
