@@ -36,13 +36,17 @@ def events_of(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """Step and value of everything that TensorBoard shows of a run, after its purge."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    reader = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     reader.Reload()
-    return {
+    tags = reader.Tags()
+    found = {
         tag: [(event.step, event.value) for event in reader.Scalars(tag)]
-        for tag in reader.Tags()["scalars"]
+        for tag in tags["scalars"]
         if OF_THE_CLOCK not in tag
     }
+    for tag in tags["images"]:
+        found[tag] = [(event.step, event.encoded_image_string) for event in reader.Images(tag)]
+    return found
 
 
 def files_of(path: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from lightning import Callback
 from test_files import HOLD
 from test_training import adapter, assert_same_weights, fit, metrics, sources, write_rows  # noqa: F401
 
@@ -19,6 +20,13 @@ from prm_lightning.sources.mixture import SourceSpec
 from prm_lightning.training.callbacks import rank_validation
 
 SHORT = {"trainer.max_steps": 4, "checkpoint_every": 2}
+
+
+class Swaps(Callback):
+    """Changes the weights after validation, as weight averaging does."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.model.head.weight.data += 1.0
 
 
 def callback(class_path, **arguments):
@@ -36,6 +44,7 @@ CALLBACKS = "lightning.pytorch.callbacks."
             {"callbacks": callback(CALLBACKS + "StochasticWeightAveraging", swa_lrs=0.1)},
             "swaps weights",
         ),
+        ({"callbacks": callback("test_guards.Swaps")}, "are not those that were validated"),
         (
             {"callbacks": callback(CALLBACKS + "GradientAccumulationScheduler", scheduling={0: 2})},
             "solutions_per_step",

@@ -209,6 +209,12 @@ class PRMDataModule(LightningDataModule):
             **part.data.counts,
         }
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """In training, leave on the CPU what it alone reads: to read it back is to wait."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        is_training = self.trainer.training  # type: ignore[union-attr]
+        return moved._replace(solution_ids=batch.solution_ids) if is_training else moved
+
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """This rank's batches of the current epoch; sets how many of them make a step."""
         epoch = self._position(self.trainer.current_epoch)[0]
@@ -234,8 +240,8 @@ class PRMDataModule(LightningDataModule):
             return self._loader("train", [])
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        steps = self._planner(side).evaluation_steps(world)
-        return self._loader(side, shard(steps, rank, world)[0])
+        batches, _ = shard(self._planner(side).evaluation_steps(world), rank, world)
+        return self._loader(side, batches)
 
     def _loader(
         self, side: str, batches: list[PlannedBatch], done: Callable[[], int] = lambda: 0

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from prm_lightning.modeling.metrics import CALIBRATION_BINS
-from prm_lightning.modeling.scored_steps import Floats, divide
+from prm_lightning.modeling.scored_steps import Floats, reliability_bins
 from prm_lightning.terminal import visible
 
 POINTS = 400  # of a curve that are drawn; more are averaged in groups
@@ -184,7 +184,7 @@ def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[
         ]
         axes = ("recall of wrong steps", "precision")
         charts.append(draw("Finding wrong steps", lines, (SHARE, SHARE), axes))
-    means, shares, counts = reliability_bins(probabilities, labels)
+    means, shares, counts = reliability_bins(probabilities, labels, CALIBRATION_BINS)
     filled = counts > 0
     lines = [
         Line("15 bins of P(correct)", means[filled].tolist(), shares[filled].tolist(), "blue"),
@@ -192,19 +192,6 @@ def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[
     ]
     axes = ("P(correct)", "share of correct steps")
     return [*charts, draw("Reliability", lines, (SHARE, SHARE), axes)]
-
-
-def reliability_bins(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats, Floats]:
-    """Of 15 equal bins of P(correct): its mean, the share of correct steps, and their number.
-
-    The first two are NaN in a bin without steps.
-    """
-    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    totals, rights, counts = (
-        np.bincount(bins, weights=each, minlength=CALIBRATION_BINS).astype(np.float64)
-        for each in (probabilities, labels >= 0.5, np.ones(len(bins)))
-    )
-    return divide(totals, counts), divide(rights, counts), counts
 
 
 def precision_and_recall(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats]:

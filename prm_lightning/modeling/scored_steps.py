@@ -199,3 +199,18 @@ class GatheredSteps(Metric):
         ids = columns[:, 6].astype(np.int64)
         problems = ids if self.problems is None else self.problems[ids]
         return StepScores.from_table(np.column_stack([columns, problems]))
+
+
+def reliability_bins(
+    probabilities: Floats, labels: Floats, number: int
+) -> tuple[Floats, Floats, Floats]:
+    """Of equal bins of P(correct): its mean, the share of correct steps, and their number.
+
+    The first two are NaN in a bin without steps.
+    """
+    bins = np.minimum((probabilities * number).astype(int), number - 1)
+    totals, rights, counts = (
+        np.bincount(bins, weights=each, minlength=number).astype(np.float64)
+        for each in (probabilities, labels >= 0.5, np.ones(len(bins)))
+    )
+    return divide(totals, counts), divide(rights, counts), counts

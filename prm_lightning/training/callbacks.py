@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
@@ -49,6 +50,7 @@ class KeepModels(Callback):
         self.every = every
         self.step = 0
         self.best: list[float] = []
+        self._measured: torch.Tensor | None = None  # the head as validation saw it
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
@@ -60,9 +62,19 @@ class KeepModels(Callback):
         if self.every and self.step % self.every == 0:
             self._save(trainer, pl_module, f"checkpoint-{self.step}")
 
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self._measured = pl_module.model.head.weight.detach().clone()
+
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        head = pl_module.model.head.weight.detach()
+        if self._measured is not None and bool((self._measured != head).any()):
+            raise ValueError(
+                "fit: the weights after validation are not those that were validated, so that "
+                "best_model would not hold what was measured. Take the callback that swaps weights "
+                "out of trainer.callbacks."
+            )
         rank = rank_validation(pl_module.last_metrics, self.monitor)
         if self.best and rank <= self.best:
             return

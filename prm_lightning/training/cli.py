@@ -37,6 +37,7 @@ from prm_lightning.training.callbacks import (
 from prm_lightning.training.checkpoints import StepCheckpoints, WholeCheckpointIO, newest_whole
 from prm_lightning.training.guards import FiniteSteps, Guards
 from prm_lightning.training.module import PRMModule
+from prm_lightning.training.pictures import Pictures
 from prm_lightning.training.run_folder import (
     CutBackLogs,
     check_folder,
@@ -250,6 +251,7 @@ class PRMCLI(LightningCLI):
             FiniteSteps(self.folder),
             Throughput(),
             KeepModels(self.folder, config.monitor, config.save_models_every),
+            Pictures(),
             ClosingTable(self.folder),
         ]
         if config.trainer.enable_progress_bar is not False:

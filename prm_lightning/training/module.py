@@ -155,13 +155,6 @@ class PRMModule(LightningModule):
         """``(B, S)`` float32 log-odds that each step is correct."""
         return self.model(batch)  # type: ignore[no-any-return]
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """In training, leave on the CPU what it alone reads: to read it back is to wait."""
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved._replace(solution_ids=batch.solution_ids) if self.trainer.training else moved
-
     def on_train_batch_start(self, batch: StepBatch, batch_idx: int) -> None:
         """Seed what is random in a step, dropout, so that it is the same in a resumed run."""
         place = (self.datamodule.seed, self.global_step, batch_idx, self.global_rank)
