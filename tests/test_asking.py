@@ -75,7 +75,7 @@ def test_useless_answers_are_asked_for_once_more_and_refusals_never(tmp_path):
 
 @pytest.mark.parametrize("mode", ["live", "batch"])
 @pytest.mark.parametrize("budget", [0.01, 0.12])
-def test_the_budget_is_a_hard_cap_and_asking_goes_on_with_a_larger_one(tmp_path, mode, budget):
+def test_the_budget_is_a_hard_cap_and_a_larger_one_continues(tmp_path, mode, budget):
     faults = ["cut after", None, "html", None, "cut after"]
     with FakeClaude(faults=faults) as fake:
         with asking(tmp_path, fake, budget) as asker:

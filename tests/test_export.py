@@ -122,7 +122,7 @@ def test_a_head_becomes_two_layers_and_comes_back(tiny_model_folder, tmp_path, h
     assert compare(probe(prm), probe(PRM.from_pretrained(tmp_path / "in")), 0.5).largest < 1e-6
 
 
-def test_a_trained_step_end_lies_in_the_embeddings(tiny_model_folder, tmp_path):
+def test_a_trained_step_end_is_in_the_embeddings(tiny_model_folder, tmp_path):
     lora = Lora(r=4, train_step_end=True)
     place = trained(tiny_model_folder("qwen3"), tmp_path / "best_model", lora=lora)
     prm = PRM.from_pretrained(place)

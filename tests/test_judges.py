@@ -126,7 +126,7 @@ def judge(successes, search="every", labels="hard", asked=None):
     return judgement, generator
 
 
-def test_every_prefix_is_gone_on_with():
+def test_every_prefix_is_continued():
     judgement, generator = judge([4, 4, 2, 0, 0])
     (call,) = generator.calls
     assert call[:3] == ["step a\n", "step a\nstep b\n", "step a\nstep b\nstep c\n"]
@@ -142,7 +142,7 @@ def test_soft_labels_are_the_shares():
     assert judgement.verdicts == ("correct",) * 3 + ("incorrect",)
 
 
-def test_halving_asks_about_few_prefixes_and_says_nothing_of_what_lies_behind():
+def test_halving_asks_about_few_prefixes_and_says_nothing_of_later_ones():
     judgement, generator = judge([4, 4, 4, 1, 0, 0, 0, 0, 0], "binary", "soft")
     assert generator.asked == [8, 4, 2, 3]
     assert judgement.verdicts == ("correct",) * 3 + ("incorrect",) + (None,) * 4
@@ -169,7 +169,7 @@ def test_a_problem_that_is_never_solved_says_nothing_of_its_first_step(search):
 
 
 @pytest.mark.parametrize("search", ["every", "binary"])
-def test_a_solution_that_states_its_answer_is_not_gone_on_with(search):
+def test_a_solution_that_states_its_answer_is_not_continued(search):
     steps = ("a", "The answer is 7 pens.")
     judgement, generator = judge([4, 4, 0], search, asked=JudgeRequest("?", steps, "7"))
     assert judgement.verdicts == ("correct", "correct")

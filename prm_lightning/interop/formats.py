@@ -38,11 +38,7 @@ class ExportOptions:
 
 
 def require_format(prm: PRM, format: Format) -> None:
-    """Refuse a format that cannot hold a model, before work is done.
-
-    Raises:
-        ValueError: it cannot.
-    """
+    """Refuse a format that cannot hold a model, before work is done."""
     config = prm.manifest.backbone
     kind = prm.backbone.causal_lm.config.model_type
     reason, instead = "", "token-classification"

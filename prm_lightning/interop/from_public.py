@@ -112,7 +112,12 @@ def our_head(head: PublicHead, manifest: PublicManifest) -> StepHead:
     kind: HeadKind = "scalar"
     inner: dict[str, Tensor] = {}
     if len(head.weights) == 2:
-        inner = {"inner.weight": head.weights[0].detach(), "inner.bias": head.biases[0].detach()}
+        first = (head.weights[0].detach(), head.biases[0].detach())
+        linear = _collapse(first, (weight, bias), head.correct_label)
+        if linear is None:
+            inner = {"inner.weight": first[0], "inner.bias": first[1]}
+        else:
+            weight, bias = linear
     if len(weight) == 2:
         order = [1 - head.correct_label, head.correct_label]
         weight, bias = weight[order], bias[order]
@@ -157,6 +162,21 @@ def moved_threshold(threshold: float, bias: float) -> float:
 def shift_of(bias: float) -> float:
     """The most that P(correct) can move when a bias in log-odds is taken off."""
     return math.tanh(abs(bias) / 4)
+
+
+def _collapse(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], correct: int
+) -> tuple[Tensor, Tensor] | None:
+    """The linear head that is written as c * (relu(x) - relu(-x)), as `export` does; else None."""
+    out = second[0][correct] - second[0][1 - correct]
+    used = out.nonzero()[:, 0].tolist()
+    if len(used) == 2:
+        i, j = used
+        mirrored = torch.equal(first[0][i], -first[0][j]) and first[1][i] == -first[1][j]
+        if mirrored and out[i] == -out[j]:
+            offset = second[1][correct] - second[1][1 - correct]
+            return out[i] * first[0][i][None], (out[i] * first[1][i] + offset)[None]
+    return None
 
 
 def plain_probes(encoder: Encoder) -> list[tuple[str, list[str]]]:

@@ -96,11 +96,7 @@ def probes_for(prm: PRM) -> list[tuple[str, list[str]]]:
 def compare(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], threshold: float
 ) -> Parity:
-    """Compare P(correct) step by step.
-
-    Raises:
-        ValueError: they are not the scores of the same steps.
-    """
+    """Compare P(correct) step by step."""
     if [len(row) for row in ours] != [len(row) for row in theirs]:
         raise ValueError("parity: the exported model gives another number of scores.")
     pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
@@ -119,9 +115,6 @@ def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: s
 
     `exact` is whether nothing was rounded; `tolerance` is the largest difference that is allowed in
     place of the usual ones.
-
-    Raises:
-        ValueError: it is too large.
     """
     largest, mean = (EXACT, EXACT) if exact else (ROUNDED_LARGEST, ROUNDED_MEAN)
     if tolerance is not None:
@@ -137,11 +130,7 @@ def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: s
 def score_in_fresh_process(
     code: str, device: str, offline: bool, probes: Probes
 ) -> list[list[float]]:
-    """Score with the `scoring_code` of a model card, in a Python that has loaded nothing else.
-
-    Raises:
-        ValueError: the code fails, or needs this project.
-    """
+    """Score with the `scoring_code` of a model card, in a Python that has loaded nothing else."""
     env = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     env |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}

@@ -125,11 +125,7 @@ def _write_checked(
 
 
 def find_model(model: str) -> Path:
-    """The folder of a model of ours.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The folder of a model of ours."""
     if (Path(model) / "best_model" / MANIFEST).is_file():
         raise ValueError(f"export: {model} is a run. Give its model: --model {model}/best_model.")
     folder = find_folder(model)
@@ -143,11 +139,7 @@ def find_model(model: str) -> Path:
 
 
 def require_repository(repo: str) -> None:
-    """Refuse what cannot be sent to the Hub, before the long work; nothing is asked there.
-
-    Raises:
-        ValueError: it is no ``owner/name``, or there is no token.
-    """
+    """Refuse what cannot be sent to the Hub, before the long work; nothing is asked there."""
     if not HUB_ID.fullmatch(repo):
         raise ValueError(f"export: --push_to_hub {repo!r} is no name of the form owner/name.")
     if hub_token() is None:
@@ -162,9 +154,6 @@ def push(folder: Path, repo: str, visibility: Literal["private", "public"]) -> s
 
     Weights that only the repository has are deleted, as servers load all. The visibility is that
     of a repository that is made; one that exists keeps its own.
-
-    Raises:
-        ValueError: the Hub refuses or cannot be reached.
     """
     import httpx2
     from huggingface_hub import HfApi

@@ -136,11 +136,7 @@ def connect(key: str, base_url: str | None = None) -> Claude:
 
 
 def read_key(environment: Mapping[str, str] = os.environ, dotenv: Path = Path(".env")) -> str:
-    """The API key, from the environment or else a .env file, stripped.
-
-    Raises:
-        ValueError: there is none, or it does not look like one. The message never shows it.
-    """
+    """The API key, from the environment or else a .env file; a wrong one is refused, not shown."""
     from dotenv import dotenv_values
 
     key = (environment.get(KEY_NAME) or dotenv_values(dotenv).get(KEY_NAME) or "").strip()
@@ -248,13 +244,7 @@ class Price:
 
 
 def load_prices(file: str | None = None) -> dict[str, Price]:
-    """Prices by model: those shipped, overridden by those of a file of the same form.
-
-    Raises:
-        ValueError: the file has no `models`, or an entry lacks a price, has an unknown key, or
-            a price that is no number >= 0.
-        OSError: the file cannot be read.
-    """
+    """Prices by model: those shipped, overridden by those of a file of the same form."""
     return _read(PRICES) | (_read(Path(file)) if file else {})
 
 
@@ -278,11 +268,7 @@ def _read(file: Path) -> dict[str, Price]:
 
 
 def require_served(prices: Mapping[str, Price], model: str, today: date) -> None:
-    """Refuse a model that must not be asked.
-
-    Raises:
-        ValueError: the model has no price, or is retired.
-    """
+    """Refuse a model that has no price, or is retired."""
     usable = {m: p for m, p in prices.items() if p.retires is None or today <= p.retires}
     if model not in prices:
         raise ValueError(

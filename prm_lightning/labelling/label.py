@@ -103,11 +103,7 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
 
 
 def _approve(options: LabelOptions, asker: Asker, requests: Requests, bar: Bar) -> None:
-    """Show what some requests will cost, and make sure that it is wanted and can work.
-
-    Raises:
-        ValueError: there is no budget, no consent or no API key.
-    """
+    """Show what some requests will cost, and make sure that it is wanted and can work."""
     bar.end()
     journal = asker.journal
     _say(*estimate(asker.pending(requests()), asker.prices))
@@ -220,9 +216,6 @@ def write_folder(run: Run) -> dict[str, Any]:
 
     Returns:
         What `RECORD` holds, which is written last.
-
-    Raises:
-        FileExistsError: the name is taken, and may not be replaced.
     """
     options, found, judge = run.options, run.solutions(), run.judge.name
     outcomes: Counter[str] = Counter()
@@ -296,11 +289,7 @@ def _answer_and_steps(candidate: Candidate, judgement: Judgement) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a complete labelled folder says of itself.
-
-    Raises:
-        FileNotFoundError: the folder is absent or was not written to its end.
-    """
+    """What a complete labelled folder says of itself."""
     if not (folder / RECORD).is_file():
         raise FileNotFoundError(
             f"label: {folder} holds no complete labelled data (no {RECORD}). Run without "

@@ -166,12 +166,7 @@ class LabelOptions:
         return {name: value for name, value in vars(self).items() if name not in NOT_IN_DATA}
 
     def check(self) -> None:
-        """Find options that contradict each other, before anything is done.
-
-        Raises:
-            ValueError: with what to change.
-            OSError: the output folder is there, or a file to be read is not.
-        """
+        """Find options that contradict each other, before anything is done."""
         if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK or not self.fraction:
             raise ValueError(
                 f"label: max_tokens {self.max_tokens}, chunk {self.chunk}, fraction "
