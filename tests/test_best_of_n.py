@@ -20,7 +20,6 @@ from prm_lightning.evaluation.best_of_n import (
     expect_vote,
     make_subsets,
     report_best_of_n,
-    sizes_up_to,
     takes_all,
 )
 from prm_lightning.evaluation.data import count_oddities, read_pools
@@ -58,15 +57,6 @@ def brute_vote(answers, weights, correct, n) -> Fraction:
     return total / comb(len(answers), n)
 
 
-def test_a_vote_worked_out_by_hand():
-    # Subsets of 2 of (a, a, b), a correct: {a, a} gives a, {a, b} twice ties.
-    answers, correct = np.array([0, 0, 1]), np.array([True, True, False])
-    subsets = make_subsets(3, 2, 0)
-    voted = expect_vote(answers, np.array([[1.0, 1, 1], [0.2, 0.2, 0.9]]), correct, subsets)
-    assert voted[0] == pytest.approx((1 + 0.5 + 0.5) / 3)
-    assert voted[1] == pytest.approx(1 / 3)  # b outweighs one a
-
-
 def test_sums_in_another_order_still_tie():
     # 0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in their last digit.
     answers, correct = np.array([0, 0, 0, 1, 1, 1]), np.array([True] * 3 + [False] * 3)
@@ -87,13 +77,6 @@ def test_drawn_subsets_come_close_to_all_of_them():
     assert not np.array_equal(one, other)
     # Each sample is in as many subsets as it should be.
     assert drawn.mean(axis=0) == pytest.approx(np.full(40, 9 / 40), abs=0.04)
-
-
-@pytest.mark.parametrize(
-    ("total", "sizes"), [(1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12]), (3, [1, 2, 3])]
-)
-def test_sizes_are_powers_of_2_and_all(total, sizes):
-    assert sizes_up_to(total) == sizes
 
 
 def write_pool(tmp_path, rows, name="pool.jsonl"):

@@ -50,20 +50,9 @@ ROWS = [
 ]
 
 
-UNLABELLED = [{**each, "labels": None} for each in ROWS]  # of which no chart is drawn
-
-
 def write_lines(path: Path, rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def write_data(folder: Path, rows=UNLABELLED) -> Path:
-    """A run that left nothing to draw."""
-    folder.mkdir()
-    (folder / "data.json").write_text(json.dumps({"sources": {"shop": {"read": 4}}}))
-    write_lines(folder / "val_scores.jsonl", rows)
-    return folder
 
 
 def write_run(folder: Path, rows=ROWS, **data) -> Path:
@@ -170,6 +159,7 @@ def test_a_page_says_what_the_files_of_a_run_say(run_page):
     tags = [tag for tag, attrs in run_page.tags if attrs.get("id") == "solutions" or tag == "table"]
     assert tags[0] == "section"  # solutions come before any table
     assert run_page.row("AUROC of steps") == ["0.833", "0.750", "0.438", "0.500"]
+    assert run_page.row("labelled steps") == ["5", "–", "–", "5"]
     assert run_page.row("accuracy of steps, at 0.5") == ["0.600", "–", "–", "0.600"]
     # At 0.375: the second error is found, the first is missed; one right solution passes of two.
     for metric in (
@@ -236,17 +226,9 @@ def test_a_verdict_says_better_only_if_the_interval_is_above_the_best_baseline()
     assert alone.verdict == "no baseline to compare with"
 
 
-def test_evaluations_show_their_tables_notes_and_solutions(tmp_path):
-    page = Page(write_report([str(write_evaluation(tmp_path / "steps", UNLABELLED))]))
-    assert page.row("x|y") == ["0.5"]
-    assert page.row("<b>z</b>") == ["0.25"]
-    assert "Of a | b" in page.text and "Ties <i>count</i>." in page.text
-    assert page.sets[0]["name"] == "steps: m"
-
-
 def test_best_of_n_shows_the_aggregations_that_count(tmp_path):
     rows = best_of_n_rows()
-    folder = write_evaluation(tmp_path / "bon", UNLABELLED, benchmark="best-of-n", rows=rows)
+    folder = write_evaluation(tmp_path / "bon", benchmark="best-of-n", rows=rows)
     page = Page(write_report([str(folder)]))
     (chart,) = [a["aria-label"] for tag, a in page.tags if tag == "svg"]
     assert "outputs/<b>&co (best, min): 0.5 at 0 to 0.5 at 2" in chart  # of log2 n
@@ -258,12 +240,15 @@ def test_best_of_n_shows_the_aggregations_that_count(tmp_path):
     ]
 
 
-def test_several_folders_share_a_page(tmp_path):
-    folders = [write_data(tmp_path / "a"), write_evaluation(tmp_path / "b", UNLABELLED)]
+def test_a_run_and_an_evaluation_share_a_page(tmp_path):
+    folders = [write_run(tmp_path / "a"), write_evaluation(tmp_path / "b")]
     main([*map(str, folders), "--output", str(tmp_path / "both.html")])
     page = Page(tmp_path / "both.html")
     assert [packed["name"] for packed in page.sets] == ["a: best_model", "b: m"]
     assert [len(packed["solutions"]) for packed in page.sets] == [4, 4]
+    assert page.row("x|y") == ["0.5"]
+    assert page.row("<b>z</b>") == ["0.25"]
+    assert "Of a | b" in page.text and "Ties <i>count</i>." in page.text
 
 
 def test_text_of_models_is_never_markup(tmp_path):
@@ -307,7 +292,7 @@ def test_lines_that_cannot_be_used_are_counted(tmp_path):
         row([], [], []),
         row(["a"], [1.0], None, failure="too long"),
     ]
-    folder = write_data(tmp_path / "run", [*UNLABELLED, *broken])
+    folder = write_run(tmp_path / "run", [*ROWS, *broken])
     with (folder / "val_scores.jsonl").open("a") as file:
         file.write("{cut off\n")
     text = Page(write_report([str(folder)])).text
@@ -320,7 +305,7 @@ def test_lines_that_cannot_be_used_are_counted(tmp_path):
 
 
 def test_of_too_many_solutions_those_with_the_largest_errors_are_kept(tmp_path):
-    (scored,) = read_folder(write_data(tmp_path / "run", ROWS)).sets
+    (scored,) = read_folder(write_run(tmp_path / "run")).sets
     packed = pack_solutions("run", scored, most=2)
     assert [solution["id"] for solution in packed["solutions"]] == ["missed", "alarm"]
     assert packed["total"] == 4
@@ -339,7 +324,7 @@ def test_a_run_that_left_little_still_has_a_page(tmp_path, left):
 
 
 def test_bad_input_is_named(tmp_path):
-    folder = write_data(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         main([str(tmp_path / "nowhere")])
     (tmp_path / "empty").mkdir()
@@ -362,7 +347,7 @@ def test_bad_input_is_named(tmp_path):
 def test_a_report_that_fails_does_not_fail_the_run(tmp_path, capsys):
     from prm_lightning.__main__ import report_run
 
-    folder = write_data(tmp_path / "run")
+    folder = write_run(tmp_path / "run")
     (folder / "data.json").write_text("{")
     report_run(folder)
     captured = capsys.readouterr()
