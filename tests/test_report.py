@@ -18,11 +18,7 @@ import prm_lightning.evaluation.report as report
 from prm_lightning.evaluation.figures import draw_curves
 from prm_lightning.evaluation.report import main, write_report
 from prm_lightning.evaluation.report_data import ScoredSet, ShownSolution, read_folder
-from prm_lightning.evaluation.report_page import (
-    make_pool_tiles,
-    make_tiles,
-    pack_solutions,
-)
+from prm_lightning.evaluation.report_page import make_pool_tiles, make_tiles, pack_solutions
 
 HOSTILE = [
     "</script><script>document.title = 'pwned'</script>",

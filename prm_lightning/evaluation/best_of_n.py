@@ -15,14 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prm_lightning.evaluation.data import Pool
-from prm_lightning.evaluation.results import (
-    Report,
-    Row,
-    Table,
-    draw_problems,
-    show,
-    summarise,
-)
+from prm_lightning.evaluation.results import Report, Row, Table, draw_problems, show, summarise
 from prm_lightning.evaluation.scored import Entry, Scored
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
 from prm_lightning.modeling.metrics import measure_pairs

@@ -13,9 +13,7 @@ PAGE = "report.html"
 
 def main(args: Sequence[str]) -> None:
     """Run the verb; folders may be named without ``--folders``."""
-    args = list(args)
-    first_option = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-    if first_option:  # folders need no option before them
+    if args and not args[0].startswith("-"):
         args = ["--folders", *args]
     print(f"report  {run_verb('report', write_report, args)}")
 
@@ -46,8 +44,8 @@ def write_report(
             f"report: got {len(folders)} folders, so that no one of them is the place of the page. "
             "Name it with --output report.html."
         )
-    page = Path(output) if output is not None else Path(folders[0]) / PAGE
-    if page.is_dir():
+    page = Path(output or folders[0])
+    if page.is_dir() or output is None:
         page = page / PAGE
     if page.exists() and not overwrite:
         raise FileExistsError(f"report: {page} exists. Give another --output, or --overwrite.")

@@ -24,12 +24,7 @@ from prm_lightning.modeling.metrics import (
     measure,
     measure_part,
 )
-from prm_lightning.modeling.scored_steps import (
-    Draws,
-    ScoredSolution,
-    StepScores,
-    to_step_scores,
-)
+from prm_lightning.modeling.scored_steps import Draws, ScoredSolution, StepScores, to_step_scores
 
 HERE = Path(__file__).parent
 RESAMPLES = 200

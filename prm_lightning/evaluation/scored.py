@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urldefrag
 
-from prm_lightning.evaluation.baselines import Surprisal, constant_baselines, untrained_twin
+from prm_lightning.evaluation.baselines import Surprisal, untrained_twin
 from prm_lightning.evaluation.options import EvaluateOptions
-from prm_lightning.evaluation.results import Kind, Row, summarise
+from prm_lightning.evaluation.results import Kind
 from prm_lightning.files import ResumableRows, digest
 from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
-from prm_lightning.modeling.scored_steps import Floats, ScoredSolution, StepScores, to_step_scores
+from prm_lightning.modeling.scored_steps import ScoredSolution, StepScores, to_step_scores
 from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.terminal import Bar
@@ -99,40 +99,6 @@ def gather_steps(scored: Sequence[Scored]) -> StepScores:
             for s in scored
         ]
     )[0]
-
-
-def add_constants(entries: Sequence[Entry]) -> Iterator[tuple[Entry, StepScores]]:
-    """Entries with their scores as columns, then the constant baselines on the same solutions."""
-    for entry in entries:
-        yield entry, gather_steps(entry.scored)
-    for name, scores in constant_baselines(gather_steps(entries[0].scored)).items():
-        yield Entry(name, "baseline", ()), scores
-
-
-def measure_at_thresholds(
-    entries: Sequence[Entry],
-    measure: Callable[[StepScores, float], Mapping[str, Mapping[str, Floats]]],
-    sizes: Mapping[str, int],
-) -> list[Row]:
-    """Rows of every entry and of the constant baselines, at each threshold.
-
-    Args:
-        entries: at least one, all with the same solutions in the same order.
-        measure: makes the metrics of each part of the data, at a threshold.
-        sizes: solutions of each part.
-    """
-    return [
-        Row(
-            entry.name,
-            entry.kind,
-            part,
-            {name: summarise(values) for name, values in metrics.items()},
-            {**at._asdict(), "solutions": sizes[part]},
-        )
-        for entry, scores in add_constants(entries)
-        for at in entry.thresholds
-        for part, metrics in measure(scores, at.threshold).items()
-    ]
 
 
 def score_models(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prm_lightning.evaluation.baselines import constant_baselines
 from prm_lightning.evaluation.results import (
     UNDEFINED,
     Report,
@@ -22,12 +23,7 @@ from prm_lightning.evaluation.results import (
     show,
     summarise,
 )
-from prm_lightning.evaluation.scored import (
-    Entry,
-    add_constants,
-    gather_steps,
-    measure_at_thresholds,
-)
+from prm_lightning.evaluation.scored import Entry, gather_steps
 from prm_lightning.modeling.metrics import (
     POSITION_NAMES,
     POSITIONS,
@@ -85,13 +81,43 @@ def report_processbench(entries: Sequence[Entry], resamples: int = 1000, seed: i
         return {**measured, **_averages(measured, sizes)}
 
     whole = sum(sizes.values())
-    rows = measure_at_thresholds(entries, measure, {**sizes, "mean": whole, "weighted mean": whole})
+    rows = _measure_at_thresholds(
+        entries, measure, {**sizes, "mean": whole, "weighted mean": whole}
+    )
     errors = {name: part.first_errors[part.starts] for name, part in subsets.items()}
     wrong_right = {
         name: (int((of_part >= 0).sum()), int((of_part == ALL_CORRECT).sum()))
         for name, of_part in errors.items()
     }
     return Report(rows, _processbench_tables(rows, wrong_right), _processbench_notes(wrong_right))
+
+
+def _add_constants(entries: Sequence[Entry]) -> Iterator[tuple[Entry, StepScores]]:
+    """Entries with their scores as columns, then the constant baselines on the same solutions."""
+    for entry in entries:
+        yield entry, gather_steps(entry.scored)
+    for name, scores in constant_baselines(gather_steps(entries[0].scored)).items():
+        yield Entry(name, "baseline", ()), scores
+
+
+def _measure_at_thresholds(
+    entries: Sequence[Entry],
+    measure: Callable[[StepScores, float], Mapping[str, Mapping[str, Floats]]],
+    sizes: Mapping[str, int],
+) -> list[Row]:
+    """Rows of every entry and baseline, at each threshold, by part; `sizes` are solutions."""
+    return [
+        Row(
+            entry.name,
+            entry.kind,
+            part,
+            {name: summarise(values) for name, values in metrics.items()},
+            {**at._asdict(), "solutions": sizes[part]},
+        )
+        for entry, scores in _add_constants(entries)
+        for at in entry.thresholds
+        for part, metrics in measure(scores, at.threshold).items()
+    ]
 
 
 def _split_by_source(scores: StepScores, names: Sequence[str]) -> dict[str, StepScores]:
@@ -163,7 +189,7 @@ def report_steps(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0)
     counts = _draw(gather_steps(entries[0].scored), resamples, seed)
     rows = [
         row
-        for entry, scores in add_constants(entries)
+        for entry, scores in _add_constants(entries)
         for row in _step_rows(entry, scores, names, counts)
     ]
     notes = [
@@ -276,7 +302,7 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
             figures[part] = {"prm_score": score, "f1": f1, "error_f1": error_f1}
         return figures
 
-    rows = measure_at_thresholds(entries, measure, {"all": len(first), **sizes})
+    rows = _measure_at_thresholds(entries, measure, {"all": len(first), **sizes})
     cells = []
     for names, line in lines_by_threshold(rows).items():
         whole = line["all"].metrics
