@@ -14,40 +14,37 @@ from jsonargparse import ArgumentParser
 from prm_lightning.terminal import did_you_mean
 
 OUTPUT_ALIASES = {"--out": "--output", "--output_dir": "--output"}
-FOREIGN = {  # options of TRL, axolotl and of guides, and ours
-    "batch_size": "--data.tokens_per_batch or --data.solutions_per_step",
-    "bf16": "--trainer.precision bf16-mixed",
-    "compile_layers": "--model.backbone.kernels compiled",
-    "epochs": "--trainer.max_epochs",
-    "eval_steps": "--trainer.val_check_interval",
-    "fp16": "--trainer.precision 16-mixed",
-    "gradient_accumulation_steps": "--data.solutions_per_step",
-    "gradient_checkpointing": "--model.backbone.gradient_checkpointing",
-    "learning_rate": "--model.lr",
-    "load_in_4bit": "--model.backbone.quantize nf4",
-    "load_in_8bit": "--model.backbone.quantize int8",
-    "lora_alpha": "--model.backbone.lora.alpha",
-    "lora_r": "--model.backbone.lora.r",
-    "lr": "--model.lr",
-    "lr_scheduler": "--model.schedule",
-    "lr_scheduler_type": "--model.schedule",
-    "max_length": "--data.max_tokens",
-    "max_seq_length": "--data.max_tokens",
-    "max_steps": "--trainer.max_steps",
-    "model_name": "--model.backbone.name",
-    "model_name_or_path": "--model.backbone.name",
-    "num_train_epochs": "--trainer.max_epochs",
-    "optimizer": "none, since fit always takes AdamW",
-    "per_device_train_batch_size": "--data.tokens_per_batch or --data.solutions_per_step",
-    "save_steps": "--checkpoint_every",
-    "save_total_limit": "--keep",
-    "seed": "--seed_everything",
-    "train_file": "--data.sources",
-    "torch_compile": "--model.backbone.kernels compiled",
-    "use_liger_kernel": "--model.backbone.kernels liger",
-    "warmup_ratio": "--model.warmup",
-    "weight_decay": "--model.weight_decay",
+_OURS = {  # our options, and what TRL, axolotl and guides call them
+    "--data.tokens_per_batch or --data.solutions_per_step": [
+        "batch_size",
+        "per_device_train_batch_size",
+    ],
+    "--trainer.precision bf16-mixed": ["bf16"],
+    "--model.backbone.kernels compiled": ["compile_layers", "torch_compile"],
+    "--trainer.max_epochs": ["epochs", "num_train_epochs"],
+    "--trainer.val_check_interval": ["eval_steps"],
+    "--trainer.precision 16-mixed": ["fp16"],
+    "--data.solutions_per_step": ["gradient_accumulation_steps"],
+    "--model.backbone.gradient_checkpointing": ["gradient_checkpointing"],
+    "--model.lr": ["learning_rate", "lr"],
+    "--model.backbone.quantize nf4": ["load_in_4bit"],
+    "--model.backbone.quantize int8": ["load_in_8bit"],
+    "--model.backbone.lora.alpha": ["lora_alpha"],
+    "--model.backbone.lora.r": ["lora_r"],
+    "--model.schedule": ["lr_scheduler", "lr_scheduler_type"],
+    "--data.max_tokens": ["max_length", "max_seq_length"],
+    "--trainer.max_steps": ["max_steps"],
+    "--model.backbone.name": ["model_name", "model_name_or_path"],
+    "none, since fit always takes AdamW": ["optimizer"],
+    "--checkpoint_every": ["save_steps"],
+    "--keep": ["save_total_limit"],
+    "--seed_everything": ["seed"],
+    "--data.sources": ["train_file"],
+    "--model.backbone.kernels liger": ["use_liger_kernel"],
+    "--model.warmup": ["warmup_ratio"],
+    "--model.weight_decay": ["weight_decay"],
 }
+FOREIGN = {name: ours for ours, names in _OURS.items() for name in names}
 _OPTION = re.compile(r"--[a-z][\w-]*(?:=|\Z)")
 
 
@@ -83,10 +80,9 @@ def explain(message: str, options: Iterable[str]) -> str:
         options: of the command, each with its dashes.
     """
     message = " ".join(message.split()).rstrip(".")
-    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", message)
-    unknown = unknown or re.search(
-        r"[Oo]ption '([\w.]+)'(?: is not accepted)?$", message
-    )  # in YAML
+    on_command_line = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", message)
+    in_yaml = re.search(r"[Oo]ption '([\w.]+)'(?: is not accepted)?$", message)
+    unknown = on_command_line or in_yaml
     if unknown:
         name = f"--{unknown[1]}"
         ours = FOREIGN.get(name.rpartition(".")[2].lstrip("-"))

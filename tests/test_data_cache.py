@@ -331,8 +331,6 @@ from prm_lightning.modeling.backbone import load_tokenizer
 from prm_lightning.sources import SourceSpec, Stepwise
 encoder = Encoder(load_tokenizer(sys.argv[1]))
 data = PRMDataModule([SourceSpec(Stepwise(sys.argv[2]))], encoder, val_ratio=0.25)
-print("ready", flush=True)
-sys.stdin.readline()
 data.setup("fit")
 plan = repr(Planner(data.sides["train"].sizes, 8192).train_steps(0)) + repr(data.report)
 print(hashlib.sha256(plan.encode()).hexdigest())
@@ -343,13 +341,8 @@ print(hashlib.sha256(plan.encode()).hexdigest())
 def test_processes_that_start_at_once_agree(tiny_model_folder, tmp_path, folder):
     rows = write_rows(tmp_path / "rows.jsonl", problems=400, attempts=6)
     command = [sys.executable, "-c", RACE, str(tiny_model_folder("qwen3")), str(rows)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, outputs
     assert len({out for out, _ in outputs}) == 1

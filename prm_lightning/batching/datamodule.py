@@ -146,13 +146,24 @@ class PRMDataModule(LightningDataModule):
     def prepare(self) -> None:
         """Read, exclude, split, balance and encode; each epoch is planned by `train_dataloader`."""
         mixture = self._read("train")
-        kept, leaks = exclude(mixture.solutions, self.exclude)
-        train, validation, evaluated = self._split(kept)
+        train, leaks = exclude(mixture.solutions, self.exclude)
+        excluded = len(mixture.solutions) - len(train)
+        evaluated: dict[str, list[Solution]] = {}
+        if self.sources["test"]:
+            evaluated["test_sources"] = self._read("test").solutions
+        if self.sources["validate"]:
+            held_out = self._read("validate")
+            self.report["val_sources"] = held_out.report()
+            validation = evaluated["val_sources"] = held_out.solutions
+        else:
+            split = split_by_group(train, self.val_ratio, self.seed)
+            self.report["split"] = split.report
+            train, validation = split.train, split.validation
         leaks |= report_leaks(train, evaluated)
         train = balance(train, self.balance, self.seed)
         self.report |= {
             "sources": mixture.report(),
-            "excluded": len(mixture.solutions) - len(kept),
+            "excluded": excluded,
             "leaks": leaks,
             "train": describe(train),
             "validation": describe(validation),
@@ -177,22 +188,6 @@ class PRMDataModule(LightningDataModule):
             after_first_error=self.after_first_error,
             unlabelled="allow" if side == "predict" else "refuse",
         )
-
-    def _split(
-        self, solutions: list[Solution]
-    ) -> tuple[list[Solution], list[Solution], dict[str, list[Solution]]]:
-        """What trains, what validates, and what was read to be evaluated on, by its option."""
-        evaluated: dict[str, list[Solution]] = {}
-        if self.sources["test"]:
-            evaluated["test_sources"] = self._read("test").solutions
-        if self.sources["validate"]:
-            mixture = self._read("validate")
-            self.report["val_sources"] = mixture.report()
-            evaluated["val_sources"] = mixture.solutions
-            return solutions, mixture.solutions, evaluated
-        split = split_by_group(solutions, self.val_ratio, self.seed)
-        self.report["split"] = split.report
-        return split.train, split.validation, evaluated
 
     def _encode(
         self, side: str, solutions: list[Solution], repeats: list[float] | None = None
