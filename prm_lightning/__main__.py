@@ -110,16 +110,18 @@ def print_completion(shell: Literal["bash", "zsh", "tcsh"], /) -> None:
     """
     if not find_spec("shtab"):
         raise ValueError("completion: needs shtab: pip install 'prm_lightning[completion]'.")
-    set_parsing_settings(add_print_completion_argument=True)
     whole = ArgumentParser(prog="prm_lightning")  # shells cannot complete after `python -m`
     verbs = whole.add_subcommands()
     lightning: Any = capture_parser(import_module(f"prm_lightning.{LIGHTNING}").main)
     for name, (text, module) in VERBS.items():
         if module == LIGHTNING:
-            verbs.add_subcommand(name, lightning._subcommands_action.choices[name], help=text)
-        elif name != "completion":
-            main = import_module(f"prm_lightning.{module}").main
-            verbs.add_subcommand(name, capture_parser(main, []), help=text)
+            parser = lightning._subcommands_action.choices[name]
+        elif name == "completion":
+            parser = capture_parser(run_verb, name, print_completion, [])
+        else:
+            parser = capture_parser(import_module(f"prm_lightning.{module}").main, [])
+        verbs.add_subcommand(name, parser, help=text)
+    set_parsing_settings(add_print_completion_argument=True)
     whole.parse_args([f"--print_completion=shtab-{shell}"])
 
 
