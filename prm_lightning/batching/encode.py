@@ -107,10 +107,6 @@ class Encoder:
         ids = self._tokenize(list(dict.fromkeys(text for texts in folded for text in texts)))
         return [self._join(*(ids[text] for text in texts)) for texts in folded]
 
-    def prompt_tokens(self, problem: str) -> int:
-        """How many ids come before the first step."""
-        return self.encode(problem, ["x"]).prompt_tokens
-
     def last_path(self, encoded: Encoded) -> Encoded:
         """What the model reads up to the score of the last step, branch included."""
         if not self.branch:

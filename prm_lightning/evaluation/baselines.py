@@ -77,7 +77,7 @@ class Surprisal(StepModel):
     def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
         """``(B, S)`` float64, the log-odds ``-s - log(1 - exp(-s))`` of the score."""
         parents = _find_parents(batch.position_ids.cpu().numpy())
-        nodes = dict(self._nodes_of_steps(batch, data, pairs, parents))
+        nodes = dict(self._nodes_of_steps(batch, data, parents))
         read = sorted(set(chain.from_iterable(nodes.values())))
         surprisal = dict(zip(read, self._surprisals(batch, parents, read), strict=True))
         ids = batch.input_ids.flatten().tolist()
@@ -89,7 +89,7 @@ class Surprisal(StepModel):
         return -s - torch.log(-torch.expm1(-s))
 
     def _nodes_of_steps(
-        self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs, parents: Indices
+        self, batch: StepBatch, data: EncodedSolutions, parents: Indices
     ) -> Iterator[tuple[tuple[int, int], list[int]]]:
         """By row and step: the nodes to read, those with a digit or else all of the step."""
         ids = batch.input_ids.flatten().tolist()
@@ -99,7 +99,7 @@ class Surprisal(StepModel):
             while parents[path[-1]] >= 0:
                 path.append(int(parents[path[-1]]))
             path.reverse()  # from the root on
-            start = self._encoder.prompt_tokens(pairs[index][0])
+            start = int(data.prompts[index])
             for k, end in enumerate(ends):
                 step = path[start:end]
                 yield (b, k), [node for node in step if self._holds_digit(ids[node])] or step
