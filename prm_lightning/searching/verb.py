@@ -194,7 +194,7 @@ def _search_all(
                     refusals += 1
                 rows.append(record)
                 yield record
-    if refusals == len(problems):
+    if refusals and refusals == len(problems):
         rows.partial.unlink()  # or the corrected command would be another job than this one
         raise ValueError(
             f"search: the generator refused all {len(problems)} problems, the last one since "
