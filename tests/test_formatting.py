@@ -1,7 +1,6 @@
 """Verb `format`: what it writes, says and refuses, and the commands of its documentation."""
 
 import json
-import re
 import subprocess
 import sys
 import tracemalloc
@@ -57,15 +56,15 @@ def test_the_layout_steps_is_the_documented_one(attempts, tmp_path):
     train, val = read(tmp_path / "out/prm_train.jsonl"), read(tmp_path / "out/prm_val.jsonl")
     assert len(train) + len(val) == 12 * 3 * 2
     assert not {row["problem"] for row in train} & {row["problem"] for row in val}
-    for row in train + val:
-        assert list(row) == [
-            "problem", "step", "previous_steps", "reasoning_path", "label", "step_index",
-            "total_steps",
-        ]  # fmt: skip
-        assert row["reasoning_path"] == [*row["previous_steps"], row["step"]]
-        assert len(row["previous_steps"]) == row["step_index"] < row["total_steps"] == 2
-        assert row["label"] in (0, 1)
-        assert re.fullmatch(r"What is \d+ \+ \d+\?", row["problem"])
+    assert train[0] == {
+        "problem": "What is 0 + 1?",
+        "step": "0 + 1 = 1.",
+        "previous_steps": [],
+        "reasoning_path": ["0 + 1 = 1."],
+        "label": 1,
+        "step_index": 0,
+        "total_steps": 2,
+    }
 
 
 def test_training_is_balanced_and_validation_is_not(attempts, tmp_path):

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from conftest import dev_data
-from jsonargparse import ArgumentParser
 from raw_rows import Fixed
 
 from prm_lightning.sources.mixture import SourceSpec, describe, fingerprint, read_mixture
@@ -152,39 +151,6 @@ def test_a_fingerprint_covers_content_and_order():
     assert len(set(prints)) == len(prints)
     assert fingerprint([solution(1.0, 0.0, id="a"), solution(None, id="b")]) == prints[0]
     assert len(prints[0]) == 64
-
-
-def parse(*sources):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--sources", type=list[SourceSpec])
-    return parser.instantiate(parser.parse_object({"sources": list(sources)})).sources
-
-
-def stepwise(**init_args):
-    return {"class_path": "prm_lightning.sources.Stepwise", "init_args": init_args}
-
-
-def test_a_config_builds_the_list_of_sources():
-    first, second = parse(
-        {"source": stepwise(path="a.jsonl"), "repeat": 2.0},
-        {"source": stepwise(path="b.jsonl", split="dev"), "limit": 5, "name": "b"},
-    )
-    assert isinstance(first, SourceSpec)
-    assert isinstance(first.source, Stepwise)
-    assert (first.source.path, first.repeat, first.limit) == ("a.jsonl", 2.0, None)
-    assert (second.source.split, second.limit, second.name) == ("dev", 5, "b")
-
-
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ({"source": stepwise(path="a"), "repeats": 2.0}, "repeats"),
-        ({"source": stepwise(path="a", calculator_marks="drop")}, "calculator_marks"),
-    ],
-)
-def test_a_misspelt_config_is_refused_by_its_key(spec, words):
-    with pytest.raises(Exception, match=words):
-        parse(spec)
 
 
 def test_development_files_make_a_mixture():

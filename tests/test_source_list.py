@@ -94,6 +94,8 @@ def test_rows_in_memory_are_a_source():
     [
         ({"class_path": "Stepwize"}, "'Stepwize' is no source of ours.*Did you mean 'Stepwise'"),
         ({"class_path": "Stepwise", "init_args": {"pth": "x"}}, "prm_lightning.sources.Stepwise"),
+        ({"class_path": "Stepwise", "init_args": {"path": "x", "completions": "y"}}, "completions"),
+        ({"class_path": "prm_lightning.types.Dropped"}, "source prm_lightning.types.Dropped"),
         ({"class_path": "nowhere.Source"}, "source nowhere.Source"),
         ({"paths": "x"}, "is no source, expected a path"),
         ({"path": "x", "class_path": "Stepwise"}, "is no source, expected a path"),
