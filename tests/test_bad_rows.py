@@ -8,12 +8,14 @@ import json
 import signal
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_rows import chat, prm800k_row, prm800k_step, shepherd, step_rows
 
 from prm_lightning.sources import (
     Gsm8k,
@@ -52,21 +54,6 @@ def attempts(texts):
     return [{"prompt": "q?", "completions": whole, "labels": labels_of(texts)}]
 
 
-def step_rows(texts):
-    return [
-        {
-            "problem": "q?",
-            "step": text,
-            "previous_steps": texts[:k],
-            "reasoning_path": texts[: k + 1],
-            "label": int(label),
-            "step_index": k,
-            "total_steps": len(texts),
-        }
-        for k, (text, label) in enumerate(zip(texts, labels_of(texts), strict=True))
-    ]
-
-
 def whole_rows(texts):
     weights = [1.0] * len(texts)
     known = {"weights": weights, "source": "s", "id": "an id"}
@@ -78,11 +65,8 @@ def processbench(texts):
     return [{"problem": "q?", "steps": texts, "label": first_wrong(texts), **known}]
 
 
-def marked(texts, marks):
-    lines = [
-        f"Step {k}: {text} {m}" for k, (text, m) in enumerate(zip(texts, marks, strict=True), 1)
-    ]
-    return "q? " + "\n".join(lines)
+def prefixes(texts):
+    return step_rows("q?", list(zip(texts, map(int, labels_of(texts)), strict=True)))
 
 
 def signs(texts):
@@ -90,36 +74,26 @@ def signs(texts):
 
 
 def math_shepherd(texts):
-    text = marked(texts, ["ки"] * len(texts))
-    return [{"input": text, "label": marked(texts, signs(texts)), "task": "MATH"}]
+    return [shepherd("q?", texts, signs(texts))]
 
 
 def openrlhf(texts):
-    return [{"input": marked(texts, ["ки"] * len(texts)), "value": signs(texts)}]
+    return [{"input": shepherd("q?", texts, signs(texts))["input"], "value": signs(texts)}]
 
 
 def rlhflow(texts):
-    turns = []
-    for k, (text, sign) in enumerate(zip(texts, signs(texts), strict=True), start=1):
-        turns.append({"role": "user", "content": f"{'q? ' * (k == 1)}Step {k}: {text}"})
-        turns.append({"role": "assistant", "content": sign})
-    return [{"conversations": turns}]
+    says = [f"Step {k}: {text}" for k, text in enumerate(texts, start=1)]
+    says[0] = f"q? {says[0]}"
+    return [{"conversations": chat(*chain(*zip(says, signs(texts), strict=True)))}]
 
 
 def prm800k(texts):
+    ratings = [1 if label else -1 for label in labels_of(texts)]
     steps = [
-        {
-            "completions": [
-                {"text": text, "rating": 1 if label else -1},
-                {"text": "w alternative", "rating": -1},
-            ],
-            "human_completion": None,
-            "chosen_completion": 0,
-        }
-        for text, label in zip(texts, labels_of(texts), strict=True)
+        prm800k_step((text, rating), ("w alternative", -1), chosen=0)
+        for text, rating in zip(texts, ratings, strict=True)
     ]
-    question = {"problem": "q?", "ground_truth_answer": "3"}
-    return [{"question": question, "label": {"steps": steps, "finish_reason": "solution"}}]
+    return [prm800k_row(*steps, question={"problem": "q?", "ground_truth_answer": "3"})]
 
 
 def labelled(texts):
@@ -148,7 +122,7 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "stepwise": Layout(Stepwise, stepwise, ("labels", 0)),
     "attempts": Layout(lambda p: Stepwise(p, completions="attempts"), attempts, ("labels", 0)),
-    "step rows": Layout(Stepwise, step_rows, ("label",)),
+    "step rows": Layout(Stepwise, prefixes, ("label",)),
     "whole rows": Layout(Stepwise, whole_rows, ("labels", 0)),
     "processbench": Layout(ProcessBench, processbench, ("label",)),
     "math_shepherd": Layout(MathShepherd, math_shepherd, ("label",)),

@@ -7,7 +7,7 @@ import pytest
 from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_rows import labels, solutions, texts, write_lines
+from raw_rows import labels, prm800k_row, prm800k_step, solutions, texts, write_lines
 
 from prm_lightning.sources import Gsm8k, Labelled, Prm800k, ProcessBench, Stepwise, open_source
 from prm_lightning.sources.rewards import first_error
@@ -104,29 +104,10 @@ def test_bad_gsm8k_rows_are_counted(tmp_path):
 # ---- PRM800K -------------------------------------------------------------------------------------
 
 
-def step(*completions, chosen=None, human=None):
-    return {
-        "completions": [{"text": text, "rating": rating} for text, rating in completions],
-        "chosen_completion": chosen,
-        "human_completion": human and {"text": human, "rating": None, "source": "human"},
-    }
-
-
-def prm800k_row(*steps, reason="solution", **changes):
-    return {
-        "labeler": "x",
-        "is_quality_control_question": False,
-        "is_initial_screening_question": False,
-        "question": {"problem": "1 + 1?", "ground_truth_answer": "2"},
-        "label": {"steps": list(steps), "finish_reason": reason},
-        **changes,
-    }
-
-
 FOUND_ERROR = prm800k_row(
-    step(("a", 1), chosen=0),
-    step(("bad", -1), ("b", 0), ("odd", None), chosen=1),
-    step(("wrong", -1), ("worse", -1)),
+    prm800k_step(("a", 1), chosen=0),
+    prm800k_step(("bad", -1), ("b", 0), ("odd", None), chosen=1),
+    prm800k_step(("wrong", -1), ("worse", -1)),
     reason="found_error",
 )
 
@@ -160,15 +141,24 @@ def test_what_neutral_means_is_an_option(tmp_path, neutral, label):
 
 @pytest.mark.parametrize(("human", "label"), [("correct", 1.0), ("unlabelled", None)])
 def test_the_path_continues_with_what_the_labeller_wrote(tmp_path, human, label):
-    written = prm800k_row(step(("bad", -1), human="good"), step(("end", 1), chosen=0))
+    written = prm800k_row(
+        prm800k_step(("bad", -1), human="good"), prm800k_step(("end", 1), chosen=0)
+    )
     main, branch = read(tmp_path, written, human_completion=human)
     assert (texts(main), labels(main)) == (["good", "end"], [label, 1.0])
     assert (texts(branch), labels(branch)) == (["bad"], [0.0])
 
 
 def test_the_path_ends_where_nothing_was_chosen(tmp_path):
-    given_up = prm800k_row(step(("a", 1), chosen=0), step(), step(("late", 1)), reason="give_up")
-    blank = prm800k_row(step((" \n", 1), chosen=0), step(("b", 1), ("", -1), chosen=0))
+    given_up = prm800k_row(
+        prm800k_step(("a", 1), chosen=0),
+        prm800k_step(),
+        prm800k_step(("late", 1)),
+        reason="give_up",
+    )
+    blank = prm800k_row(
+        prm800k_step((" \n", 1), chosen=0), prm800k_step(("b", 1), ("", -1), chosen=0)
+    )
     null = prm800k_row({"completions": None, "human_completion": None, "chosen_completion": None})
     first, second, dropped = read(tmp_path, given_up, blank, null)
     assert (texts(first), texts(second)) == (["a"], ["b"])
@@ -176,7 +166,7 @@ def test_the_path_ends_where_nothing_was_chosen(tmp_path):
 
 
 def test_rows_that_should_not_train_are_dropped_and_counted(tmp_path):
-    one = step(("a", 1), chosen=0)
+    one = prm800k_step(("a", 1), chosen=0)
     screening = prm800k_row(one, is_initial_screening_question=True)
     bad = prm800k_row(one, reason="bad_problem")
     kept, dropped = read(tmp_path, screening, bad)
@@ -200,7 +190,7 @@ def test_each_completion_is_supervised_once_and_has_its_own_rating(tmp_path_fact
         texts_ = [f"{number}.{k}: {rating}" for k, rating in enumerate(ratings)]
         picked = chosen if chosen < len(ratings) else None
         written = f"{number}.human: 1" if human and picked is None else None
-        steps.append(step(*zip(texts_, ratings, strict=True), chosen=picked, human=written))
+        steps.append(prm800k_step(*zip(texts_, ratings, strict=True), chosen=picked, human=written))
         if is_open:
             expected.update([*texts_, *([written] if written else [])])
         is_open = is_open and (picked is not None or human)
@@ -225,11 +215,11 @@ def test_each_completion_is_supervised_once_and_has_its_own_rating(tmp_path_fact
         ({"label": [1]}, "label is not an object"),
         ({"label": {"steps": None}}, "steps are not a list"),
         ({"label": {"steps": [3]}}, "steps is not an object"),
-        ({"label": {"steps": [step(("a", 1), chosen=1)]}}, "chosen completion is none"),
-        ({"label": {"steps": [step(("a", 1), chosen=True)]}}, "chosen completion is none"),
-        ({"label": {"steps": [step(("a", 2), chosen=0)]}}, "rating unknown"),
-        ({"label": {"steps": [step(("a", float("nan")), chosen=0)]}}, "rating unknown"),
-        ({"label": {"steps": [step((None, 1), chosen=0)]}}, "step is not text"),
+        ({"label": {"steps": [prm800k_step(("a", 1), chosen=1)]}}, "chosen completion is none"),
+        ({"label": {"steps": [prm800k_step(("a", 1), chosen=True)]}}, "chosen completion is none"),
+        ({"label": {"steps": [prm800k_step(("a", 2), chosen=0)]}}, "rating unknown"),
+        ({"label": {"steps": [prm800k_step(("a", float("nan")), chosen=0)]}}, "rating unknown"),
+        ({"label": {"steps": [prm800k_step((None, 1), chosen=0)]}}, "step is not text"),
     ],
 )
 def test_a_bad_row_of_prm800k_is_dropped(tmp_path, changed, reason):

@@ -6,27 +6,13 @@ import pytest
 from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_rows import labels, solutions, texts, write_lines
+from raw_rows import chat, labels, shepherd, solutions, texts, write_lines
 
 from prm_lightning.sources import MathShepherd, OpenRlhf, RlhFlow
 from prm_lightning.sources.marked_text import cut_first_step, find_first_step
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.sources.rows import RowError
 from prm_lightning.text import remove_step_number
-
-
-def shepherd(question, steps, signs, marks=""):
-    """A row as Math-Shepherd has it; `signs` take the place of the marks, one per step."""
-    lines = [f"Step {k}: {step} ки" for k, step in enumerate(steps, start=1)]
-    text = f"{question} " + "\n".join(lines)
-    pieces = text.split("ки")
-    label = "".join(p + s for p, s in zip(pieces, [*signs, marks], strict=True))
-    return {"input": text, "label": label, "task": "GSM8K"}
-
-
-def chat(*turns, keys=("role", "content"), roles=("user", "assistant")):
-    return [dict(zip(keys, (roles[k % 2], text), strict=True)) for k, text in enumerate(turns)]
-
 
 SHEPHERD = shepherd("2 + 3?", ["2+3=<<2+3=5>>5", "So 6."], "+-")
 OPENRLHF = {"input": SHEPHERD["input"], "value": ["+", "-"]}

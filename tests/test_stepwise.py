@@ -9,7 +9,7 @@ import pytest
 from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_rows import labels, solutions, texts, write_lines
+from raw_rows import labels, solutions, step_rows, texts, write_lines
 
 from prm_lightning.sources import Stepwise
 from prm_lightning.sources.formatting import write_solutions
@@ -192,23 +192,6 @@ def test_an_attempt_that_is_right_to_the_end_gives_the_answer_of_its_problem(wri
 
 WORDS = st.text("ab \u2028é", min_size=1, max_size=4).filter(str.strip)
 STEPS = st.lists(st.tuples(WORDS, st.sampled_from([0, 1, 0.25])), min_size=1, max_size=5)
-
-
-def step_rows(problem, steps):
-    """The rows of the layout `steps` of one solution."""
-    names = [text for text, _ in steps]
-    return [
-        {
-            "problem": problem,
-            "step": text,
-            "previous_steps": names[:k],
-            "reasoning_path": names[: k + 1],
-            "label": label,
-            "step_index": k,
-            "total_steps": len(steps),
-        }
-        for k, (text, label) in enumerate(steps)
-    ]
 
 
 @given(st.lists(st.tuples(WORDS, STEPS), min_size=1, max_size=4), st.integers(0, 99))
