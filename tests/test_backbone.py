@@ -213,11 +213,10 @@ def test_the_embedded_backbone_trains_and_comes_back(tmp_path):
     optimizer = torch.optim.AdamW([p for p in prm.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for _ in range(4):
+        losses.append((prm(batch) - 2).pow(2).mean())
         optimizer.zero_grad()
-        loss = (prm(batch) - 2).pow(2).mean()
-        loss.backward()
+        losses[-1].backward()
         optimizer.step()
-        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     prm.save_pretrained(tmp_path / "model")
     steps = [["3 + 4 = 7.", "The answer is 7."]]

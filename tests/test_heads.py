@@ -15,25 +15,18 @@ def test_classes_give_the_log_odds_of_correct():
 
 
 @pytest.mark.parametrize("kind", ["scalar", "classes", "token"])
-def test_heads_compute_in_float32_whatever_surrounds_them(kind):
-    head, hidden = StepHead(kind, 512), torch.randn(9, 512)
-    torch.nn.init.normal_(head.weight)
+@pytest.mark.parametrize("biased", [False, True])
+def test_heads_compute_in_float32_whatever_surrounds_them(kind, biased):
+    head, hidden = StepHead(kind, 512, biased=biased), torch.randn(9, 512)
+    assert [name for name, _ in head.named_parameters()] == ["weight", "bias"][: 1 + biased]
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(hidden)
-    rows = hidden.double() @ head.weight.double().T
+    rows = hidden.double() @ head.weight.double().T + (head.bias.double() if biased else 0)
     expected = rows[:, 1] - rows[:, 0] if kind == "classes" else rows[:, 0]
     assert logits.dtype == torch.float32
     assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["scalar", "classes", "token"])
-def test_a_bias_is_added_to_each_row_and_fresh_heads_have_none(kind):
-    assert [name for name, _ in StepHead(kind, 8).named_parameters()] == ["weight"]
-    head, hidden = StepHead(kind, 8, biased=True), torch.randn(5, 8)
-    before = head(hidden)
-    torch.nn.init.normal_(head.bias)
-    constant = head.bias[1] - head.bias[0] if kind == "classes" else head.bias[0]
-    assert_close(head(hidden), before + constant)
 
 
 def test_verdict_words_depend_on_the_template(tokenizer):
