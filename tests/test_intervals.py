@@ -29,16 +29,11 @@ def test_a_resample_weighs_items_like_copies_of_them(seed):
     problems = [rng.randrange(5) for _ in range(rng.randint(1, 12))]
     values = [rng.random() for _ in problems]
     draws = draw_problems(problems, resamples=4, seed=seed)
-    for row, total, mean in zip(
-        draws.counts, draws.total(np.array(values)), draws.mean(np.array(values)), strict=True
-    ):
-        copies = [
-            value
-            for value, number in zip(values, draws.problems, strict=True)
-            for _ in range(int(row[number]))
-        ]
-        assert total == pytest.approx(sum(copies))
-        assert mean == pytest.approx(sum(copies) / len(copies)) if copies else math.isnan(mean)
+    totals, means = draws.total(np.array(values)), draws.mean(np.array(values))
+    for row, total, mean in zip(draws.counts, totals, means, strict=True):
+        copies = np.repeat(values, row[draws.problems].astype(int))
+        assert total == pytest.approx(copies.sum())
+        assert mean == pytest.approx(copies.mean()) if len(copies) else math.isnan(mean)
 
 
 def test_the_interval_of_a_share_is_that_of_its_standard_error():

@@ -159,10 +159,7 @@ def draw_curves(
 def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[dict[str, Any]]:
     """Scores of right and of wrong steps, precision and recall of errors, reliability.
 
-    Args:
-        probabilities: ``(N,)`` in [0, 1], N > 0.
-        labels: ``(N,)``; below 0.5 counts as wrong.
-        threshold: marked among the scores.
+    Of ``(N,)`` steps, N > 0; labels below 0.5 count as wrong.
     """
     wrong = labels < 0.5
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
@@ -197,9 +194,7 @@ def draw_steps(probabilities: Floats, labels: Floats, threshold: float) -> list[
 def precision_and_recall(probabilities: Floats, labels: Floats) -> tuple[Floats, Floats]:
     """Recall and precision of flagging all steps up to each score, ascending.
 
-    Args:
-        probabilities: ``(N,)`` in [0, 1], P(correct).
-        labels: ``(N,)``; below 0.5 counts as wrong, which at least one step is.
+    Labels below 0.5 count as wrong, which at least one of the ``(N,)`` steps is.
     """
     order = np.argsort(probabilities, kind="stable")
     scores, wrong = probabilities[order], labels[order] < 0.5
@@ -209,10 +204,9 @@ def precision_and_recall(probabilities: Floats, labels: Floats) -> tuple[Floats,
 
 
 def draw_best_of_n(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy against n, one chart per ``source`` of the rows.
+    """Accuracy against n in rows of results.json, one chart per source.
 
-    Args:
-        rows: of results.json; those without ``n`` and of aggregations not chosen are passed over.
+    Aggregations that were not chosen are passed over.
     """
     sources: dict[str, dict[str, list[tuple[float, Mapping[str, float]]]]] = {}
     for row in rows:

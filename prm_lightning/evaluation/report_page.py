@@ -41,12 +41,7 @@ class Tile(NamedTuple):
 
 
 def render_page(paths: Sequence[Path], solutions: int) -> str:
-    """The page of some runs and evaluations.
-
-    Args:
-        paths: folders that `fit` and `evaluate` wrote.
-        solutions: that are kept of each scored set.
-    """
+    """The page of folders that `fit` and `evaluate` wrote, with some solutions of each set."""
     folders = [read_folder(path) for path in paths]
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -77,10 +72,7 @@ def render_page(paths: Sequence[Path], solutions: int) -> str:
 def pack_solutions(name: str, scored: ScoredSet, most: int) -> dict[str, Any]:
     """A scored set as the page's script reads it; problems and sources are named once.
 
-    Args:
-        name: to choose it by.
-        scored: with at least one solution.
-        most: solutions that are kept, those with the largest ``abs(label - score)``.
+    Of more than `most` solutions those with the largest ``abs(label - score)`` are kept.
     """
     errors = [
         max(
@@ -159,9 +151,7 @@ def gather(scored: ScoredSet) -> StepScores:
 def describe_set(scored: ScoredSet, others: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """What the scores of a set are worth, if any of its steps is labelled.
 
-    Args:
-        scored: solutions of one model.
-        others: metrics of untrained baselines, by name.
+    It is compared with `others`, metrics of untrained baselines, and with constant baselines.
     """
     scores = gather(scored)
     steps = scores.supervised
@@ -200,12 +190,7 @@ def _confuse(steps: StepScores, threshold: float, fitted_on: str) -> dict[str, A
 
 
 def make_tiles(scored: ScoredSet, baselines: Mapping[str, Mapping[str, float]]) -> list[Tile]:
-    """ProcessBench F1, AUROC, errors found and right solutions passed, at the set's threshold.
-
-    Args:
-        scored: with labelled steps.
-        baselines: metrics by name of the baseline.
-    """
+    """ProcessBench F1, AUROC, errors found and right solutions passed, at the set's threshold."""
     problems = [solution.problem for solution in scored.solutions]
     counts = draw_problems(problems, RESAMPLES, seed=0).counts
     replicates = measure_part(gather(scored), scored.threshold, counts)
@@ -231,9 +216,7 @@ def make_tiles(scored: ScoredSet, baselines: Mapping[str, Mapping[str, float]]) 
 def make_pool_tiles(rows: Sequence[Mapping[str, Any]], model: str) -> list[Tile]:
     """Best of N and weighted vote next to the majority, and pairs next to chance.
 
-    Args:
-        rows: of results.json, of a best-of-n evaluation.
-        model: whose chosen aggregation is shown.
+    They are those of the aggregation chosen for the model, among the rows of results.json.
     """
     largest = max((row["n"] for row in rows if row["n"]), default=0)
     tiles = []

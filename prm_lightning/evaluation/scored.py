@@ -108,11 +108,6 @@ def score_models(
 
     Models of one backbone share the latter two, which only models of ours have. What is scored is
     kept next to the output, in case the run is cut off.
-
-    Args:
-        options: say which models and baselines.
-        test: reported on.
-        validation: chosen on.
     """
     folder, models = Path(options.output), options.models
 
