@@ -29,48 +29,44 @@ class Swaps(Callback):
         pl_module.model.head.weight.data += 1.0
 
 
-def callback(class_path, **arguments):
-    return json.dumps([{"class_path": class_path, "init_args": arguments}])
-
-
-CALLBACKS = "lightning.pytorch.callbacks."
+ACCUMULATION = {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 2}}}
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("option", "value", "message"),
     [
-        ({"callbacks": callback(CALLBACKS + "EMAWeightAveraging")}, "swaps weights"),
+        ("trainer.callbacks", [{"class_path": "EMAWeightAveraging"}], "swaps weights"),
         (
-            {"callbacks": callback(CALLBACKS + "StochasticWeightAveraging", swa_lrs=0.1)},
+            "trainer.callbacks",
+            [{"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.1}}],
             "swaps weights",
         ),
-        ({"callbacks": callback("test_guards.Swaps")}, "are not those that were validated"),
-        (
-            {"callbacks": callback(CALLBACKS + "GradientAccumulationScheduler", scheduling={0: 2})},
-            "solutions_per_step",
-        ),
-        ({"callbacks": callback(CALLBACKS + "LearningRateFinder")}, "model.head_lr"),
-        ({"overfit_batches": 2}, "trainer.overfit_batches is 2"),
-        ({"accumulate_grad_batches": 4}, "solutions_per_step=6 .*accumulate_grad_batches=4"),
-        ({"accelerator": "gpu"}, "No supported gpu backend.*--trainer.accelerator cpu"),
+        ("trainer.callbacks", [{"class_path": "test_guards.Swaps"}], "not those that were valid"),
+        ("trainer.callbacks", [ACCUMULATION], "solutions_per_step"),
+        ("trainer.callbacks", [{"class_path": "LearningRateFinder"}], "model.head_lr"),
+        ("trainer.overfit_batches", 2, "trainer.overfit_batches is 2"),
+        ("trainer.accumulate_grad_batches", 4, "solutions_per_step=6 .*grad_batches=4"),
+        ("trainer.accelerator", "gpu", "No supported gpu backend.*--trainer.accelerator cpu"),
+        ("data.max_tokens", 8, r"no step of solution 'rows:\d+'.*max_tokens=8"),
+        ("data.step_end", "not one", "step_end='not one' is"),
+        ("data.tokens_per_batch", 0, r"data\.tokens_per_batch is 0"),
+        ("model.backbone.name", "no/such-model", "cannot load 'no/such-model'.*hf download NAME"),
     ],
 )
-def test_what_does_not_suit_a_run_is_one_line(fit, changes, message):  # noqa: F811
-    if changes.get("accelerator") == "gpu" and torch.cuda.is_available():
+def test_what_does_not_suit_a_run_is_one_line(fit, option, value, message):  # noqa: F811
+    if value == "gpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    changes = {f"trainer.{name}": value for name, value in changes.items()}
+    given = json.dumps(value) if isinstance(value, list) else value
     with pytest.raises(ValueError, match=message) as caught:
-        fit(**SHORT, **changes)
+        fit(**SHORT, **{option: given})
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, UnicodeError)
 
 
-def test_what_is_not_there_is_named_files_of_rows_first(fit):  # noqa: F811
-    away = {"model.backbone.name": "no/such-model"}
+def test_an_absent_file_of_rows_is_named_before_the_hub_is_asked(fit):  # noqa: F811
+    absent = {"data.sources": "absent.jsonl", "model.backbone.name": "no/such-model"}
     with pytest.raises(FileNotFoundError, match=r"there is no file 'absent\.jsonl'"):
-        fit(**away, **{"data.sources": "absent.jsonl"})
-    with pytest.raises(ValueError, match=r"cannot load 'no/such-model'.*hf download NAME"):
-        fit(**away)
+        fit(**absent)
 
 
 @pytest.mark.parametrize("seed", ["true", "false"])
@@ -117,7 +113,8 @@ def test_a_run_of_a_few_steps_validates_keeps_models_and_says_what_it_does(
     heads = [line.partition(" ")[0] for line in printed.out.splitlines() if line[:1].isalpha()]
     for head in ("model", "sources", "train", "validation", "steps", "output"):
         assert head in heads
-    assert "GPU available" not in printed.out + printed.err
+    for lightnings in ("GPU available", "train mode", "Total"):
+        assert lightnings not in printed.out + printed.err
     assert "GPU available" in (output / "lightning.log").read_text()
     assert b"hp_metric" not in b"".join(f.read_bytes() for f in output.glob("events.*"))
 
@@ -144,6 +141,7 @@ def test_training_changes_adapters_at_rates_that_rise_and_fall(fit):  # noqa: F8
     assert all(value.abs().max() > 1e-4 for value in lora_b)  # they begin at zero
     with (first / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert all(float(row["throughput/tokens_per_second"]) > 0 for row in rows)
     backbone = [float(row["lr/backbone"]) for row in rows]
     head = [float(row["lr/head"]) for row in rows]
     assert head == pytest.approx([3 * rate for rate in backbone])
@@ -163,11 +161,15 @@ def test_the_better_validation_ranks_higher(name):
     )
 
 
-def test_the_best_model_is_the_best_validation(fit):  # noqa: F811
-    output = fit(monitor="loss", **{"model.lr": 0.3, "trainer.max_epochs": 4})
-    losses = [float(row["val/loss"]) for row in metrics(output) if "val/loss" in row]
+def test_the_best_model_is_the_best_validation_and_its_aggregation_may_be_fixed(fit):  # noqa: F811
+    changes = {"model.aggregation": "prod", "model.lr": 0.3, "trainer.max_epochs": 4}
+    output = fit(monitor="loss", **changes)
+    rows = [row for row in metrics(output) if "val/loss" in row]
+    losses = [float(row["val/loss"]) for row in rows]
     assert len(set(losses)) > 1
     assert json.loads((output / "metrics.json").read_text())["loss"] == pytest.approx(min(losses))
+    assert all(row["val/pair_accuracy"] == row["val/pair_accuracy/prod"] for row in rows)
+    assert json.loads((output / "best_model" / "prm.json").read_text())["aggregation"] == "prod"
 
 
 def test_validation_is_measured_without_dropout_and_alike_in_any_batches(fit):  # noqa: F811

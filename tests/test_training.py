@@ -61,7 +61,6 @@ def options(model: Path, rows: Path, output: Path, **changes) -> list[str]:
         "trainer.log_every_n_steps": 1,
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
-        "trainer.enable_model_summary": False,
         "output": output,
         "checkpoint_every": 2,
     } | changes
@@ -157,26 +156,6 @@ def assert_scores_of_the_best_model(run: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_the_best_model_may_be_chosen_by_any_metric_and_its_aggregation_be_fixed(fit):
-    output = fit(monitor="accuracy", **{"model.aggregation": "prod", "model.lr": 0.1})
-    rows = [row for row in metrics(output) if "val/auroc" in row]
-    assert all(row["val/pair_accuracy"] == row["val/pair_accuracy/prod"] for row in rows)
-    assert json.loads((output / "best_model" / "prm.json").read_text())["aggregation"] == "prod"
-    assert output.joinpath("val_scores.jsonl").is_file()
-
-
-@pytest.mark.slow
-def test_throughput_is_logged_with_the_loss(fit):
-    changes = {"trainer.log_every_n_steps": 2, "trainer.max_epochs": 1}
-    changes |= {"data.solutions_per_step": "null", "data.tokens_per_batch": 128}
-    output = fit(**changes)
-    with (output / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
-    assert rows
-    assert all(float(row["throughput/tokens_per_second"]) > 0 for row in rows)
-
-
-@pytest.mark.slow
 def test_training_finds_the_wrong_steps(fit):
     output = fit(**{"trainer.max_epochs": 25, "data.balance": "weights"})
     best = max(float(row["val/auroc"]) for row in metrics(output) if "val/auroc" in row)
@@ -223,17 +202,10 @@ def test_training_starts_from_another_runs_model(fit, tiny_model_folder):
         fit("third", **{"model.init_from": first / "best_model", "model.head": "classes"})
 
 
-@pytest.mark.parametrize(
-    ("schedule", "shares"),
-    [
-        ("cosine", [0.5, 1.0, 1.0, 0.5]),
-        ("linear", [0.5, 1.0, 1.0, 0.5]),
-        ("constant", [0.5, 1, 1, 1]),
-    ],
-)
-def test_the_learning_rate_rises_and_then_follows_its_schedule(schedule, shares):
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_learning_rate_rises_and_then_follows_its_schedule(schedule):
     found = [learning_rate_share(step, 2, 6, schedule) for step in (0, 1, 2, 4)]
-    assert found == pytest.approx(shares)
+    assert found == pytest.approx([0.5, 1, 1, 1 if schedule == "constant" else 0.5])
 
 
 def test_learning_rates_have_defaults_by_kind(tiny_model_folder):
@@ -322,27 +294,14 @@ def test_nothing_is_overwritten_unasked(fit, tmp_path):
     assert (other / "thesis.tex").exists()
 
 
-def test_bad_input_is_named(fit, tmp_path):
-    empty = tmp_path / "empty.jsonl"
+def test_rows_without_content_and_unknown_options_are_named(fit, tmp_path):
+    empty, unlabelled = tmp_path / "empty.jsonl", tmp_path / "unlabelled.jsonl"
     empty.touch()
-    unlabelled = tmp_path / "unlabelled.jsonl"
     unlabelled.write_text(json.dumps({"prompt": "a", "completions": ["b"], "labels": [None]}))
-    for path, message in (
-        (tmp_path / "missing.jsonl", r"missing\.jsonl"),
-        (empty, r"empty\.jsonl"),
-        (unlabelled, "nothing is supervised"),
-    ):
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
+    for path, message in ((empty, r"empty\.jsonl"), (unlabelled, "nothing is supervised")):
+        with pytest.raises(ValueError, match=message):
             fit("bad", "--overwrite", **{"data.sources": sources(path)})
-    with pytest.raises(ValueError, match=r"no step of solution 'rows:\d+'.*max_tokens=8"):
-        fit("bad", "--overwrite", **{"data.max_tokens": 8})
-    with pytest.raises(ValueError, match="step_end='not one' is"):
-        fit("bad", "--overwrite", **{"data.step_end": "not one"})
-    with pytest.raises(ValueError, match=r"data\.tokens_per_batch is 0"):
-        fit("bad", "--overwrite", **{"data.tokens_per_batch": 0})
-    with pytest.raises(
-        UsageError, match=r"no option --data\.max_tokns\. Did you mean '--data.max_t"
-    ):
+    with pytest.raises(UsageError, match=r"--data\.max_tokns\. Did you mean '--data.max_t"):
         fit("bad", "--overwrite", "--data.max_tokns", "5")
 
 
