@@ -207,7 +207,7 @@ class PRMDataModule(LightningDataModule):
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """In training, leave on the CPU what it alone reads: to read it back is to wait."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        is_training = self.trainer.training  # type: ignore[union-attr]
+        is_training = self.trainer.training
         return moved._replace(solution_ids=batch.solution_ids) if is_training else moved
 
     def train_dataloader(self) -> DataLoader[StepBatch]:

@@ -100,7 +100,7 @@ class LocalGenerator:
         self.end_ids = self.encoder.end_ids().union(
             stated if isinstance(stated, list) else [stated]
         )
-        self.model.generation_config = GenerationConfig()  # its own settings are not asked for
+        self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # no settings of its own
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt, in the order of the prompts.
@@ -166,7 +166,7 @@ class LocalGenerator:
             logits_to_keep=1,
         )
         order = self._tensor([prompts.index(row.prompt) for row in rows])
-        cache.reorder_cache(order)  # a prompt's samples part here
+        cache.reorder_cache(order)  # type: ignore[arg-type]  # a prompt's samples part here
         ends = Ends(self, rows, sampling.stop)
         self.model.generate(
             ids[order],  # (R, T)
@@ -219,7 +219,7 @@ class DrawTokens(LogitsProcessor):
             [torch.rand(limit, dtype=torch.float64, generator=stream) for stream in streams]
         )  # (R, limit)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if scores.isnan().any():
             raise ValueError(
                 f"generator: {self.model!r} computed NaN, expected numbers. "
@@ -240,7 +240,7 @@ class Ends(StoppingCriteria):
         self.width = max(len(row.prompt) for row in rows)
         self.found: list[Completion | None] = [None] * len(rows)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         for i, ids in enumerate(input_ids[:, self.width :].tolist()):
             if self.found[i] is None:
                 self.found[i] = self.generator.completion(self.rows[i], ids, self.stop)

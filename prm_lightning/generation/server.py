@@ -113,7 +113,9 @@ class ServerGenerator:
         samples = numbered(prompts, sampling.n)
         pool = ThreadPoolExecutor(self._concurrency)
         try:
-            done = list(pool.map(lambda sample: self._complete(*sample, sampling), samples))
+            done = list(
+                pool.map(lambda sample: self._complete(sample[0], sample[1], sampling), samples)
+            )
         finally:
             pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
         return [done[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]

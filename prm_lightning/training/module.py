@@ -209,7 +209,7 @@ class PRMModule(LightningModule):
         In a test, threshold and aggregation are those of validation data.
         """
         manifest, side = self.model.manifest, self._side
-        how = (None, self.aggregation)
+        how: tuple[float | None, Aggregation | None] = (None, self.aggregation)
         if side == "test":
             how = (manifest.threshold, manifest.aggregation)
         names = self.datamodule.sides[side].data.source_names

@@ -87,6 +87,6 @@ def step_heat_map(scores: StepScores, names: Sequence[str]) -> Figure:
     figure.colorbar(image, ax=axes, label="P(correct)", fraction=0.04, pad=0.02)
     axes.set_yticks(range(len(names)), [name[-24:] for name in names])
     every = 1 if longest <= NUMBERED_STEPS else 5
-    axes.set_xticks(range(0, longest, every), range(1, longest + 1, every))
+    axes.set_xticks(range(0, longest, every), [str(k + 1) for k in range(0, longest, every)])
     axes.set(xlabel="step", title="✓ correct   ✗ wrong")
     return figure
