@@ -34,6 +34,7 @@ def test_a_row_becomes_a_solution(source, tmp_path):
     assert texts(kept) == ["Step 1: 2+3=<<2+3=5>>5", "Step 2: So 6."]
 
 
+SIGNS = {"+": 1.0, "-": 0.0, " + ": 1.0, "0.75": 0.75, "1e-05": 1e-05}
 BAD_ROWS = [
     (MathShepherd, {"label": SHEPHERD["label"].replace("So", "Sa")}, "input and label differ"),
     (MathShepherd, {"label": SHEPHERD["label"][:-1]}, "input and label differ"),
@@ -132,15 +133,12 @@ def test_a_number_is_taken_off_the_front_of_a_step_alone():
 # ---- Math-Shepherd -------------------------------------------------------------------------------
 
 
-def test_soft_labels_survive(tmp_path):
-    row = shepherd("q?", "abcd", ["0.75", "1.0", "0", "1e-05"])
-    (solution,) = read(MathShepherd, tmp_path, row)
-    assert labels(solution) == [0.75, 1.0, 0.0, 1e-05]
-
-
 @given(
     steps=st.lists(
-        st.tuples(st.text("ab+-? \n\u2028.0123", max_size=12), st.sampled_from("+-")),
+        st.tuples(
+            st.text("ab+-? \n\u2028.0123", max_size=12),
+            st.sampled_from(["+", "-", "0.75", "1e-05"]),
+        ),
         min_size=1,
         max_size=6,
     ),
@@ -151,7 +149,7 @@ def test_signs_inside_the_text_are_no_labels(steps, question, tmp_path_factory):
     row = shepherd(f"q {question}", [text for text, _ in steps], [sign for _, sign in steps])
     (solution,) = read(MathShepherd, tmp_path_factory.getbasetemp(), row, step_numbers="keep")
     assert solution.problem == f"q {question}".strip()
-    assert labels(solution) == [float(sign == "+") for _, sign in steps]
+    assert labels(solution) == [SIGNS[sign] for _, sign in steps]
     for number, ((text, _), step) in enumerate(zip(steps, solution.steps, strict=True), start=1):
         assert step.text.split() == f"Step {number}: {text}".split()
 
@@ -268,9 +266,6 @@ def test_known_problems_divide_the_first_turn_where_steps_have_no_numbers(tmp_pa
     with pytest.raises(ValueError, match="expected a problem as text"):
         none = write_lines(tmp_path / "none.jsonl", {"x": 1})
         read(RlhFlow, tmp_path, *rows, problems=none)
-
-
-SIGNS = {"+": 1.0, "-": 0.0, " + ": 1.0, "0.75": 0.75, "1e-05": 1e-05}
 
 
 @given(
