@@ -94,6 +94,7 @@ class Script:
         self.calls = []
 
     def generate(self, prompts, sampling):
+        self.sampling = sampling
         self.calls.append([prompt.begun for prompt in prompts])
         return [
             [Completion("#### 7" if k < right else "#### 8", 3, "end") for k in range(sampling.n)]
@@ -126,36 +127,28 @@ def judge(successes, search="every", labels="hard", asked=None):
     return judgement, generator
 
 
-def test_every_prefix_is_continued():
-    judgement, generator = judge([4, 4, 2, 0, 0])
-    (call,) = generator.calls
-    assert call[:3] == ["step a\n", "step a\nstep b\n", "step a\nstep b\nstep c\n"]
-    assert generator.asked == [1, 2, 3, 4]
-    assert judgement.verdicts == ("correct", "correct", "incorrect", "incorrect")
-    assert judgement.labels == (1.0, 1.0, 0.0, 0.0)
-    assert judgement.reasons[1] == "50% of the endings reach the answer"
+LATE = [4, 4, 4, 1, 0, 0, 0, 0, 0]
 
 
-def test_soft_labels_are_the_shares():
-    judgement, _ = judge([4, 3, 2, 1, 0], labels="soft")
-    assert judgement.labels == (0.75, 0.5, 0.25, 0.0)
-    assert judgement.verdicts == ("correct",) * 3 + ("incorrect",)
-
-
-def test_halving_asks_about_few_prefixes_and_says_nothing_of_later_ones():
-    judgement, generator = judge([4, 4, 4, 1, 0, 0, 0, 0, 0], "binary", "soft")
-    assert generator.asked == [8, 4, 2, 3]
-    assert judgement.verdicts == ("correct",) * 3 + ("incorrect",) + (None,) * 4
-    assert judgement.labels == (None, 1.0, 0.25, 0.0) + (None,) * 4
-    hard, _ = judge([4, 4, 4, 1, 0, 0, 0, 0, 0], "binary")
-    assert hard.labels == (1.0, 1.0, 1.0, 0.0) + (None,) * 4
-
-
-def test_a_right_solution_costs_the_search_one_prefix():
-    judgement, generator = judge([4, 0, 0, 1], "binary", "soft")
-    assert generator.asked == [3]
-    assert judgement.verdicts == ("correct",) * 3
-    assert judgement.labels == (None, None, 0.25)
+@pytest.mark.parametrize(
+    ("successes", "search", "labels", "asked", "verdicts", "expected"),
+    [
+        ([4, 4, 2, 0, 0], "every", "hard", [1, 2, 3, 4], "ccii", (1, 1, 0, 0)),
+        ([4, 3, 2, 1, 0], "every", "soft", [1, 2, 3, 4], "ccci", (0.75, 0.5, 0.25, 0)),
+        (LATE, "binary", "soft", [8, 4, 2, 3], "ccci----", (None, 1, 0.25, 0, *[None] * 4)),
+        (LATE, "binary", "hard", [8, 4, 2, 3], "ccci----", (1, 1, 1, 0, *[None] * 4)),
+        ([4, 0, 0, 1], "binary", "soft", [3], "ccc", (None, None, 0.25)),
+    ],
+)
+def test_shares_of_prefixes_make_verdicts_and_labels(
+    successes, search, labels, asked, verdicts, expected
+):
+    judgement, generator = judge(successes, search, labels)
+    assert generator.asked == asked
+    assert judgement.verdicts == tuple(SHORT[letter] for letter in verdicts)
+    assert judgement.labels == expected
+    for share, reason in zip(successes[1:], judgement.reasons, strict=True):
+        assert reason in ("", f"{share / K:.0%} of the endings reach the answer")
 
 
 @pytest.mark.parametrize("search", ["every", "binary"])
@@ -180,16 +173,12 @@ def test_a_solution_that_states_its_answer_is_not_continued(search):
     assert 2 not in generator.asked
 
 
-def test_requests_without_an_answer_get_an_outcome_and_no_label():
-    requests = [request(2), request(2, answer=None), request(2)]
-    judged = list(RolloutJudge(Script([4, 4, 0]), K).judge(requests))
-    assert [j.outcome for j in judged] == ["judged", "no reference answer", "judged"]
-    assert (judged[1].verdicts, judged[1].labels) == ((), None)
-
-
-def test_a_prefix_that_is_refused_costs_its_solution_alone():
-    judged = list(RolloutJudge(Choosy([4, 4, 4, 4]), K).judge([request(1), request(3), request(1)]))
-    assert [j.outcome for j in judged] == ["judged", "unanswerable", "judged"]
+def test_requests_that_cannot_be_judged_get_an_outcome_and_no_label():
+    requests = [request(1), request(2, answer=None), request(3), request(1)]
+    judged = list(RolloutJudge(Choosy([4, 4, 4, 4]), K).judge(requests))
+    outcomes = ["judged", "no reference answer", "unanswerable", "judged"]
+    assert [j.outcome for j in judged] == outcomes
+    assert {(j.verdicts, j.labels) for j in judged[1:3]} == {((), None)}
 
 
 def test_solutions_are_searched_side_by_side():
@@ -224,12 +213,7 @@ def test_halving_asks_at_most_about_the_logarithm_of_the_steps(zero, steps):
 
 
 def test_settings_reach_the_generator_and_the_name():
-    class Recorder(Script):
-        def generate(self, prompts, sampling):
-            self.sampling = sampling
-            return super().generate(prompts, sampling)
-
-    generator = Recorder([4, 4])
+    generator = Script([4, 4])
     rollouts = RolloutJudge(generator, 3, "soft", "binary", Sampling(n=9, max_tokens=5, seed=2))
     list(rollouts.judge([request(1)]))
     assert generator.sampling == Sampling(n=3, max_tokens=5, seed=2)
