@@ -1,6 +1,7 @@
 """Adapters fused with their layers compute what PEFT's own forward and backward pass do."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_the_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda x, *_: model(x), (x, *trained))
 
 
-def test_adapters_can_still_be_switched_off_and_merged():
+def test_adapters_can_still_be_switched_off_pickled_and_merged():
     model = adapted()
     x = torch.randn(2, 24)
     with model.disable_adapter():
@@ -64,6 +65,7 @@ def test_adapters_can_still_be_switched_off_and_merged():
         assert torch.equal(model(x), bare)
     whole = model(x)
     assert not torch.allclose(whole, bare)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), whole)
     assert_close(model.merge_and_unload()(x), whole)
 
 

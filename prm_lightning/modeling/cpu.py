@@ -350,7 +350,14 @@ def _fused_class() -> type:
                 out: Tensor = _AddAdapter.apply(rows, *settings)  # type: ignore[no-untyped-call]
             return out.view(*x.shape[:-1], -1)
 
+    FusedLinear.__qualname__ = "FusedLinear"
     return FusedLinear
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FusedLinear":  # which a pickled model names
+        return _fused_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _AddAdapter(torch.autograd.Function):
