@@ -136,7 +136,7 @@ def _digest(arrays: dict[str, NDArray[Any]], others: str) -> str:
     hashed = hashlib.sha256(others.encode())
     for name in sorted(arrays):
         hashed.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        hashed.update(np.ascontiguousarray(arrays[name]))
+        hashed.update(np.ascontiguousarray(arrays[name]).data)
     return hashed.hexdigest()
 
 
