@@ -329,7 +329,7 @@ def test_processes_that_start_at_once_agree(tiny_model_folder, tmp_path, folder)
     command = [sys.executable, "-c", RACE, str(tiny_model_folder("qwen3")), str(rows)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, outputs
     assert len({out for out, _ in outputs}) == 1
     assert not any("damaged" in err or "written" in err for _, err in outputs), outputs
