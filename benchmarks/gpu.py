@@ -13,6 +13,7 @@ line fails.
 from __future__ import annotations
 
 import argparse
+import gc
 import shutil
 import sys
 import tempfile
@@ -311,6 +312,7 @@ def peak_memory(bench: Bench) -> Iterator[list[int]]:
     """Afterwards the list holds the most bytes that were allocated."""
     found: list[int] = []
     if bench.on_gpu:
+        gc.collect()  # models that were measured before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     yield found
@@ -368,24 +370,37 @@ def score_trees(bench: Bench) -> Callable[[PRM, Any], Any]:
     return lambda prm, items: list(prm.score_all(items, bench.tokens))
 
 
-def check_runs(bench: Bench, table: Table) -> None:
-    """`fit` to its end, killed and resumed, on several devices, and beside TRL."""
+def check_resume(bench: Bench, table: Table) -> None:
+    """`fit` to its end, and killed and resumed."""
     if find_spec("jsonargparse") is None:
-        return table.omit("fit", "all runs", "jsonargparse")
-    folder = bench.model_folder("0.6B", 4)
-    resume_after_kill(bench, table, folder)
-    train_on_several(bench, table, folder)
-    if bench.trl is None:
-        return table.omit("trl", "1 and 12 attempts", "--trl DIR was not given")
+        return table.omit("resume", "fit", "jsonargparse")
+    return resume_after_kill(bench, table, bench.model_folder("0.6B", 4))
+
+
+def check_processes(bench: Bench, table: Table) -> None:
+    """`fit` on two devices beside one."""
+    if find_spec("jsonargparse") is None:
+        return table.omit("processes", "fit", "jsonargparse")
+    return train_on_several(bench, table, bench.model_folder("0.6B", 4))
+
+
+def check_trl(bench: Bench, table: Table) -> None:
+    """`fit` beside TRL's trainer, at two numbers of attempts a problem."""
+    missing = next((name for name in ("jsonargparse", "datasets") if find_spec(name) is None), "")
+    if missing or bench.trl is None:
+        return table.omit("trl", "1 and 12 attempts", missing or "--trl DIR was not given")
     for attempts in (1, 12):
         compare_with_trl(bench, table, bench.model_folder("0.6B"), solutions, attempts)
+    return None
 
 
 CHECKS: dict[str, Callable[[Bench, Table], None]] = {
     "equality": check_equality,
     "waits": check_waits,
-    "runs": check_runs,
+    "resume": check_resume,
+    "processes": check_processes,
     "score": check_score,
+    "trl": check_trl,
     "speed": check_speed,
 }
 

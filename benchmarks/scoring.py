@@ -110,8 +110,11 @@ def padded_scores(prm: PRM, reads: list[tuple[tuple[int, ...], list[int]]]) -> l
 def forward(prm: PRM, rows: list[tuple[int, ...]], positions: list[list[int]]) -> list[list[float]]:
     """Scores at some positions of padded rows, by the language model as it is."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    device = prm.backbone.device
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.tensor(
+        [[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device
+    )
     with evaluating(prm), prm.backbone.precision():
         model = prm.backbone.causal_lm.base_model
         out = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
