@@ -135,6 +135,7 @@ def test_a_checkpoint_resumes_with_smaller_batches(fit, monkeypatch, tmp_path): 
 
 def test_training_changes_adapters_at_rates_that_rise_and_fall(fit):  # noqa: F811
     rates = {"model.lr": 1e-2, "model.head_lr": 3e-2, "model.warmup": 0.4}
+    rates["model.backbone.kernels"] = "plain"  # asked for, so that it is logged
     first = fit("first", **rates, **{"data.solutions_per_step": 5, "trainer.max_epochs": 2})
     lora_b = [value for name, value in adapter(first / "final_model").items() if "lora_B" in name]
     assert lora_b
@@ -142,6 +143,7 @@ def test_training_changes_adapters_at_rates_that_rise_and_fall(fit):  # noqa: F8
     with (first / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
     assert all(float(row["throughput/tokens_per_second"]) > 0 for row in rows)
+    assert all(float(row["train/kernels"]) == 0 for row in rows)
     backbone = [float(row["lr/backbone"]) for row in rows]
     head = [float(row["lr/head"]) for row in rows]
     assert head == pytest.approx([3 * rate for rate in backbone])
