@@ -196,12 +196,11 @@ class RolloutJudge:
             for request, length in prefixes
         ]
         endings = complete(self.generator, prompts, replace(self.sampling, n=self.k))
-        return [
-            written
-            and sum(same_answer(request.answer, answer_of(e, prompt.begun)) for e in written)
-            / self.k
-            for (request, _), prompt, written in zip(prefixes, prompts, endings, strict=True)
-        ]
+        shares: list[float | None] = []
+        for (request, _), prompt, written in zip(prefixes, prompts, endings, strict=True):
+            right = [same_answer(request.answer, answer_of(e, prompt.begun)) for e in written or ()]
+            shares.append(sum(right) / self.k if written else None)
+        return shares
 
     def _judgement(self, request: JudgeRequest, shares: Mapping[int, float]) -> Judgement:
         if request.answer is None:
