@@ -27,60 +27,48 @@ SLOW_RATE = {"model.lr": 1e-5}  # so that a step that Adam makes of noise does n
 
 
 class Runs:
-    """Command lines by name, and where they write.
-
-    Args:
-        root: folder of all of them.
-        model: folder of the backbone.
-    """
+    """Command lines in a folder, for one backbone."""
 
     def __init__(self, root: Path, model: Path) -> None:
-        self.root = root
-        self.model = model
+        self.root, self.model = root, model
         self.rows = write_rows(root / "rows.jsonl", problems=9)
-        self.single = write_rows(root / "single.jsonl", problems=1)
+        single = write_rows(root / "single.jsonl", problems=1)
+        # Of one problem, so that steps and validation have fewer batches than ranks.
+        self.single = {"data.sources": str(single), "data.val_sources": str(single)}
 
     def of(self, world: int) -> list[dict]:
         ddp, sharded, one_file = (DDP, SHARDED, ONE_FILE) if world == 2 else ({}, {}, {})
         runs = [
             self.run(f"exact{world}", ddp | SHORT, double=True),
             self.run(f"plain{world}", ddp | SHORT | SLOW_RATE),
-            self.run(f"single{world}", ddp | SHORT | self.one_problem(), double=True),
+            self.run(f"single{world}", ddp | SHORT | self.single, double=True),
             self.run(f"sharded{world}", sharded),
             self.run(f"full{world}", one_file | FULL),
         ]
-        if world == 2:
-            runs += [
-                self.run("part2", sharded, dies_at=6),
-                self.run("part2", sharded, "--ckpt_path", "last"),
-                self.run("fullpart2", one_file | FULL, dies_at=3),
-                self.run("fullpart2", one_file | FULL, "--ckpt_path", "last"),
-            ]
+        for name, changes, step in (("part2", sharded, 6), ("fullpart2", one_file | FULL, 3)):
+            if world == 2:
+                runs.append(self.run(name, changes, dies_at=step))
+                runs.append(self.run(name, changes, "--ckpt_path", "last"))
         return runs
 
-    def one_problem(self) -> dict[str, str]:
-        """Of one problem, so that steps and validation have fewer batches than ranks."""
-        source = {
-            "class_path": "prm_lightning.sources.Stepwise",
-            "init_args": {"path": str(self.single)},
-        }
-        sources = json.dumps([{"source": source}])
-        return {"data.sources": sources, "data.val_sources": sources}
-
     def run(self, name, changes, *extra, double=False, dies_at=None) -> dict:
-        output = self.root / name
-        recorder = {
-            "class_path": "two_processes.Recorder",
-            "init_args": {"folder": str(output), "double": double},
-        }
-        callbacks = json.dumps([recorder, {"class_path": "two_processes.Dying"}])
+        output = str(self.root / name)
+        recorder = {"folder": output, "double": double}
+        callbacks = [
+            {"class_path": "two_processes.Recorder", "init_args": recorder},
+            {"class_path": "two_processes.Dying"},
+        ]
         logger = {  # without TensorBoard nobody draws figures, which cost more than a run
             "class_path": "prm_lightning.training.run_folder.RunCSVLogger",
-            "init_args": {"folder": str(output)},
+            "init_args": {"folder": output},
         }
-        changes = {"trainer.devices": 1, **changes, "trainer.callbacks": callbacks}
-        changes["trainer.logger"] = json.dumps(logger)
-        arguments = [*options(self.model, self.rows, output, **changes), *extra]
+        changes = {
+            "trainer.devices": 1,
+            **changes,
+            "trainer.callbacks": json.dumps(callbacks),
+            "trainer.logger": json.dumps(logger),
+        }
+        arguments = [*options(self.model, self.rows, Path(output), **changes), *extra]
         return {"arguments": arguments, "dies_at": dies_at}
 
 
@@ -98,10 +86,8 @@ def outputs(tiny_model_folder, tmp_path_factory) -> Path:
     processes = []
     for rank in range(2):
         environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
+            **{name: str(rank) for name in ("RANK", "LOCAL_RANK")},
+            **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2"),
             "GROUP_RANK": "0",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
