@@ -5,7 +5,7 @@
 
 Needs torch, transformers, peft and lightning, no installation of this project, no network and no
 data: models have random weights in the shapes of the memory table, Qwen3-4B with 9 of its 36 layers
-and Qwen3-8B with 5. A line that needs more, such as bitsandbytes, jsonargparse (for `fit`) or
+and Qwen3-8B with 5. A line that needs more, such as bitsandbytes, or jsonargparse and pydantic, or
 `pip install --target DIR --no-deps trl==1.13.0`, says so and is left out. Ends with an error if a
 line fails.
 """
@@ -50,6 +50,7 @@ TINY = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "vocab_size
 MOST_APART = {("none", "float32"): 1e-3, ("none", "bfloat16"): 0.1, ("nf4", "bfloat16"): 0.25}
 MOST_LOSS = {"float32": 1e-3, "bfloat16": 0.03}  # of losses of three steps, relative
 DATA_SHEET = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12}
+NEEDED_BY_FIT = ("jsonargparse", "pydantic")
 HEADER = ("check", "setting", "found", "expected", "")
 
 
@@ -72,11 +73,13 @@ class Variant:
     @property
     def lacks(self) -> str:
         """A package that this variant needs and that is not here; empty if there is none."""
-        needed = (
-            {"nf4": "bitsandbytes"}.get(self.quantize),
-            {"liger": "liger_kernel"}.get(self.kernels),
-        )
-        return next((name for name in needed if name and find_spec(name) is None), "")
+        needed = {"nf4": ["bitsandbytes"]}.get(self.quantize, [])
+        return absent(*needed, *(["liger_kernel"] if self.kernels == "liger" else []))
+
+
+def absent(*packages: str) -> str:
+    """The first of some packages that is not installed; empty if all are."""
+    return next((name for name in packages if find_spec(name) is None), "")
 
 
 class Table:
@@ -372,21 +375,21 @@ def score_trees(bench: Bench) -> Callable[[PRM, Any], Any]:
 
 def check_resume(bench: Bench, table: Table) -> None:
     """`fit` to its end, and killed and resumed."""
-    if find_spec("jsonargparse") is None:
-        return table.omit("resume", "fit", "jsonargparse")
+    if missing := absent(*NEEDED_BY_FIT):
+        return table.omit("resume", "fit", missing)
     return resume_after_kill(bench, table, bench.model_folder("0.6B", 4))
 
 
 def check_processes(bench: Bench, table: Table) -> None:
     """`fit` on two devices beside one."""
-    if find_spec("jsonargparse") is None:
-        return table.omit("processes", "fit", "jsonargparse")
+    if missing := absent(*NEEDED_BY_FIT):
+        return table.omit("processes", "fit", missing)
     return train_on_several(bench, table, bench.model_folder("0.6B", 4))
 
 
 def check_trl(bench: Bench, table: Table) -> None:
     """`fit` beside TRL's trainer, at two numbers of attempts a problem."""
-    missing = next((name for name in ("jsonargparse", "datasets") if find_spec(name) is None), "")
+    missing = absent(*NEEDED_BY_FIT, "datasets")
     if missing or bench.trl is None:
         return table.omit("trl", "1 and 12 attempts", missing or "--trl DIR was not given")
     for attempts in (1, 12):

@@ -24,9 +24,11 @@ PACKAGE_PREFIX = "package://"
 
 def hub_token(env_file: Path = Path(".env")) -> str | None:
     """The Hugging Face token: HF_TOKEN or HF_AUTH_TOKEN, from the environment, then from .env."""
-    from dotenv import dotenv_values
+    file: dict[str, str | None] = {}
+    if env_file.is_file():
+        from dotenv import dotenv_values
 
-    file = dotenv_values(env_file) if env_file.is_file() else {}
+        file = dotenv_values(env_file)
     names = ("HF_TOKEN", "HF_AUTH_TOKEN")
     return next((v for source in (os.environ, file) for n in names if (v := source.get(n))), None)
 

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
-
 from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.files import write_json
 from prm_lightning.modeling.backbone import Backbone, Lora
@@ -260,6 +258,8 @@ def checked_fields(cls: type[T], values: Mapping[str, Any], place: str) -> T:
     Raises:
         ValueError: a field is missing, unknown or of another type.
     """
+    from pydantic import TypeAdapter, ValidationError  # a model that is trained afresh needs none
+
     hints = get_type_hints(cls)
     for name, value in values.items():
         if name not in hints:
