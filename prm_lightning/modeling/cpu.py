@@ -90,7 +90,7 @@ def divide(mask: Tensor, dtype: torch.dtype) -> list[Blocks]:
         counts = seen.sum(dim=1)
         # Together where the most keys are at most `SPREAD` times the fewest.
         alike = (counts.log() / math.log(SPREAD)).ceil()
-        for number in alike.unique():
+        for number in torch.unique(alike):
             chosen = torch.nonzero(alike == number)[:, 0]
             most = int(counts[chosen].max())
             keys = seen[chosen].int().argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -333,17 +333,18 @@ def _is_plain(layer: Any) -> bool:
 
 
 @cache
-def _fused_class() -> type:
+def _fused_class() -> Any:
     from peft.tuners.lora.layer import Linear  # takes seconds, and only adapters need it
 
-    class FusedLinear(Linear):  # type: ignore[misc]
+    class FusedLinear(Linear):
         """PEFT's layer with its parameters, names and methods, and another forward pass."""
 
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if self.disable_adapters or self.merged or args or kwargs:
-                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+                return super().forward(x, *args, **kwargs)
             (name,) = self.active_adapters
-            base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+            base: Any = self.base_layer
+            down, up = self.lora_A[name].weight, self.lora_B[name].weight
             with torch.autocast(x.device.type, enabled=False):
                 rows = x.reshape(-1, x.shape[-1]).to(base.weight.dtype)
                 settings = (base.weight, base.bias, down, up, self.scaling[name])

@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from prm_lightning.batching.data import collate, encode_solutions, measure
+from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.plan import Planner
 from prm_lightning.modeling.backbone import Kernels
 from prm_lightning.modeling.cpu import DENSE
@@ -119,7 +120,7 @@ def small_batch(model: StepModel) -> StepBatch:
         for problem in (3, 4)
         for attempt in range(4)
     ]
-    data = encode_solutions(solutions, model.encoder, NO_LIMIT)
+    data = encode_solutions(solutions, cast(Encoder, model.encoder), NO_LIMIT)
     ((planned,),) = Planner(measure(data), NO_LIMIT).evaluation_steps()
     batch = collate(planned, data, PAD_ID)
     return StepBatch(*(tensor.to(model.backbone.device) for tensor in batch))
