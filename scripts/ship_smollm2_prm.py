@@ -120,16 +120,10 @@ def measure(data: Path, output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     generated = Synthetic(problems=80, attempts=5, split="validation", seed=SEED_OF_TEST).read()
     write_rows(output / "generated.jsonl", map(to_row, generated))
-    rows = read_rows(data / "processbench.jsonl")
-    for part in ("gsm8k", "math"):
-        members = (row for row in rows if row["id"].startswith(part))
-        write_rows(output / f"processbench_{part}.jsonl", members)
     figures: dict[str, Any] = {}
     for name, benchmark, path in (
         ("generated", "steps", output / "generated.jsonl"),
         ("processbench", "processbench", data / "processbench.jsonl"),
-        ("processbench_gsm8k", "steps", output / "processbench_gsm8k.jsonl"),
-        ("processbench_math", "steps", output / "processbench_math.jsonl"),
         ("trl_stepwise_test", "steps", data / "trl_stepwise_test.jsonl"),
         ("best_of_n_mixed", "best-of-n", data / "best_of_n_mixed.jsonl"),
         ("best_of_n_qwen8", "best-of-n", data / "best_of_n_qwen8.jsonl"),
@@ -142,19 +136,20 @@ def measure(data: Path, output: Path) -> dict[str, Any]:
         results = json.loads((folder / "results.json").read_text())
         ours = (row for row in results["rows"] if row["model"] == NAME or benchmark == "best-of-n")
         figures[name] = [{k: v for k, v in row.items() if k != "kind"} for row in ours]
-    figures["trl_stepwise_test_by_source"] = auroc_by_source(
-        read_rows(output / "trl_stepwise_test" / "scores.jsonl"),
-        [row["source"] for row in read_rows(data / "trl_stepwise_test.sources.jsonl")],
-    )
+    for name in ("processbench", "trl_stepwise_test"):
+        scored = [r for r in read_rows(output / name / "scores.jsonl") if r["model"] == NAME]
+        sources = [row["source"] for row in scored]
+        if (named := data / f"{name}.sources.jsonl").is_file():
+            sources = [row["source"] for row in read_rows(named)]
+        figures[f"{name}_auroc"] = auroc_by_source(scored, sources)
     return figures
 
 
 def auroc_by_source(scored: list[dict[str, Any]], sources: list[str]) -> dict[str, Any]:
     """AUROC of the steps of each source that has right and wrong ones."""
     found = {}
-    ours = [row for row in scored if row["model"] == NAME]
     for source in sorted(set(sources)):
-        members = [row for row, s in zip(ours, sources, strict=True) if s == source]
+        members = [row for row, s in zip(scored, sources, strict=True) if s == source]
         scores = torch.tensor([x for row in members for x in row["scores"]])
         labels = torch.tensor([x > 0.5 for row in members for x in row["labels"]]).int()
         both = 0 < int(labels.sum()) < len(labels)
