@@ -150,8 +150,10 @@ def auroc_by_source(scored: list[dict[str, Any]], sources: list[str]) -> dict[st
     found = {}
     for source in sorted(set(sources)):
         members = [row for row, s in zip(scored, sources, strict=True) if s == source]
-        scores = torch.tensor([x for row in members for x in row["scores"]])
-        labels = torch.tensor([x > 0.5 for row in members for x in row["labels"]]).int()
+        every = [p for r in members for p in zip(r["scores"], r["labels"], strict=True)]
+        pairs = [(score, label) for score, label in every if label is not None]
+        scores = torch.tensor([score for score, _ in pairs])
+        labels = torch.tensor([label > 0.5 for _, label in pairs]).int()
         both = 0 < int(labels.sum()) < len(labels)
         auroc = round(float(binary_auroc(scores, labels)), 3) if both else None
         found[source] = {"steps": len(labels), "auroc": auroc}
