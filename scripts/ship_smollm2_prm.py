@@ -142,8 +142,8 @@ def measure(data: Path, output: Path) -> dict[str, Any]:
             options = ("--baselines", "cheap", "--output", str(folder))
             subprocess.run([sys.executable, "-m", "prm_lightning", *command, *options], check=True)
         results = json.loads((folder / "results.json").read_text())
-        ours = (row for row in results["rows"] if row["model"] == NAME or benchmark == "best-of-n")
-        figures[name] = [{k: v for k, v in row.items() if k != "kind"} for row in ours]
+        most = max((row.get("n") or 0 for row in results["rows"]), default=0)
+        figures[name] = [row for row in results["rows"] if is_told(row, benchmark, most)]
     for name in ("processbench", "trl_stepwise_test"):
         scored = [r for r in read_rows(output / name / "scores.jsonl") if r["model"] == NAME]
         sources = [row["source"] for row in scored]
@@ -151,6 +151,14 @@ def measure(data: Path, output: Path) -> dict[str, Any]:
             sources = [row["source"] for row in read_rows(named)]
         figures[f"{name}_auroc"] = auroc_by_source(scored, sources)
     return figures
+
+
+def is_told(row: dict[str, Any], benchmark: str, most: int) -> bool:
+    """Whether a row of results.json is in metrics.json: whole data, and what `prm.json` says."""
+    if benchmark == "best-of-n":
+        return row["n"] in (most, None) and (row["chosen"] or row["aggregation"] is None)
+    is_ours = row["model"] == NAME and row["threshold_from"] != "fixed"
+    return is_ours and row["part"] in ("all", "gsm8k", "math")
 
 
 def auroc_by_source(scored: list[dict[str, Any]], sources: list[str]) -> dict[str, Any]:
