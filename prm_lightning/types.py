@@ -194,7 +194,7 @@ class Judge(Protocol):
 
 
 class Scorer(Protocol):
-    """What scores steps: any process reward model, here or behind a server."""
+    """What scores steps: any process reward model, here or on a server."""
 
     @property
     def name(self) -> str:

@@ -24,24 +24,24 @@ ORDER = (
 )  # fmt: skip
 
 # The aim: 95 files, 16,500 lines and 13,500 of tests, no file over 400 lines.
-MOST_FILES = 128
-MOST_LINES = 26_900
-MOST_TEST_LINES = 19_550
-LONGEST_FILE = 405
-LONG_FUNCTIONS = 2  # of more than 60 lines
-INNER_IMPORTS = 17  # of our own modules, inside functions
+MOST_FILES = 106
+MOST_LINES = 22_650
+MOST_TEST_LINES = 17_050
+LONGEST_FILE = 400
+LONG_FUNCTIONS = 0  # of more than 60 lines
+INNER_IMPORTS = 14  # of our own modules, inside functions
 UNUSUAL = {  # pattern: how often it is found
-    r"\bbehind\b": 34,  # after, below
-    r"\bstands?\b": 18,  # is
+    r"\bbehind\b": 1,  # after, below
+    r"\bstands?\b": 3,  # is
     r"\b(lies|lie) beside\b": 0,  # is next to
-    r"\b(goes|go|gone|going) on\b": 13,  # resumes, continues
+    r"\b(goes|go|gone|going) on\b": 1,  # resumes, continues
     r"\bin vain\b": 0,  # without effect
-    r"\bnobody's\b|\bby nobody\b": 1,
+    r"\bnobody's\b|\bby nobody\b": 0,
     r"\blikewise\b": 0,  # the whole phrase again
     r"\ball the same\b": 0,  # anyway
-    r"\bbut for\b": 4,  # except
+    r"\bbut for\b": 0,  # except
     r"\bshall\b": 0,  # should
-    r"^\s+\w+: \S+\.$": 11,  # an argument explained by one word
+    r"^\s+\w+: \S+\.$": 0,  # an argument explained by one word
     r"^class (Wish|Book|Ledger|Held|Entrant|Told|Firsts|Side|Decided|Names)\b": 0,
 }
 

@@ -1,4 +1,4 @@
-"""A server behind HTTP: what is sent, what is read, what is tried again."""
+"""A server over HTTP: what is sent, what is read, what is tried again."""
 
 import contextlib
 import gzip

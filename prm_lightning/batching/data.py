@@ -181,7 +181,21 @@ def encode_solutions(
             prompts.append(cut.prompt_tokens)
     if not kept:
         raise ValueError(first_message or "encode: there are no solutions, expected some.")
+    draws = [1.0 if repeats is None else repeats[i] for i in kept]
     chosen = [solutions[i] for i in kept]
+    return _lay_out(chosen, draws, ids, positions, prompts, encoder.branch, counts)
+
+
+def _lay_out(
+    chosen: list[Solution],
+    draws: list[float],
+    ids: list[Ids],
+    positions: list[Indices],
+    prompts: list[int],
+    branch: Sequence[int],
+    counts: Counter[str],
+) -> EncodedSolutions:
+    """The flat arrays of solutions of which some steps are kept, one entry of each list each."""
     lengths = list(map(len, positions))
     steps = [step for s, n in zip(chosen, lengths, strict=True) for step in s.steps[:n]]
     right = [flag for s, n in zip(chosen, lengths, strict=True) for flag in right_steps(s)[:n]]
@@ -200,12 +214,12 @@ def encode_solutions(
         first_errors=np.array([first_error(s) for s in chosen], np.int64),
         sources=np.array([sources[s.source] for s in chosen], np.int64),
         problems=np.array([problems[fold_newlines(s.problem)] for s in chosen], np.int64),
-        repeats=np.array([1.0 if repeats is None else repeats[i] for i in kept], np.float64),
+        repeats=np.array(draws, np.float64),
         source_names=list(sources),
         solution_names=Texts.of(s.id for s in chosen),
         problem_texts=Texts.of(problems),
         step_texts=Texts.of(fold_newlines(step.text) for step in steps),
-        branch=encoder.branch,
+        branch=branch,
         counts=dict(+counts),
     )
 

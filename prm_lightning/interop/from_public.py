@@ -53,10 +53,8 @@ def import_public(
     ours = (*MODEL_FILES, IMPORT_RECORD)
     require_replaceable(target, overwrite=overwrite, ours=ours, record=IMPORT_RECORD)
     if (find_folder(model) / MANIFEST).is_file():
-        raise ValueError(
-            f"import: {model} is a model of prm_lightning already. Use it as it is, or make it "
-            "ready for others with `export`."
-        )
+        what = "is a model of prm_lightning already. Use it as it is, or `export` it for others"
+        raise ValueError(f"import: {model} {what}.")
     public, folder = find_public(model)
     scorer = load_public(replace(public, dtype=dtype), folder, "cpu")
     encoder, different = _our_encoder(scorer, public)
@@ -89,20 +87,27 @@ def import_public(
             "parity": asdict(parity),
         }
         write_json(place / IMPORT_RECORD, record)
-    moved = (
-        f"  BIAS of {dropped:+.4g} log-odds dropped: P(correct) moves by up to "
-        f"{shift_of(dropped):.2g}, the threshold from {public.threshold:.4g} to {threshold:.4g}"
-    )
+    moved = _how_moved(dropped, public.threshold, threshold)
     return [
         f"{target}: {head.kind} head, template {encoder.template}, step end "
         f"{encoder.step_end!r}\n  against {public.model}: {parity}",
         f"  NEAREST ENCODING: {different}; scores differ as measured above"
         if different
         else "  here blank lines inside a text are folded and step ends in it become spaces",
-        *([moved] if dropped else []),
+        *moved,
         f"  to train it further: model: {{backbone: {{name: {target}, lora: null}}, "
         f"init_from: {target}, head: {head.kind}, template: {encoder.template}, "
         f"step_end: {json.dumps(encoder.step_end)}}}",
+    ]
+
+
+def _how_moved(dropped: float, before: float, after: float) -> list[str]:
+    """What the user is told of a bias that was dropped."""
+    if not dropped:
+        return []
+    return [
+        f"  BIAS of {dropped:+.4g} log-odds dropped: P(correct) moves by up to "
+        f"{shift_of(dropped):.2g}, the threshold from {before:.4g} to {after:.4g}"
     ]
 
 

@@ -37,7 +37,7 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685).
 
     Args:
-        r: rank.
+        r: rank of the low-rank products, >= 1.
         alpha: scale; an adapter's output is multiplied by ``alpha / r``.
         dropout: in [0, 1), on an adapter's input.
         target_modules: names of the layers that get one; `all-linear` is every linear layer

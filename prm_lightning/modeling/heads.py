@@ -48,7 +48,7 @@ class StepHead(nn.Module):
             the LM-head rows of two verdict tokens (`verdict_ids`); `two_layers` has H units with a
             ReLU below what `classes` has, as in Zhang et al. 2025 (Qwen2.5-Math-PRM),
             arXiv:2501.07301.
-        hidden_size: H.
+        hidden_size: H, of the hidden states that it reads.
         biased: whether each row has a bias, which starts at 0.
     """
 

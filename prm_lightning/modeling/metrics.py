@@ -246,7 +246,7 @@ def measure_pairs(
     Args:
         scores: of the steps of each of A attempts.
         right: ``(A,)`` whether the attempt is right.
-        problems: ``(A,)``.
+        problems: ``(A,)``, which problem each attempt is at.
         counts: ``(R + 1, P)`` as in `Draws`.
         aggregation: makes one score of an attempt.
     """
