@@ -87,18 +87,25 @@ def import_public(
             "parity": asdict(parity),
         }
         write_json(place / IMPORT_RECORD, record)
-    moved = _how_moved(dropped, public.threshold, threshold)
+    encoded = "  here blank lines inside a text are folded and step ends in it become spaces"
+    if different:
+        encoded = f"  NEAREST ENCODING: {different}; scores differ as measured above"
     return [
         f"{target}: {head.kind} head, template {encoder.template}, step end "
         f"{encoder.step_end!r}\n  against {public.model}: {parity}",
-        f"  NEAREST ENCODING: {different}; scores differ as measured above"
-        if different
-        else "  here blank lines inside a text are folded and step ends in it become spaces",
-        *moved,
-        f"  to train it further: model: {{backbone: {{name: {target}, lora: null}}, "
-        f"init_from: {target}, head: {head.kind}, template: {encoder.template}, "
-        f"step_end: {json.dumps(encoder.step_end)}}}",
+        encoded,
+        *_how_moved(dropped, public.threshold, threshold),
+        _how_to_train(target, head.kind, encoder),
     ]
+
+
+def _how_to_train(target: Path, head: str, encoder: Encoder) -> str:
+    """The settings with which `fit` trains the model further."""
+    return (
+        f"  to train it further: model: {{backbone: {{name: {target}, lora: null}}, "
+        f"init_from: {target}, head: {head}, template: {encoder.template}, "
+        f"step_end: {json.dumps(encoder.step_end)}}}"
+    )
 
 
 def _how_moved(dropped: float, before: float, after: float) -> list[str]:
