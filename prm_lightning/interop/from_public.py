@@ -87,16 +87,20 @@ def import_public(
             "parity": asdict(parity),
         }
         write_json(place / IMPORT_RECORD, record)
-    encoded = "  here blank lines inside a text are folded and step ends in it become spaces"
-    if different:
-        encoded = f"  NEAREST ENCODING: {different}; scores differ as measured above"
     return [
         f"{target}: {head.kind} head, template {encoder.template}, step end "
         f"{encoder.step_end!r}\n  against {public.model}: {parity}",
-        encoded,
+        _how_encoded(different),
         *_how_moved(dropped, public.threshold, threshold),
         _how_to_train(target, head.kind, encoder),
     ]
+
+
+def _how_encoded(different: str | None) -> str:
+    """Whether tokens are built as the public model builds them, for the user."""
+    if different:
+        return f"  NEAREST ENCODING: {different}; scores differ as measured above"
+    return "  here blank lines inside a text are folded and step ends in it become spaces"
 
 
 def _how_to_train(target: Path, head: str, encoder: Encoder) -> str:
