@@ -28,6 +28,7 @@ from prm_lightning.scoring.public_model import PublicHead, find_public, load_pub
 from prm_lightning.text import fold_newlines
 
 IMPORT_RECORD = "import.json"
+OURS = (*MODEL_FILES, IMPORT_RECORD)  # what a folder that was imported holds
 
 
 def import_public(
@@ -40,18 +41,14 @@ def import_public(
     *,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write a model folder that scores as a public model does; see `import_model`.
-
-    Returns:
-        Lines for the user.
+    """Write a model folder that scores as a public model does; return lines for the user.
 
     Raises:
         ValueError: there is no such model or it is one of ours, our heads or our encoding cannot
             express it, or the result scores otherwise.
         OSError: the target is taken or cannot be written.
     """
-    ours = (*MODEL_FILES, IMPORT_RECORD)
-    require_replaceable(target, overwrite=overwrite, ours=ours, record=IMPORT_RECORD)
+    require_replaceable(target, overwrite=overwrite, ours=OURS, record=IMPORT_RECORD)
     if (find_folder(model) / MANIFEST).is_file():
         what = "is a model of prm_lightning already. Use it as it is, or `export` it for others"
         raise ValueError(f"import: {model} {what}.")
@@ -96,7 +93,7 @@ def import_public(
     ]
 
 
-def _how_encoded(different: str | None) -> str:
+def _how_encoded(different: str) -> str:
     """Whether tokens are built as the public model builds them, for the user."""
     if different:
         return f"  NEAREST ENCODING: {different}; scores differ as measured above"
