@@ -249,6 +249,7 @@ def test_bad_input_is_one_clear_line(tmp_path, tiny_prms, pb, pool, monkeypatch,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_output_folder_is_replaced_only_when_asked(tmp_path, pool):
     out = tmp_path / "out"
     line = ["--benchmark", "best-of-n", "--data", str(pool), "--output", str(out)]

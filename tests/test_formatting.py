@@ -218,6 +218,7 @@ def test_the_short_name_and_configurations_mean_their_sources():
     assert isinstance(quickstart.source, Synthetic)
 
 
+@pytest.mark.slow
 def test_beginnings_are_never_all_in_memory(tmp_path):
     """300 solutions of 200 steps: 60,000 rows that would hold 6 million texts."""
     steps = tuple(Step(f"{k} and some more words to fill the line", 1.0) for k in range(200))

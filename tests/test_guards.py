@@ -119,6 +119,7 @@ def test_a_run_of_a_few_steps_validates_keeps_models_and_says_what_it_does(
     assert b"hp_metric" not in b"".join(f.read_bytes() for f in output.glob("events.*"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_resumes_with_smaller_batches(fit, monkeypatch, tmp_path):  # noqa: F811
     epoch = {"model.lr": 1e-3, "trainer.max_epochs": 1, "checkpoint_every": 2, "keep": -1}
     epoch |= {"data.solutions_per_step": 5}
@@ -163,6 +164,7 @@ def test_the_better_validation_ranks_higher(name):
     )
 
 
+@pytest.mark.slow
 def test_the_best_model_is_the_best_validation_and_its_aggregation_may_be_fixed(fit):  # noqa: F811
     changes = {"model.aggregation": "prod", "model.lr": 0.3, "trainer.max_epochs": 4}
     output = fit(monitor="loss", **changes)
@@ -174,6 +176,7 @@ def test_the_best_model_is_the_best_validation_and_its_aggregation_may_be_fixed(
     assert json.loads((output / "best_model" / "prm.json").read_text())["aggregation"] == "prod"
 
 
+@pytest.mark.slow
 def test_validation_is_measured_without_dropout_and_alike_in_any_batches(fit):  # noqa: F811
     dropout = {"model.backbone.lora": '{"r": 4, "alpha": 64, "dropout": 0.5}', **SHORT}
     runs = [fit(f"of{n}", **dropout, **{"data.tokens_per_batch": n}) for n in (4096, 64)]

@@ -137,6 +137,7 @@ def test_requests_are_bounded_and_carry_the_key(vllm, monkeypatch):
     assert set(sent) == {"Bearer secret"}
 
 
+@pytest.mark.slow
 def test_what_passes_is_tried_again_and_then_an_error(vllm):
     vllm.faults = [503, 429]
     expected = vllm.prm.score(PROBLEM, SOLUTIONS[:1])[0]

@@ -41,6 +41,7 @@ def test_the_folder_is_small_and_describes_itself():
     assert json.loads((FOLDER / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_training_problems_are_of_allowed_sources(trained_on):
     allowed = hashes(problems_of(Gsm8k(path=str(dev_data("gsm8k_train.jsonl")))))
     allowed |= hashes(problems_of(Stepwise(path=str(dev_data("stepwise_clean_train.jsonl")))))

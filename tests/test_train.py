@@ -28,6 +28,7 @@ def arguments(tiny_model_folder, tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_train_does_what_fit_does(arguments, tiny_model_folder, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl")
     main(["fit", *options(tiny_model_folder("qwen3"), rows, tmp_path / "fit")])

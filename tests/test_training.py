@@ -162,6 +162,7 @@ def test_training_finds_the_wrong_steps(fit):
     assert best > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bce", "pqm"])
 def test_steps_do_not_depend_on_how_they_are_cut_into_batches(fit, loss):
     changes = {"model.loss": loss, "trainer.max_epochs": 1, "trainer.max_steps": 3}
@@ -217,6 +218,7 @@ def test_learning_rates_have_defaults_by_kind(tiny_model_folder):
         PRMModule(Backbone(name), lm_loss=-1)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_refused(fit):
     output = fit(**{"trainer.max_steps": 2})
     path = output / "checkpoints" / "last.ckpt"
