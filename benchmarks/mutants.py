@@ -165,13 +165,16 @@ def draw(tree: Path, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def make(tree: Path, file: str, name: str, occurrence: int) -> dict[str, Any] | None:
-    """The mutant with its code; None if it is the same program."""
+    """The mutant with its code; None if it is the same program, or none at all."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.operators.provider import OperatorProvider
 
     code = (tree / file).read_text(encoding="utf-8")
     mutated = mutate_code(code, OperatorProvider()[name](), occurrence)
-    if mutated is None or meaning(code) == meaning(mutated):
+    try:
+        if mutated is None or meaning(code) == meaning(mutated):
+            return None
+    except SyntaxError:
         return None
     diff = difflib.unified_diff(code.split("\n"), mutated.split("\n"), lineterm="", n=0)
     return {"file": file, "operator": name, "diff": "\n".join(list(diff)[3:]), "code": mutated}
