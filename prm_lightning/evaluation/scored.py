@@ -13,10 +13,11 @@ from prm_lightning.evaluation.baselines import Surprisal, untrained_twin
 from prm_lightning.evaluation.options import EvaluateOptions
 from prm_lightning.evaluation.results import Kind
 from prm_lightning.files import ResumableRows, digest
+from prm_lightning.generation.prompts import is_url
 from prm_lightning.modeling.metrics import fit_threshold
 from prm_lightning.modeling.model_folder import MANIFEST, read_manifest
 from prm_lightning.modeling.scored_steps import ScoredSolution, StepScores, to_step_scores
-from prm_lightning.scoring.scorers import fingerprint, is_url, load_scorer, our_folder
+from prm_lightning.scoring.scorers import fingerprint, load_scorer, our_folder
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.terminal import Bar
 from prm_lightning.text import normalise_problem

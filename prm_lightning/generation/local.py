@@ -7,24 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urldefrag
 
 import torch
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    StoppingCriteria,
-)
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from prm_lightning.generation.prompts import (
     INSTRUCTION,
     PromptEncoder,
     check_sampling,
     cut_at_stop,
+    is_url,
     numbered,
     seed_of,
 )
+from prm_lightning.generation.server import Endpoint, ServerGenerator
 from prm_lightning.modeling.backbone import (
     Backbone,
     Dtype,
@@ -33,10 +31,9 @@ from prm_lightning.modeling.backbone import (
     load_tokenizer,
     pick_device,
 )
-from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
+from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, MANIFEST
+from prm_lightning.types import Completion, Generator, Prompt, Sampling, Unanswerable
 
-ADAPTER_FILE = "adapter_config.json"
-PRM_FILE = "prm.json"
 TAIL = 8  # tokens of the prompt that a text is decoded after
 
 
@@ -88,10 +85,16 @@ class LocalGenerator:
         self.name = model
         device = pick_device(device)
         dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+        if (Path(model) / MANIFEST).is_file():
+            raise ValueError(
+                f"generator: {model!r} is a process reward model, expected a language model. "
+                "Give the model that is to write solutions."
+            )
         settings = Backbone(
             model, revision, quantize, dtype, lora=None, trust_remote_code=trust_remote_code
         )
-        self.tokenizer, self.model = _load(settings, device)
+        self.tokenizer, loaded = load_with_adapters(settings)
+        self.model = loaded.to(device).eval()
         self.encoder = PromptEncoder(self.tokenizer, instruction, template_options)
         self.tokens_per_batch = tokens_per_batch
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -273,22 +276,51 @@ def draw(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Ten
     return (index if top_p == 1 else order.gather(-1, index)).squeeze(-1)
 
 
-def _load(settings: Backbone, device: str) -> tuple[Any, Any]:
-    """Tokenizer and model, adapters merged where the weights are not quantized."""
-    folder = Path(settings.name)
-    if (folder / PRM_FILE).is_file():
-        raise ValueError(
-            f"generator: {settings.name!r} is a process reward model, expected a language model. "
-            "Give the model that is to write solutions."
-        )
-    base, adapters, spelled = settings, None, settings
-    if (folder / ADAPTER_FILE).is_file():
+def load_with_adapters(settings: Backbone, kind: str = "AutoModelForCausalLM") -> tuple[Any, Any]:
+    """Tokenizer and model of a name; of a folder of adapters, those on the model they belong to.
+
+    Args:
+        settings: names the model or the folder.
+        kind: the class of `transformers` that reads the weights.
+    """
+    folder, adapters, spelled = Path(settings.name), None, settings
+    if (folder / ADAPTER_CONFIG).is_file():
         adapters = folder
-        config = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         name, revision = config["base_model_name_or_path"], config.get("revision")
-        base = replace(settings, name=name, revision=revision)
+        settings = replace(settings, name=name, revision=revision)
         if not (folder / "tokenizer_config.json").is_file():
-            spelled = base
+            spelled = settings
     tokenizer = load_tokenizer(spelled.name, spelled.revision, spelled.trust_remote_code)
-    model = load_language_model(base, adapters=adapters)
-    return tokenizer, model.to(device).eval()
+    return tokenizer, load_language_model(settings, adapters=adapters, kind=kind)
+
+
+def load_generator(
+    name: str,
+    instruction: str | None = None,
+    *,
+    served: str | None = None,
+    endpoint: Endpoint = "chat",
+    tokenizer: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Generator:
+    """A generator by its name.
+
+    Args:
+        name: as `LocalGenerator` takes it, or the URL of a server, with ``#MODEL`` after it where
+            that serves several.
+        instruction: see `LocalGenerator`; None takes `INSTRUCTION`.
+        served: in place of that ``#MODEL``.
+        endpoint: see `ServerGenerator`, as for `tokenizer`.
+        device: see `LocalGenerator`, as for `trust_remote_code`.
+    """
+    instruction = INSTRUCTION if instruction is None else instruction
+    url, model = urldefrag(name)
+    if is_url(url):
+        return ServerGenerator(
+            url, served or model or None, endpoint, tokenizer, instruction=instruction
+        )
+    return LocalGenerator(
+        name, device=device, instruction=instruction, trust_remote_code=trust_remote_code
+    )

@@ -28,6 +28,22 @@ def user_message(problem: str, instruction: str = INSTRUCTION) -> str:
     return f"{problem.strip()}\n\n{instruction}" if instruction else problem.strip()
 
 
+def is_url(name: str) -> bool:
+    """Whether a model's name is that of a server, not of a folder or the Hub."""
+    return name.startswith(("http://", "https://"))
+
+
+def template_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a template's own text, whose special tokens are obeyed."""
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of user text, whose special tokens are plain text."""
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return list(encoded["input_ids"])
+
+
 class PromptEncoder:
     """Token ids of prompts for one tokenizer.
 
@@ -57,14 +73,14 @@ class PromptEncoder:
         self._options = template_options or {}
         if tokenizer.chat_template:
             before, after = render_chat(tokenizer, **self._options)
-            self._before, self._after = self._ids_of(before), self._ids_of(after)
+            self._before, self._after = (template_ids(tokenizer, t) for t in (before, after))
         else:
-            self._before, self._after = bos(tokenizer), self._plain("\n")
+            self._before, self._after = bos(tokenizer), plain_ids(tokenizer, "\n")
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; see `user_message`."""
-        message = user_message(prompt.problem, self.instruction)
-        return [*self._before, *self._plain(message), *self._after, *self._plain(prompt.begun)]
+        message = plain_ids(self.tokenizer, user_message(prompt.problem, self.instruction))
+        return [*self._before, *message, *self._after, *plain_ids(self.tokenizer, prompt.begun)]
 
     def end_ids(self) -> set[int]:
         """Ids that end the assistant's turn, as far as the tokenizer and its template say."""
@@ -73,16 +89,9 @@ class PromptEncoder:
             turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": PLACEHOLDER}]
             options = {"date_string": TEMPLATE_DATE, **self._options}
             text = self.tokenizer.apply_chat_template(turn, tokenize=False, **options)
-            after = self._ids_of(text.rpartition(PLACEHOLDER)[2])
+            after = template_ids(self.tokenizer, text.rpartition(PLACEHOLDER)[2])
             ends |= set(after[:1]) & set(self.tokenizer.all_special_ids)
         return ends
-
-    def _ids_of(self, template_text: str) -> list[int]:
-        return list(self.tokenizer.encode(template_text, add_special_tokens=False))
-
-    def _plain(self, text: str) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -91,13 +100,8 @@ def check_sampling(sampling: Sampling) -> None:
     Raises:
         ValueError: one is out of its range.
     """
-    if (
-        sampling.n < 1
-        or sampling.max_tokens < 1
-        or sampling.temperature < 0
-        or not 0 < sampling.top_p <= 1
-        or "" in sampling.stop
-    ):
+    is_possible = min(sampling.n, sampling.max_tokens) >= 1 and sampling.temperature >= 0
+    if not is_possible or not 0 < sampling.top_p <= 1 or "" in sampling.stop:
         raise ValueError(
             f"generator: cannot sample with {sampling}; expected n >= 1, max_tokens >= 1, "
             "temperature >= 0, 0 < top_p <= 1 and no empty stop string."

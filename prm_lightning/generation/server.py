@@ -24,6 +24,7 @@ from prm_lightning.generation.prompts import (
     seed_of,
     user_message,
 )
+from prm_lightning.modeling.backbone import load_tokenizer
 from prm_lightning.types import Completion, Prompt, Sampling, Unanswerable
 
 Endpoint = Literal["chat", "completions"]
@@ -91,8 +92,6 @@ class ServerGenerator:
         self.name = model or self._only_model()
         self._encoder: PromptEncoder | None = None
         if endpoint == "completions":
-            from prm_lightning.modeling.backbone import load_tokenizer
-
             loaded = load_tokenizer(tokenizer or self.name)
             self._encoder = PromptEncoder(loaded, instruction, template_options)
 
@@ -111,13 +110,8 @@ class ServerGenerator:
         """
         check_sampling(sampling)
         samples = numbered(prompts, sampling.n)
-        pool = ThreadPoolExecutor(self._concurrency)
-        try:
-            done = list(
-                pool.map(lambda sample: self._complete(sample[0], sample[1], sampling), samples)
-            )
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
+        with ThreadPoolExecutor(self._concurrency) as pool:  # after an error nothing more is asked
+            done = list(pool.map(lambda sample: self._complete(*sample, sampling), samples))
         return [done[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]
 
     def _complete(self, prompt: Prompt, number: int, sampling: Sampling) -> Completion:
@@ -130,12 +124,11 @@ class ServerGenerator:
         }
         if sampling.stop:
             settings["stop"] = list(sampling.stop)
-        endpoint: Any
+        endpoint: Any = self._client.chat.completions
         if self._encoder is not None:
             endpoint = self._client.completions
             settings["prompt"] = self._encoder.ids(prompt)
         else:
-            endpoint = self._client.chat.completions
             settings |= self._messages(prompt)
         answer = self._ask(lambda: endpoint.with_raw_response.create(**settings))
         return self._read(answer, prompt, sampling)

@@ -15,6 +15,7 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
+from prm_lightning.generation.prompts import is_url
 from prm_lightning.labelling.batches import Mode
 from prm_lightning.labelling.judges import RolloutLabels, RolloutSearch
 from prm_lightning.sources.rows import DATA_SUFFIXES
@@ -212,8 +213,3 @@ class LabelOptions:
                 f"label: {' and '.join(needs)} needs a model: give --generator, a local model or "
                 "the URL of a server, or ready --solutions FILE."
             )
-
-
-def is_url(name: str) -> bool:
-    """Whether it names a server, not a model of this machine or the Hub."""
-    return name.startswith(("http://", "https://"))

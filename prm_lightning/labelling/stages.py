@@ -14,10 +14,8 @@ from hashlib import sha256
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urldefrag
 
 from prm_lightning.files import digest
-from prm_lightning.generation.prompts import INSTRUCTION
 from prm_lightning.labelling.ask import Asker
 from prm_lightning.labelling.batches import ask
 from prm_lightning.labelling.journal import Stage
@@ -28,7 +26,7 @@ from prm_lightning.labelling.judges import (
     RolloutJudge,
     load_judgement,
 )
-from prm_lightning.labelling.options import LabelOptions, is_url
+from prm_lightning.labelling.options import LabelOptions
 from prm_lightning.labelling.prompts import (
     Request,
     canonical,
@@ -91,17 +89,10 @@ class Run:
     @cached_property
     def generator(self) -> Generator:
         """The model that writes and mines, loaded when it is first needed."""
-        # These import torch and the openai client.
-        from prm_lightning.generation.local import LocalGenerator
-        from prm_lightning.generation.server import ServerGenerator
+        from prm_lightning.generation.local import load_generator  # imports torch
 
         options = self.options
-        instruction = INSTRUCTION if options.instruction is None else options.instruction
-        url, name = urldefrag(str(options.model))
-        if is_url(url):
-            served = options.server_model or name or None
-            return ServerGenerator(url, served, instruction=instruction)
-        return LocalGenerator(str(options.model), instruction=instruction)
+        return load_generator(str(options.model), options.instruction, served=options.server_model)
 
     @cached_property
     def sampling(self) -> Sampling:

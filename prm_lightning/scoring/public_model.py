@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +14,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE, Encoded, Encoder, Template
+from prm_lightning.generation.local import load_with_adapters
+from prm_lightning.generation.prompts import plain_ids, template_ids
 from prm_lightning.modeling.backbone import (
     Backbone,
     TreeModel,
     explained,
     hub_token,
-    load_language_model,
-    load_tokenizer,
     pick_device,
 )
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, find_folder, require_whole_files
@@ -82,24 +81,16 @@ def load_public(
     """
     import transformers
 
-    base = None
-    if (folder / ADAPTER_CONFIG).is_file():
-        record = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = str(record["base_model_name_or_path"])
     is_known = read_config(folder).get("model_type") in transformers.CONFIG_MAPPING
     trusted = trust_remote_code and not is_known
-    named = base if base and not (folder / "tokenizer_config.json").is_file() else str(folder)
-    tokenizer = load_tokenizer(named, None, trusted)
     kind = "AutoModelForCausalLM" if manifest.head == "lm" else "AutoModel"
-    if base and manifest.head != "lm":  # its tensors are named after the class it was trained in
-        kind = "AutoModelForTokenClassification"
-    config = Backbone(
-        base or str(folder), dtype=manifest.dtype, lora=None, trust_remote_code=trusted
-    )
+    if kind == "AutoModel" and (folder / ADAPTER_CONFIG).is_file():
+        kind = "AutoModelForTokenClassification"  # after which its tensors are named
+    config = Backbone(str(folder), dtype=manifest.dtype, lora=None, trust_remote_code=trusted)
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
     try:
-        model = load_language_model(config, adapters=folder if base else None, kind=kind)
+        tokenizer, model = load_with_adapters(config, kind)
     finally:
         transformers.logging.set_verbosity(verbosity)
     backbone = TreeModel(model.requires_grad_(False), config)
@@ -260,14 +251,14 @@ class PublicEncoder:
     def __init__(self, tokenizer: Any, manifest: PublicManifest) -> None:
         self.tokenizer = tokenizer
         self.manifest = manifest
-        self._end = self._template_ids(manifest.step_end)
+        self._end = template_ids(tokenizer, manifest.step_end)
         if not self._end:
             raise ValueError(
                 f"scorer: step_end={manifest.step_end!r} of {manifest.model!r} is no token of its "
                 "tokenizer. Set step_end in its manifest."
             )
         self._render = lru_cache(maxsize=64)(self._render_chat)
-        self._plain_ids = lru_cache(maxsize=8192)(self._tokenize_plain)
+        self._plain_ids = lru_cache(maxsize=8192)(partial(plain_ids, tokenizer))
 
     def encode_all(self, solutions: Sequence[tuple[str, Sequence[str]]]) -> list[Encoded]:
         """Token ids of solutions, up to where the score of the last step is read.
@@ -351,13 +342,4 @@ class PublicEncoder:
                 f"scorer: the chat template of {self.manifest.model!r} shows {shown} of "
                 f"{2 * turns} messages. Take another layout in its manifest."
             )
-        return [self._template_ids(part) for part in parts]
-
-    def _template_ids(self, text: str) -> list[int]:
-        """Ids of a template's own text, whose special tokens are obeyed."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
-
-    def _tokenize_plain(self, text: str) -> list[int]:
-        """Ids of user text, whose special tokens are plain text."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
+        return [template_ids(self.tokenizer, part) for part in parts]

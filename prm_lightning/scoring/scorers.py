@@ -15,6 +15,7 @@ import httpx2
 from openai import APIError, APIStatusError, APITimeoutError
 
 from prm_lightning.batching.encode import Encoded
+from prm_lightning.generation.prompts import is_url
 from prm_lightning.generation.server import REFUSED, connect, what_failed
 from prm_lightning.modeling.backbone import load_tokenizer
 from prm_lightning.modeling.model_folder import (
@@ -70,11 +71,6 @@ def load_scorer(
         return PRM.from_pretrained(model, device, trust_remote_code=trust_remote_code)
     manifest, folder = find_public(model)
     return load_public(manifest, folder, device, trust_remote_code=trust_remote_code)
-
-
-def is_url(model: str) -> bool:
-    """Whether a model's name is a server's URL."""
-    return model.startswith(("http://", "https://"))
 
 
 def our_folder(model: str) -> Path | None:
@@ -200,12 +196,9 @@ class ServerScorer:
         endpoint = self._choose_endpoint()
         requests = [self._requests(path, endpoint) for path in self.encoder.encode_all(pairs)]
         unique = list(dict.fromkeys(one for several in requests for one in several))
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            read = self._read_pooling if endpoint == "pooling" else self._read_classify
+        read = self._read_pooling if endpoint == "pooling" else self._read_classify
+        with ThreadPoolExecutor(self.concurrency) as pool:  # after an error nothing more is asked
             scores = dict(zip(unique, pool.map(read, unique), strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
         rows = iter([[s for one in several for s in scores[one]] for several in requests])
         return [[next(rows) for _ in solutions] for _, solutions in items]
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urldefrag
 
 from prm_lightning.answers import same_answer
 from prm_lightning.command import run_verb
 from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable, write_json
-from prm_lightning.generation.prompts import INSTRUCTION, check_sampling
+from prm_lightning.generation.prompts import check_sampling
 from prm_lightning.searching.search import (
     METHODS,
     Method,
@@ -204,8 +203,7 @@ def _search_all(
 
 def _load(options: SearchOptions) -> tuple[Any, Generator]:
     """The scorer, one on top of it that reads each step once if that helps, and the generator."""
-    from prm_lightning.generation.local import LocalGenerator
-    from prm_lightning.generation.server import ServerGenerator
+    from prm_lightning.generation.local import load_generator
     from prm_lightning.scoring.incremental import IncrementalScorer
     from prm_lightning.scoring.scorers import load_scorer
 
@@ -214,21 +212,13 @@ def _load(options: SearchOptions) -> tuple[Any, Generator]:
     backbone = getattr(scorer, "backbone", None)  # none of a server
     if options.is_stepwise and backbone is not None and backbone.config.attention == "sdpa":
         scorer = IncrementalScorer(scorer)
-    instruction = INSTRUCTION if options.instruction is None else options.instruction
-    if not options.generator.startswith(("http://", "https://")):
-        return scorer, LocalGenerator(
-            options.generator,
-            device=options.device,
-            instruction=instruction,
-            trust_remote_code=trusted,
-        )
-    url, model = urldefrag(options.generator)
-    return scorer, ServerGenerator(
-        url,
-        model or None,
+    return scorer, load_generator(
+        options.generator,
+        options.instruction,
         endpoint=options.endpoint or ("completions" if options.is_stepwise else "chat"),
         tokenizer=options.tokenizer,
-        instruction=instruction,
+        device=options.device,
+        trust_remote_code=trusted,
     )
 
 
