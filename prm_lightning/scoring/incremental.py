@@ -8,7 +8,7 @@ copies nothing, so that a beam may branch as often as it likes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,13 +49,11 @@ class NodeTree:
     def walk(self, ids: Sequence[int]) -> list[int]:
         """The nodes of the longest prefix of `ids` that is there."""
         nodes: list[int] = []
-        node = ROOT
         for token in ids:
-            child = self._children.get((node, token))
+            child = self._children.get((nodes[-1] if nodes else ROOT, token))
             if child is None:
                 break
             nodes.append(child)
-            node = child
         return nodes
 
     def add(self, ids: Sequence[int]) -> list[int]:
@@ -74,25 +72,15 @@ class NodeTree:
         self.depths.append(0 if parent == ROOT else self.depths[parent] + 1)
         return len(self.tokens) - 1
 
-    def cut(self, size: int) -> None:
-        """Drop the nodes from number `size` on, computed or not."""
-        for layer in self._layers():
-            layer.keys = layer.keys[..., :size, :]
-            layer.values = layer.values[..., :size, :]
-        for node in range(size, len(self)):
-            place = (self.parents[node], self.tokens[node])
-            if self._children.get(place) == node:
-                del self._children[place]
-        del self.tokens[size:], self.parents[size:], self.depths[size:]
-
-    def keep(self, nodes: Sequence[int]) -> None:
-        """Drop all other nodes; `nodes` has all ancestors of those in it."""
-        kept = np.unique(np.asarray(nodes, np.int64))
-        number = {int(old): new for new, old in enumerate(kept)} | {ROOT: ROOT}
-        for layer in self._layers():
-            index = torch.from_numpy(kept).to(layer.keys.device)
-            layer.keys = layer.keys.index_select(-2, index)
-            layer.values = layer.values.index_select(-2, index)
+    def keep(self, nodes: Iterable[int]) -> None:
+        """Drop all other nodes, computed or not; `nodes` has all ancestors of those in it."""
+        kept = sorted(set(nodes))
+        number = {old: new for new, old in enumerate(kept)} | {ROOT: ROOT}
+        for layer in self.cache.layers:
+            if layer.is_initialized:  # else an error kept it from being computed
+                index = torch.tensor(kept, dtype=torch.int64, device=layer.keys.device)
+                layer.keys = layer.keys.index_select(-2, index)
+                layer.values = layer.values.index_select(-2, index)
         self.tokens = [self.tokens[i] for i in kept]
         self.depths = [self.depths[i] for i in kept]
         self.parents = [number[self.parents[i]] for i in kept]
@@ -101,46 +89,28 @@ class NodeTree:
             for node, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))
         }
 
-    def ancestors(self, node: int) -> list[int]:
-        """Its ancestors, itself included."""
-        path = []
-        while node != ROOT:
-            path.append(node)
-            node = self.parents[node]
-        return path
-
     def sees(self, first: int) -> Tensor:
         """``(Q, N + Q)`` bool: which nodes each of those from number `first` = N on attends to."""
         rows = np.zeros((len(self) - first, len(self)), bool)
         for row, node in enumerate(range(first, len(self))):
-            parent = self.parents[node]
-            if parent >= first:  # parents come before their children
-                rows[row] = rows[parent - first]
-            else:
-                rows[row, self.ancestors(parent)] = True
             rows[row, node] = True
+            ancestor = self.parents[node]
+            while first > ancestor > ROOT:
+                rows[row, ancestor] = True
+                ancestor = self.parents[ancestor]
+            if ancestor >= first:  # parents come before their children
+                rows[row] |= rows[ancestor - first]
         return torch.from_numpy(rows)
-
-    def _layers(self) -> list[Any]:
-        """Of the cache; one that an error kept from being computed is left out."""
-        return [layer for layer in self.cache.layers if layer.is_initialized]
 
 
 @dataclass(frozen=True)
 class State:
-    """A solution as far as it goes. It may be extended in several ways, any number of times.
-
-    Args:
-        problem: the question.
-        steps: so far.
-        scores: P(correct) of each step.
-        tree: what was computed of the problem, shared by all its states.
-    """
+    """A solution as far as it goes. It may be extended in several ways, any number of times."""
 
     problem: str
     steps: tuple[str, ...] = ()
-    scores: tuple[float, ...] = ()
-    tree: NodeTree = field(default_factory=NodeTree, repr=False, compare=False)
+    scores: tuple[float, ...] = ()  # P(correct) of each step
+    tree: NodeTree = field(default_factory=NodeTree, repr=False, compare=False)  # of the problem
 
 
 class IncrementalScorer:
@@ -166,15 +136,7 @@ class IncrementalScorer:
         return State(problem)
 
     def extend(self, state: State, steps: Sequence[str]) -> tuple[list[State], list[float]]:
-        """Continue a solution in several ways, see `extend_all`.
-
-        Args:
-            state: the solution so far.
-            steps: candidates for the next step, which may be equal.
-
-        Returns:
-            The state after each candidate, and its P(correct) in [0, 1].
-        """
+        """The state after each candidate for the next step, and its P(correct) in [0, 1]."""
         return self.extend_all([(state, steps)])[0]
 
     def extend_all(
@@ -183,7 +145,7 @@ class IncrementalScorer:
         """Continue several solutions at once: one forward pass for all beams of a problem.
 
         Args:
-            beams: states, each with candidates for its next step.
+            beams: states, each with candidates for its next step, which may be equal.
 
         Returns:
             What `extend` says of each, in order.
@@ -216,13 +178,13 @@ class IncrementalScorer:
         for tree in _trees(states):
             begun = [(s.problem, s.steps) for s in states if s.tree is tree and s.steps]
             paths = self.model.encoder.encode_all(begun) if begun else []
-            tree.keep([node for path in paths for node in tree.walk(path.input_ids)])
+            tree.keep(node for path in paths for node in tree.walk(path.input_ids))
 
     def _score(self, tree: NodeTree, paths: Sequence[Encoded]) -> list[float]:
         """P(correct) of the last step of each path, whose nodes the tree then holds."""
         known = [tree.walk(path.input_ids) for path in paths]
         if len(tree) > self.max_nodes:
-            tree.keep([node for nodes in known for node in nodes])
+            tree.keep(node for nodes in known for node in nodes)
         first = len(tree)
         device = self.model.backbone.device
         try:
@@ -239,9 +201,9 @@ class IncrementalScorer:
                 rows = torch.tensor([reads[node] - first for node in nodes], device=device)
                 scores = torch.sigmoid(self.model.head(hidden[rows])).tolist()
         except BaseException:
-            tree.cut(first)  # no node may be there without its keys and values
+            tree.keep(range(first))  # no node may be there without its keys and values
             raise
-        tree.cut(kept)
+        tree.keep(range(kept))
         return require_numbers(scores, self.model.name)
 
     def _hang_read(self, tree: NodeTree, node: int, first: int) -> int:

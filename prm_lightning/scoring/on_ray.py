@@ -59,6 +59,7 @@ def map_on_ray(
     places = gpus or int(resources.get("CPU", 1))
     if workers is not None and workers > places:
         raise ValueError(f"score: --workers is {workers}, but the cluster has room for {places}.")
+    count = workers or places
     remote = ray.remote(Worker).options(
         num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=ATTEMPTS, max_task_retries=ATTEMPTS
     )
@@ -66,10 +67,10 @@ def map_on_ray(
     waiting: deque[Any] = deque()
     try:
         for number, chunk in enumerate(chunks):
-            if number < (workers or places):
+            if number < count:
                 actors.append(remote.remote(load, work, Path.cwd()))
             waiting.append(actors[number % len(actors)].do.remote(chunk))
-            if len(waiting) >= 3 * (workers or places):
+            if len(waiting) >= 3 * count:
                 yield ray.get(waiting.popleft())
         while waiting:
             yield ray.get(waiting.popleft())
@@ -93,12 +94,9 @@ def _start_ray(workers: int | None) -> Any:
             "pip install 'prm_lightning[ray]'."
         ) from error
     if not ray.is_initialized():
-        alone: dict[str, Any] = {
-            "address": "local",
-            "include_dashboard": False,
-            "num_cpus": max(workers or 1, os.cpu_count() or 1),
-        }
-        if os.environ.get("RAY_ADDRESS"):
-            alone = {}
+        alone: dict[str, Any] = {}
+        if not os.environ.get("RAY_ADDRESS"):
+            cpus = max(workers or 1, os.cpu_count() or 1)
+            alone = {"address": "local", "include_dashboard": False, "num_cpus": cpus}
         ray.init(logging_level=logging.WARNING, log_to_driver=False, **alone)
     return ray

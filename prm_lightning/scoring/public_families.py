@@ -116,7 +116,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "skywork": {"layout": "pieces", "head": "value", "prompt": "{problem}\n", "step_end": "\n"},
 }
 _OF_H4 = FAMILIES["trl"] | {"step_end": "\n\n"}
-KNOWN: dict[str, dict[str, Any]] = {
+KNOWN: dict[str, dict[str, Any]] = {  # by id
     "HuggingFaceH4/Qwen2.5-Math-1.5B-Instruct-PRM-0.2": _OF_H4,
     "HuggingFaceH4/Qwen2.5-Math-7B-Instruct-PRM-0.2": _OF_H4,
     "Qwen/Qwen2.5-Math-PRM-7B": FAMILIES["qwen-math-prm"],

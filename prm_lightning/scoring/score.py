@@ -26,7 +26,14 @@ from prm_lightning.sources.fields import Marks, is_text, step_cleaner
 from prm_lightning.sources.rows import Row, read_rows
 from prm_lightning.terminal import Bar, quieten_libraries, visible
 from prm_lightning.text import cut_chat_markup
-from prm_lightning.types import ALL_CORRECT, Aggregation, Dropped, ModelScorer, Unscorable
+from prm_lightning.types import (
+    ALL_CORRECT,
+    Aggregation,
+    Dropped,
+    ModelScorer,
+    Unanswerable,
+    Unscorable,
+)
 
 # What imports torch is imported in functions, not even for annotations here: jsonargparse would
 # import it to show the help.
@@ -101,21 +108,13 @@ class ScoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class SolutionRow:
-    """One row of the input.
+    """One row of the input."""
 
-    Args:
-        values: its fields, which the output repeats.
-        problem: the question.
-        steps: of the solution, cleaned; empty in a row that cannot be scored.
-        outcome: ``scored``, or why it cannot be scored in a few words to count by.
-        message: the same for a person, with the place of the row; empty for a good one.
-    """
-
-    values: dict[str, Any]
+    values: dict[str, Any]  # its fields, which the output repeats
     problem: str = ""
-    steps: tuple[str, ...] = ()
-    outcome: str = SCORED
-    message: str = ""
+    steps: tuple[str, ...] = ()  # cleaned; empty in a row that cannot be scored
+    outcome: str = SCORED  # or why it cannot be scored, in a few words to count by
+    message: str = ""  # the same for a person, with the place of the row
 
 
 Chunks = Iterable[list[SolutionRow]]
@@ -138,11 +137,10 @@ def main(args: Sequence[str]) -> None:
     score = partial(score_rows, options=options)
 
     def score_chunks(chunks: Chunks) -> Iterator[Records]:
-        if options.engine == "ray":
-            gpus = options.device in (None, "cuda")
-            return map_on_ray(load, score, chunks, options.workers, use_gpus=gpus)
-        scorer = load()
-        return (score(scorer, chunk) for chunk in chunks)
+        if options.engine == "local":
+            return map(partial(score, load()), chunks)
+        gpus = options.device in (None, "cuda")
+        return map_on_ray(load, score, chunks, options.workers, use_gpus=gpus)
 
     with job_lock(Path(options.output), "score"), Bar("scoring") as bar:
         for counts, total in score_file(score_chunks, fingerprint(options.model), options):
@@ -178,15 +176,19 @@ def score_file(
     assert options.input is not None
     assert options.output is not None
     outcomes: Counter[str] = Counter()
+    source = options.input
+
+    def read() -> Iterator[SolutionRow]:
+        return (parse_row(row, options) for row in read_rows(source))
 
     def contents() -> Iterator[str]:
-        for row in _read(options):
+        for row in read():
             outcomes[row.outcome] += 1
             yield json.dumps([row.values, row.message])
 
     job = {"model": model, "input": digest(contents())[:32]}
     if not outcomes[SCORED]:
-        first = next(_read(options)).message
+        first = next(read()).message
         raise ValueError(f"score: no row of {options.input} can be scored. The first: {first}")
     for name in ("aggregate", "threshold", "calculator_marks", "step_numbers"):
         job[name] = getattr(options, name)
@@ -194,7 +196,7 @@ def score_file(
     begun = written.begin(overwrite=options.overwrite)
     counts = Counter(record["outcome"] for record in begun)
     yield counts, outcomes.total()
-    rows = islice(_read(options), counts.total(), None)
+    rows = islice(read(), counts.total(), None)
     for records in score_chunks(iter(lambda: list(islice(rows, ROWS_AT_A_TIME)), [])):
         written.append(*records)
         counts.update(record["outcome"] for record in records)
@@ -202,18 +204,14 @@ def score_file(
     written.finish(outcomes.total())
 
 
-def _read(options: ScoreOptions) -> Iterator[SolutionRow]:
-    """The rows of the input, in order, also those that cannot be scored."""
-    return (parse_row(row, options) for row in read_rows(options.input or ""))
-
-
 def parse_row(row: Row | Dropped, options: ScoreOptions) -> SolutionRow:
     """What there is to score in a raw row; of several columns the first that is filled counts."""
     if isinstance(row, Dropped):
         return SolutionRow({}, outcome=row.reason, message=row.message)
-    filled = row.filled
-    problem = next((filled[key] for key in PROBLEM_KEYS if key in filled), None)
-    steps = next((filled[key] for key in STEPS_KEYS if key in filled), None)
+    problem, steps = (
+        next((row.filled[key] for key in keys if key in row.filled), None)
+        for keys in (PROBLEM_KEYS, STEPS_KEYS)
+    )
     question = cut_chat_markup(problem).strip() if is_text(problem) else ""
     texts: list[Any] = steps if isinstance(steps, list) else []
     bad = [number for number, step in enumerate(texts, 1) if not is_text(step) or not step.strip()]
@@ -232,70 +230,71 @@ def parse_row(row: Row | Dropped, options: ScoreOptions) -> SolutionRow:
 
 def score_rows(scorer: ModelScorer, rows: Sequence[SolutionRow], options: ScoreOptions) -> Records:
     """The output rows of some rows, see `score_file`."""
+    how, threshold = _reading(scorer, options)
     good = [(row.problem, [row.steps]) for row in rows if not row.message]
     found = iter(score_each(lambda items: [scores for (scores,) in scorer.score_all(items)], good))
     records = []
     for row in rows:
+        said: dict[str, Any] = dict.fromkeys(("scores", "score", "first_error"))
         result = row.message or next(found)
         if isinstance(result, str):
-            said: dict[str, Any] = dict.fromkeys(("scores", "score", "first_error"))
             outcome = row.outcome if row.message else "refused by the model"
             said |= {"outcome": outcome, "message": result}
         else:
-            said = {
-                "scores": result,
-                "score": aggregate(result, options.aggregate or scorer.aggregation),
-                "first_error": _first_flagged(result, scorer, options),
-                "outcome": SCORED,
-            }
+            first = _first_flagged(result, threshold)
+            said |= {"scores": result, "score": aggregate(result, how), "first_error": first}
+            said["outcome"] = SCORED
         records.append(row.values | said)
     return records
+
+
+def _reading(scorer: ModelScorer, options: ScoreOptions) -> tuple[Aggregation, float]:
+    """How to make one score of a solution, and the score below which a step is flagged."""
+    threshold = scorer.threshold if options.threshold is None else options.threshold
+    return options.aggregate or scorer.aggregation, threshold
+
+
+def _first_flagged(scores: Sequence[float], threshold: float) -> int:
+    return next((i for i, score in enumerate(scores) if score < threshold), ALL_CORRECT)
 
 
 def score_each(
     score: Callable[[Sequence[Item]], Sequence[Found]], items: Sequence[Item]
 ) -> list[Found | str]:
-    """What a scorer finds of each item, or why it refuses that one alone.
+    """What a scorer or generator finds of each item, or why it refuses that one alone.
 
     Args:
-        score: of some items, in order; raises `Unscorable` if it cannot score one of them.
+        score: of some items, in order; raises `Unscorable` or `Unanswerable` if it refuses one.
         items: any number; those that share a call with a refused one are asked again by halves.
     """
     if not items:
         return []
     try:
         return list(score(items))
-    except Unscorable as error:
+    except (Unscorable, Unanswerable) as error:
         if len(items) == 1:
             return [str(error)]
         middle = len(items) // 2
         return score_each(score, items[:middle]) + score_each(score, items[middle:])
 
 
-def _first_flagged(scores: Sequence[float], scorer: ModelScorer, options: ScoreOptions) -> int:
-    threshold = scorer.threshold if options.threshold is None else options.threshold
-    return next((i for i, score in enumerate(scores) if score < threshold), ALL_CORRECT)
-
-
 def _print_problem(scorer: ModelScorer, options: ScoreOptions) -> None:
     """Print solutions, one line per step; those whose score is below the threshold are marked."""
     clean = step_cleaner(options.calculator_marks, options.step_numbers)
     solutions = [[clean(step) for step in steps] for steps in options.steps or []]
-    threshold = scorer.threshold if options.threshold is None else options.threshold
-    how = options.aggregate or scorer.aggregation
+    how, threshold = _reading(scorer, options)
     console = Console(highlight=False, soft_wrap=True)
     console.print(visible(options.problem), style="bold", markup=False)
     for steps, scores in zip(solutions, scorer.score(options.problem, solutions), strict=True):
         console.print()
         for step, score in zip(steps, scores, strict=True):
-            flag = score < threshold
-            line = Text(f"  {score:5.3f}  ", style="red" if flag else "green")
-            line.append("x " if flag else "  ")
+            style, mark = ("red", "x ") if score < threshold else ("green", "  ")
+            line = Text(f"  {score:5.3f}  {mark}", style=style)
             console.print(line.append(visible(step), style="default"))
-        first = _first_flagged(scores, scorer, options) + 1
+        first = _first_flagged(scores, threshold) + 1
         verdict = f"first flagged step: {first}" if first else "no step flagged"
-        score = aggregate(scores, how)
-        console.print(f"  {how} {score:.3f}; {verdict} (P(correct) < {threshold:.3f})")
+        whole = aggregate(scores, how)
+        console.print(f"  {how} {whole:.3f}; {verdict} (P(correct) < {threshold:.3f})")
 
 
 def _join_steps(args: Sequence[str]) -> list[str]:
@@ -312,6 +311,5 @@ def _join_steps(args: Sequence[str]) -> list[str]:
         elif _OPTION.fullmatch(arg):
             reading = False
         (solutions[-1] if reading else others).append(arg)
-    if not solutions:
-        return others
-    return [*others, f"--steps={json.dumps(solutions, ensure_ascii=False)}"]
+    steps = [f"--steps={json.dumps(solutions, ensure_ascii=False)}"] if solutions else []
+    return others + steps

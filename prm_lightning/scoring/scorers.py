@@ -113,13 +113,11 @@ def _load_server(model: str, trust_remote_code: bool) -> ServerScorer:
         )
     url, _, query = whole.partition("?")
     served = next(iter(parse_qs(query).get("model", [])), None)
-    ours = our_folder(folder)
     name = f"{folder} at {whole}"
-    if ours is not None:
-        manifest = read_manifest(ours)
-        encoder = load_encoder(ours, manifest, trust_remote_code=trust_remote_code)
-        aggregation, threshold = manifest.aggregation, manifest.threshold
-        return ServerScorer(url, encoder, name, served, 1, aggregation, threshold)
+    if (ours := our_folder(folder)) is not None:
+        own = read_manifest(ours)
+        encoder = load_encoder(ours, own, trust_remote_code=trust_remote_code)
+        return ServerScorer(url, encoder, name, served, 1, own.aggregation, own.threshold)
     public, path = find_public(folder)
     if served is None and (path / ADAPTER_CONFIG).is_file():
         raise ValueError(
@@ -193,7 +191,7 @@ class ServerScorer:
         pairs = [(problem, steps) for problem, solutions in items for steps in solutions]
         if not pairs:
             return [[] for _ in items]
-        endpoint = self._choose_endpoint()
+        endpoint = self._endpoint = self._endpoint or self._find_endpoint()
         requests = [self._requests(path, endpoint) for path in self.encoder.encode_all(pairs)]
         unique = list(dict.fromkeys(one for several in requests for one in several))
         read = self._read_pooling if endpoint == "pooling" else self._read_classify
@@ -210,15 +208,13 @@ class ServerScorer:
         prefixes = [path.input_ids[: position + 1] + branch for position in path.step_positions]
         return [Encoded(prefix, (len(prefix) - 1,)) for prefix in prefixes]
 
-    def _choose_endpoint(self) -> Endpoint:
-        if self._endpoint is None:
-            (probe,) = self.encoder.encode_all([("1 + 1?", ["2"])])
-            try:
-                self._ask_pooling(probe)
-                self._endpoint = "pooling"
-            except ValueError:  # it refuses, where an OSError would be a failure
-                self._endpoint = "classify"
-        return self._endpoint
+    def _find_endpoint(self) -> Endpoint:
+        (probe,) = self.encoder.encode_all([("1 + 1?", ["2"])])
+        try:
+            self._ask_pooling(probe)
+        except ValueError:  # it refuses, where an OSError would be a failure
+            return "classify"
+        return "pooling"
 
     def _read_pooling(self, path: Encoded) -> list[float]:
         """Scores from a server that gives a row for every token, or for every step end."""
