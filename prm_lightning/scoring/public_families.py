@@ -82,37 +82,17 @@ class PublicManifest:
 
 
 # Each as its authors publish it; see docs/scoring.md for the sources.
+_SYSTEM = r"Please reason step by step, and put your final answer within \boxed{}."
+_LM = {"head": "lm", "prompt": "{problem} "}
+_NUMBERED = {"step": "Step {number}: {step}", "step_end": " ки", "between": "\n"}
+_PLUS = {"right": " +", "wrong": " -", "step_end": " \n\n\n\n\n"}
+_EXTRA = {"step_end": "<extra_0>", "system": _SYSTEM}
 FAMILIES: dict[str, dict[str, Any]] = {
     "trl": {"layout": "pieces", "head": "linear", "step_end": "\n"},
-    "qwen-math-prm": {
-        "layout": "chat",
-        "head": "two_layer",
-        "step_end": "<extra_0>",
-        "system": r"Please reason step by step, and put your final answer within \boxed{}.",
-    },
-    "math-shepherd": {
-        "layout": "text",
-        "head": "lm",
-        "prompt": "{problem} ",
-        "step": "Step {number}: {step}",
-        "step_end": " ки",
-        "between": "\n",
-    },
-    "openr": {
-        "layout": "text",
-        "head": "lm",
-        "prompt": "{problem} ",
-        "step_end": " \n\n\n\n\n",
-        "right": " +",
-        "wrong": " -",
-    },
-    "rlhflow": {
-        "layout": "turns",
-        "head": "lm",
-        "prompt": "{problem} ",
-        "step_end": "+",
-        "aggregation": "mean",
-    },
+    "qwen-math-prm": {"layout": "chat", "head": "two_layer", **_EXTRA},
+    "math-shepherd": {"layout": "text", **_LM, **_NUMBERED},
+    "openr": {"layout": "text", **_LM, **_PLUS},
+    "rlhflow": {"layout": "turns", **_LM, "step_end": "+", "aggregation": "mean"},
     "skywork": {"layout": "pieces", "head": "value", "prompt": "{problem}\n", "step_end": "\n"},
 }
 _OF_H4 = FAMILIES["trl"] | {"step_end": "\n\n"}
@@ -137,11 +117,10 @@ WRONG_NAMES = ("INCORRECT", "WRONG", "BAD", "-", "FALSE", "NEGATIVE", "NO", "0",
 
 
 def read_public_manifest(file: Path) -> PublicManifest:
-    """A manifest that a user wrote.
+    """A manifest that a user wrote: YAML or JSON with the fields of `PublicManifest`.
 
-    Args:
-        file: YAML or JSON with the fields of `PublicManifest`. ``like`` names one of `FAMILIES`
-            whose fields it starts from. A relative ``model`` is looked for next to the file first.
+    ``like`` names one of `FAMILIES` whose fields it starts from. A relative ``model`` is looked for
+    next to the file first.
 
     Raises:
         ValueError: it cannot be read, or a field is missing, unknown or wrong.
@@ -169,12 +148,7 @@ def read_public_manifest(file: Path) -> PublicManifest:
 
 
 def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
-    """What is known of a model by its id, by a manifest in its folder, or by its configuration.
-
-    Args:
-        model: as the user named it.
-        folder: where it is.
-        tensors: names of its tensors.
+    """What is known of a model by its id, a manifest in its folder, its tensors or architecture.
 
     Raises:
         ValueError: nothing tells how to score with it.
@@ -220,11 +194,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Literal[0, 1]:
-    """The row of the correct class: what the manifest says, or else the names of the rows.
-
-    Args:
-        manifest: of the model.
-        config: of the model, whose ``id2label`` names the rows.
+    """The row of the correct class: what the manifest says, or else ``id2label`` of the model.
 
     Raises:
         ValueError: the rows have names that do not tell which is which.
@@ -232,8 +202,10 @@ def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Lite
     named = config.get("id2label")
     if manifest.head not in ("linear", "two_layer"):
         return 1
-    if manifest.correct_label is not None or not named:
-        return 1 if manifest.correct_label is None else manifest.correct_label
+    if manifest.correct_label is not None:
+        return manifest.correct_label
+    if not named:
+        return 1
     rows = [str(named[i]).upper() for i in sorted(named, key=int)]
     kinds = [(name in RIGHT_NAMES) - (name in WRONG_NAMES) for name in rows]
     if rows == ["LABEL_0"] or kinds in ([1], [-1, 1], [0, 1], [-1, 0]):

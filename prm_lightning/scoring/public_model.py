@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -94,15 +95,9 @@ def load_public(
     finally:
         transformers.logging.set_verbosity(verbosity)
     backbone = TreeModel(model.requires_grad_(False), config)
-    scorer = StepModel(
-        backbone,
-        _head(manifest, folder, backbone, tokenizer),
-        make_encoder(tokenizer, manifest),
-        manifest.model,
-        manifest.aggregation,
-        manifest.threshold,
-    )
-    return scorer.to(pick_device(device)).eval()
+    head, encoder = _head(manifest, folder, backbone, tokenizer), make_encoder(tokenizer, manifest)
+    read = manifest.aggregation, manifest.threshold
+    return StepModel(backbone, head, encoder, manifest.model, *read).to(pick_device(device)).eval()
 
 
 def _find_folder(model: str, revision: str | None = None) -> Path:
@@ -118,12 +113,15 @@ def _find_folder(model: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.jinja", "*.model", "*.py", "*.txt", "*.safetensors"]
-    with explained(model):
-        kwargs: dict[str, Any] = {"revision": revision, "token": hub_token()}
-        folder = Path(snapshot_download(model, allow_patterns=patterns, **kwargs))
-        if not any(folder.glob("*.safetensors")):
-            patterns.append("pytorch_model*.bin")
-            folder = Path(snapshot_download(model, allow_patterns=patterns, **kwargs))
+    for more in ([], ["pytorch_model*.bin"]):
+        with explained(model):
+            folder = Path(
+                snapshot_download(
+                    model, revision=revision, token=hub_token(), allow_patterns=patterns + more
+                )
+            )
+        if any(folder.glob("*.safetensors")):
+            break
     return folder
 
 
@@ -184,10 +182,7 @@ def _head(
 def _lm_rows(
     manifest: PublicManifest, backbone: TreeModel, tokenizer: Any
 ) -> tuple[Tensor, Tensor | None]:
-    wrong, right = (
-        tokenizer.encode(text, add_special_tokens=False)[-1]
-        for text in (manifest.wrong, manifest.right)
-    )
+    wrong, right = (template_ids(tokenizer, t)[-1] for t in (manifest.wrong, manifest.right))
     if wrong == right:
         raise ValueError(
             f"scorer: {manifest.wrong!r} and {manifest.right!r} end with the same token ({right}) "
@@ -215,16 +210,14 @@ def _head_tensors(folder: Path) -> dict[str, Tensor]:
     """Tensors whose name has ``score`` or ``v_head`` in it, named from there on."""
     found = {}
     for name, file in _files_of_tensors(folder).items():
-        parts = name.split(".")
-        start = next((i for i, part in enumerate(parts) if part in ("score", "v_head")), None)
-        if start is None:
+        if not (named := re.search(r"(?:^|\.)((?:score|v_head)(?:\..*|$))", name)):
             continue
         if file.suffix == ".bin":
             tensor = torch.load(file, weights_only=True, mmap=True)[name]
         else:
             with safe_open(file, framework="pt") as tensors:
                 tensor = tensors.get_tensor(name)
-        found[".".join(parts[start:])] = tensor.float()
+        found[named[1]] = tensor.float()
     return found
 
 
@@ -240,10 +233,6 @@ class PublicEncoder:
     """Builds the tokens of a public model as its manifest says.
 
     Problem and steps are stripped; special tokens in them are plain text.
-
-    Args:
-        tokenizer: of the model.
-        manifest: see `PublicManifest`.
     """
 
     branch: tuple[int, ...] = ()

@@ -66,6 +66,7 @@ class Continuation(NamedTuple):
     ended: Literal["end", "stop", "length", "budget"]
 
 
+@dataclass
 class BudgetedWriter:
     """Lets a generator continue solutions of one problem until a budget is spent.
 
@@ -73,46 +74,37 @@ class BudgetedWriter:
     end in several, each of which it covers, so that it is never exceeded and nothing is cut before
     the last tokens of it are used. Each call has a seed of its own.
 
-    Args:
-        generator: gives equal prompts of one call different samples.
-        problem: the question.
-        sampling: how; its `n` and `stop` are replaced.
-        budget: tokens that may be generated in all; None for any number.
+    `generator` gives equal prompts of one call different samples; `n` and `stop` of `sampling` are
+    replaced; a `budget` of None is any number of tokens.
     """
 
-    def __init__(
-        self, generator: Generator, problem: str, sampling: Sampling, budget: int | None
-    ) -> None:
-        self._generator = generator
-        self._problem = problem
-        self._sampling = sampling
-        self._budget = sys.maxsize if budget is None else budget
-        self._calls = 0
-        self.tokens = 0
+    generator: Generator
+    problem: str
+    sampling: Sampling
+    budget: int | None
+    calls: int = 0
+    tokens: int = 0  # generated
 
     @property
-    def spent(self) -> bool:
-        """Whether nothing is left of the budget."""
-        return self.tokens >= self._budget
+    def left(self) -> int:
+        """What is left of the budget."""
+        return (sys.maxsize if self.budget is None else self.budget) - self.tokens
 
     def write(self, begun: Sequence[str], stop: tuple[str, ...] = ()) -> list[Continuation]:
-        """One continuation of each text, in order; fewer once the budget is spent.
+        """One continuation of each text up to a `stop`, in order; fewer once the budget is spent.
 
-        Args:
-            begun: solutions so far; those that are equal get different samples.
-            stop: strings at which a continuation ends.
+        Texts that are equal get different samples.
         """
         written: list[Continuation] = []
-        most = self._sampling.max_tokens
-        while len(written) < len(begun) and not self.spent:
-            left = self._budget - self.tokens
-            longest = min(most, left)
-            seed = seed_of(self._sampling.seed, Prompt(self._problem), self._calls)
-            self._calls += 1
-            sampling = replace(self._sampling, n=1, max_tokens=longest, stop=stop, seed=seed)
-            texts = begun[len(written) :][: max(1, left // most)]
-            prompts = [Prompt(self._problem, text) for text in texts]
-            completions = self._generator.generate(prompts, sampling)
+        most = self.sampling.max_tokens
+        while len(written) < len(begun) and self.left > 0:
+            longest = min(most, self.left)
+            seed = seed_of(self.sampling.seed, Prompt(self.problem), self.calls)
+            self.calls += 1
+            sampling = replace(self.sampling, n=1, max_tokens=longest, stop=stop, seed=seed)
+            texts = begun[len(written) :][: max(1, self.left // most)]
+            prompts = [Prompt(self.problem, text) for text in texts]
+            completions = self.generator.generate(prompts, sampling)
             for _, (one,) in zip(prompts, completions, strict=True):
                 is_cut = one.ended == "length" and longest < most and one.tokens >= longest
                 ended: Any = "budget" if is_cut else one.ended
@@ -134,19 +126,12 @@ class StepwiseScorer(Protocol):
 
 @dataclass
 class Tree:
-    """Candidates that compete for some places.
+    """Candidates that compete for some places."""
 
-    Args:
-        places: how many solutions it finds.
-        open: those that can be continued.
-        finished: those that keep their place.
-        dropped: those that lost it.
-    """
-
-    places: int
-    open: list[Candidate]
-    finished: list[Candidate] = field(default_factory=list)
-    dropped: list[Candidate] = field(default_factory=list)
+    places: int  # how many solutions it finds
+    open: list[Candidate]  # those that can be continued
+    finished: list[Candidate] = field(default_factory=list)  # those that keep their place
+    dropped: list[Candidate] = field(default_factory=list)  # those that lost it
 
     def plan(self, width: int) -> list[Candidate]:
         """Those to continue, each as often as it gets a continuation; drops the others."""
@@ -180,15 +165,9 @@ def grow(
 ) -> list[Candidate]:
     """Candidates with what was written after each of them, scored.
 
-    A `StepwiseScorer` computes what is new; any other scorer reads the whole solutions again. The
-    scores are the same, up to rounding.
-
-    Args:
-        pairs: candidates that can be continued, each with a continuation.
-        scorer: that may refuse some of them.
-        problem: the question.
-        separator: at which the continuations ended, unless they ended by themselves.
-        how: makes one score of a candidate.
+    A `StepwiseScorer` computes what is new; any other scorer reads the whole solutions again, and
+    gives the same scores, up to rounding. It may refuse some of them. `separator` is that at which
+    the continuations ended, unless they ended by themselves.
     """
 
     def score(some: Sequence[tuple[Candidate, str]]) -> list[tuple[tuple[float, ...], Any]]:

@@ -212,8 +212,7 @@ def _sampled(
     written = writer.write([""] * settings.n)
     divided = [tuple(split_steps(one.text)) for one in written]
     solutions = [steps for steps in divided if steps]
-    found: list[list[float] | str] = score_each(lambda s: scorer.score(problem, s), solutions)
-    scored = iter(found)
+    scored = iter(score_each(lambda some: scorer.score(problem, some), solutions))
     candidates = []
     for one, steps in zip(written, divided, strict=True):
         result = next(scored) if steps else []
@@ -222,8 +221,8 @@ def _sampled(
         ended: Ended = "end" if steps else "blank"
         if one.ended in ("length", "budget"):
             ended = one.ended
-        found_one = Candidate(one.text, steps, scores, total, None, one.tokens, ended, note)
-        candidates.append(_finished(found_one))
+        whole = Candidate(one.text, steps, scores, total, None, one.tokens, ended, note)
+        candidates.append(_finished(whole))
     return SearchResult(tuple(candidates), choose(candidates), writer.tokens)
 
 
@@ -240,7 +239,7 @@ def _guided(
     root = Candidate(state=scorer.start(problem) if isinstance(scorer, StepwiseScorer) else None)
     trees = [Tree(number, [root]) for number in places]
     for _ in range(settings.steps):
-        if writer.spent:  # nothing is pruned for continuations that will not come
+        if writer.left <= 0:  # nothing is pruned for continuations that will not come
             break
         plans = [tree.plan(settings.width) for tree in trees]
         parents = [one for plan in plans for one in plan]
@@ -255,7 +254,7 @@ def _guided(
         for tree, plan in zip(trees, plans, strict=True):
             tree.take(plan, children[: len(plan)])
             children = children[len(plan) :]
-    why: Ended = "budget" if writer.spent else "steps"
+    why: Ended = "steps" if writer.left > 0 else "budget"
     finals: list[Candidate] = []
     for tree in trees:
         cut = [replace(one, ended=why) for one in tree.open if one.tokens]  # not the root

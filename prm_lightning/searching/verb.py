@@ -117,15 +117,8 @@ class SearchOptions:
     def settings(self) -> SearchSettings:
         """What the functions of `search.METHODS` are given."""
         sampling = Sampling(1, self.max_tokens, self.temperature, self.top_p, seed=self.seed)
-        return SearchSettings(
-            self.n,
-            self.width,
-            self.steps,
-            sampling,
-            self.separator,
-            self.token_budget,
-            self.aggregate,
-        )
+        bounds = self.n, self.width, self.steps
+        return SearchSettings(*bounds, sampling, self.separator, self.token_budget, self.aggregate)
 
 
 def main(args: Sequence[str]) -> None:
@@ -225,24 +218,19 @@ def _load(options: SearchOptions) -> tuple[Any, Generator]:
 def record_of(problem: Problem, result: SearchResult) -> dict[str, Any]:
     """A line of the results.
 
-    Returns:
-        ``id, question, reference, outcome, answer, chosen, correct, ways, oracle, tokens`` and
-        ``candidates``, each with `RECORDED` and ``correct``. ``ways`` says of
-        ``first``, ``majority``, ``best`` and ``weighted`` whether the candidate that each takes is
-        correct; ``oracle`` whether any final one is.
+    ``ways`` says of ``first``, ``majority``, ``best`` and ``weighted`` whether the candidate that
+    each takes is correct; ``oracle`` whether any final one is.
     """
-    candidates = result.candidates
+    candidates, finals = result.candidates, result.finals
     answers = {candidate.answer for candidate in candidates}
     right = {answer for answer in answers if same_answer(problem.answer, answer)}
-    correct = [candidate.answer in right for candidate in candidates]
-    finals = [i for i, candidate in enumerate(candidates) if candidate.is_final]
-    ways = {
-        "first": finals[0] if finals else None,
+    chosen = {
+        "first": candidates.index(finals[0]) if finals else None,
         "majority": choose_majority(candidates),
         "best": choose_best(candidates),
         "weighted": choose_weighted(candidates),
     }
-    note = next((c.note for c in result.finals if c.note), "")
+    note = next((c.note for c in finals if c.note), "")
     outcome = NO_ANSWER if result.answer is None else ANSWERED
     return _head(problem) | {
         "outcome": NOT_SCORED if result.chosen is None and note else outcome,
@@ -250,12 +238,13 @@ def record_of(problem: Problem, result: SearchResult) -> dict[str, Any]:
         "answer": result.answer,
         "chosen": result.chosen,
         "correct": result.answer in right,
-        "ways": {way: i is not None and correct[i] for way, i in ways.items()},
-        "oracle": any(correct[i] for i in finals),
+        "ways": {w: i is not None and candidates[i].answer in right for w, i in chosen.items()},
+        "oracle": any(candidate.answer in right for candidate in finals),
         "tokens": result.tokens,
         "candidates": [
-            {name: getattr(candidate, name) for name in RECORDED} | {"correct": is_right}
-            for candidate, is_right in zip(candidates, correct, strict=True)
+            {name: getattr(candidate, name) for name in RECORDED}
+            | {"correct": candidate.answer in right}
+            for candidate in candidates
         ],
     }
 
@@ -298,13 +287,7 @@ def count(records: Iterable[Mapping[str, Any]], method: Method) -> dict[str, Any
 
 
 def table(counted: Mapping[str, Any], method: Method, left_out: Mapping[str, int]) -> list[str]:
-    """Lines for a person.
-
-    Args:
-        counted: see `count`.
-        method: that found it.
-        left_out: rows of the input that are no problems, by reason.
-    """
+    """What `count` found, in lines for a person; `left_out` are rows that are no problems."""
     problems, tokens = counted["problems"], counted["tokens"]
     outcomes = ", ".join(f"{n} {outcome}" for outcome, n in counted["outcomes"].items())
     lines = [f"problems   {problems}: {outcomes}"]
