@@ -6,6 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 
 GUIDE_PROMPT = ("### Question:\n", "\n\n### Partial Solution:\n")  # around the problem
 GUIDE_BRANCH = "\n### Evaluate this step:\n"
@@ -51,6 +52,7 @@ def fold_newlines(text: str) -> str:
     return _BLANK.sub("\n", text).strip()
 
 
+@lru_cache(maxsize=2**16)  # a problem has many solutions, one after the other
 def normalise_problem(text: str) -> str:
     """The key by which copies of a problem are recognised.
 

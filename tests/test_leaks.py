@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_lightning.sources.layouts import ProcessBench
-from prm_lightning.sources.leaks import FIRST, exclude, near_groups, nearest, report_leaks
 from prm_lightning.sources.mixture import SourceSpec
+from prm_lightning.sources.splits import FIRST, exclude, near_groups, nearest, report_leaks
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution, Step

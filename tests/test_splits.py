@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_leaks import is_near
 
-from prm_lightning.sources.leaks import near_groups
-from prm_lightning.sources.splits import balance, split_by_group
+from prm_lightning.sources.splits import balance, near_groups, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution, Step

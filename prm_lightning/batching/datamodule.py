@@ -19,7 +19,6 @@ from prm_lightning.batching.cache import encoded_part
 from prm_lightning.batching.data import DataPart, collate
 from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
-from prm_lightning.sources.leaks import exclude, report_leaks
 from prm_lightning.sources.mixture import (
     Mixture,
     Sources,
@@ -29,7 +28,13 @@ from prm_lightning.sources.mixture import (
     read_mixture,
 )
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
-from prm_lightning.sources.splits import Balance, balance, split_by_group
+from prm_lightning.sources.splits import (
+    Balance,
+    balance,
+    exclude,
+    report_leaks,
+    split_by_group,
+)
 from prm_lightning.types import Solution, StepBatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # a scheduler asks a run to stop with these

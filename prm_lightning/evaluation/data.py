@@ -28,9 +28,9 @@ from prm_lightning.sources.fields import (
     texts_in,
 )
 from prm_lightning.sources.layouts import open_source
-from prm_lightning.sources.leaks import find_leaks
 from prm_lightning.sources.mixture import SourceSpec, as_specs, read_mixture
 from prm_lightning.sources.rows import FileSource, Row, RowError, name_of, parse_rows, read_rows
+from prm_lightning.sources.splits import find_leaks
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Source, Step
 
@@ -161,7 +161,7 @@ def leave_out(items: Sequence[Item], tested: Sequence[Item]) -> list[Item]:
     """Those that are not of a tested problem, or of a near duplicate of one."""
     solutions = [Solution(item.problem, (), item.source, item.id) for item in items]
     held_out = {(item.problem, "test data") for item in tested}
-    leaking = find_leaks(solutions, held_out).problems
+    leaking, _ = find_leaks(solutions, held_out)
     return [item for item in items if item.problem not in leaking]
 
 

@@ -9,13 +9,7 @@ from typing import Any, Literal
 
 from prm_lightning.command import run_verb
 from prm_lightning.files import job_lock, require_replaceable, written_folder
-from prm_lightning.sources.mixture import (
-    Mixture,
-    SourceSpec,
-    as_specs,
-    describe,
-    read_mixture,
-)
+from prm_lightning.sources.mixture import Mixture, SourceSpec, as_specs, describe, read_mixture
 from prm_lightning.sources.rewards import supervised_steps
 from prm_lightning.sources.splits import Balance, Split, balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
@@ -110,7 +104,7 @@ def format_stepwise(
     """The rows that the verb `format` writes with the layout `steps`, without writing them.
 
     Args:
-        source: what to read, as for the verb.
+        source: what to read; this and the next four are as for the verb.
         max_examples: number of rows to read at most; None reads all.
         max_problems: number of problems to keep, the first ones; None keeps all.
         val_ratio: share of the problems to validate on, in [0, 1).
@@ -119,8 +113,7 @@ def format_stepwise(
         balance_dataset: another name of `balance`, which the guide to gsm8k-gen-stepwise uses.
 
     Returns:
-        Train and validation. Rows are made when they are asked for: memory holds the solutions,
-        never a copy of each beginning. `list(train)` makes them all.
+        Train and validation, whose rows are made when they are asked for.
     """
     is_balanced = balance if balance_dataset is None else balance_dataset
     how: Balance = "subsample" if is_balanced else "none"
@@ -129,11 +122,7 @@ def format_stepwise(
 
 
 def read_specs(source: str) -> list[SourceSpec]:
-    """The sources that the verb's option `source` names.
-
-    Raises:
-        ValueError: a YAML file holds no list of sources.
-    """
+    """The sources that the verb's option `source` names, see `as_specs`."""
     if source == GSM8K_GEN_STEPWISE.partition("/")[2]:
         return [SourceSpec(Stepwise(GSM8K_GEN_STEPWISE))]
     return as_specs(source)
@@ -143,8 +132,8 @@ class StepRows(Sequence[dict[str, Any]]):
     """The supervised steps of solutions as a list of rows, each made when it is asked for.
 
     A row holds `problem`, `step`, `previous_steps`, `reasoning_path` (these and the step), `label`
-    (0 or 1; a soft label counts as 1 from 0.5 on), `step_index` (from 0) and `total_steps`. Steps
-    without a label or with weight 0 have no row of their own. `list(rows)` is an ordinary list.
+    (0 or 1; a soft label counts as 1 from 0.5 on), `step_index` (from 0) and `total_steps`. Memory
+    holds the solutions, never a copy of each beginning; `list(rows)` makes them all.
 
     Args:
         solutions: labels and weights settled.
@@ -189,13 +178,10 @@ def _format(
     """
     with Bar("reading") as bar:
         mixture = read_mixture(specs, max_rows=max_examples, each_row=bar.advance)
-    keys = {
-        problem: normalise_problem(problem) for problem in {s.problem for s in mixture.solutions}
-    }
-    first = list(dict.fromkeys(keys[s.problem] for s in mixture.solutions))[:max_problems]
-    chosen = set(first)
-    solutions = [s for s in mixture.solutions if keys[s.problem] in chosen]
-    split = split_by_group(solutions, val_ratio, seed)
+    problems = [normalise_problem(solution.problem) for solution in mixture.solutions]
+    chosen = set(list(dict.fromkeys(problems))[:max_problems])
+    read = zip(mixture.solutions, problems, strict=True)
+    split = split_by_group([s for s, problem in read if problem in chosen], val_ratio, seed)
     return mixture, split._replace(train=balance(split.train, how, seed))
 
 

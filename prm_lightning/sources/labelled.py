@@ -122,13 +122,12 @@ class Labelled:
         if not texts or not all(text.strip() for text in texts):
             raise unexpected("no steps", "steps", texts, "steps that are not blank")
         is_correct = flag_in(row.get("is_correct"), "is_correct")
-        verdicts: list[Verdict | None] = [None] * len(texts)
+        nothing: list[Any] = [None] * len(texts)
+        verdicts, rewards, labels = nothing, nothing, nothing
         if self.rewards is not None or "verdicts" in row:
-            verdicts = _verdicts_in(_column(row, "verdicts", texts))
-        rewards: list[float | None] = [None] * len(texts)
-        labels: list[float | None] = [None] * len(texts)
+            verdicts = _column(row, "verdicts", texts)
         if self.rewards is None:
-            rewards = _rewards_in(_column(row, "step_rewards", texts))
+            rewards = _column(row, "step_rewards", texts)
             made = _rewards_of(kind, verdicts, is_correct) if "verdicts" in row else rewards
             if not all(map(_same, rewards, made)):
                 expected = f"those of the verdicts, {made}"
@@ -143,18 +142,16 @@ class Labelled:
         weights = [float(r is not None) if by_reward else 1.0 for r in rewards]
         steps = tuple(map(Step, map(fold_newlines, texts), labels, weights, verdicts, rewards))
         key, solution, answer = (row.get(c) for c in ("key", "solution", "ground_truth_answer"))
-        own_id = key if is_text(key) and key else id
+        by_label = [None if label is None else 2 * label - 1 for label in labels]
         guide = {
             "question": question,
             "solution": solution if is_text(solution) else "\n".join(texts),
             "steps": texts,
-            "step_rewards": [
-                reward if label is None else 2 * label - 1
-                for reward, label in zip(rewards, labels, strict=True)
-            ],
+            "step_rewards": rewards if by_reward else by_label,
             "is_correct": is_correct,
             "ground_truth_answer": answer_in(answer),
         }
+        own_id = key if is_text(key) and key else id
         yield Solution(question, steps, self.name, own_id, answer=answer_in(answer)), guide
 
 
@@ -173,24 +170,19 @@ def _rewards_of(
 
 
 def _column(row: dict[str, Any], column: str, steps: list[str]) -> list[Any]:
-    """A column that must be there, with one value for each step."""
+    """A column that must be there, with one value for each step, of which each may be null."""
     require_columns(row, [(column,)])
     values = list_in(row[column], column)
     require_count(values, column, steps, "steps")
-    return values
-
-
-def _verdicts_in(values: list[Any]) -> list[Verdict | None]:
-    for number, verdict in enumerate(values):
-        if verdict is not None and verdict not in get_args(Verdict):
+    for number, value in enumerate(values):
+        what = f"{column}[{number}]"
+        if column == "verdicts" and value not in (*get_args(Verdict), None):
             expected = "correct, incorrect, unsure or null"
-            raise unexpected("verdict unknown", f"verdicts[{number}]", verdict, expected)
+            raise unexpected("verdict unknown", what, value, expected)
+        if column == "step_rewards" and value is not None:
+            if type(value) not in (int, float) or not -1 <= value <= 1:
+                raise unexpected(
+                    "reward outside [-1, 1]", what, value, "null or a number in [-1, 1]"
+                )
+            values[number] = float(value)
     return values
-
-
-def _rewards_in(values: list[Any]) -> list[float | None]:
-    for number, reward in enumerate(values):
-        if reward is not None and not (type(reward) in (int, float) and -1 <= reward <= 1):
-            expected = "null or a number in [-1, 1]"
-            raise unexpected("reward outside [-1, 1]", f"step_rewards[{number}]", reward, expected)
-    return [None if reward is None else float(reward) for reward in values]

@@ -104,8 +104,7 @@ class Prm800k(FileSource):
     at all, and the path continued with one of them, or with a step that the labeller wrote. Every
     other completion is a branch: a `Solution` of the path so far and that completion. The path
     itself is one more, unless it ends where branches leave it. Each completion is supervised once:
-    where branches share a step of the path, it keeps its label and has weight 0 in all solutions
-    but the first, since a step before dozens of branches would otherwise count dozens of times.
+    a step that solutions share keeps its label and has weight 0 in all of them but the first.
 
     Args:
         neutral: what rating 0 means. OpenAI and Qwen count it as correct, TRL's converter as
@@ -158,17 +157,17 @@ class Prm800k(FileSource):
                 for k, completion in enumerate(list_in(step.get("completions") or [], what))
             ]
             chosen, human = step.get("chosen_completion"), step.get("human_completion")
-            if chosen is not None and not (type(chosen) is int and 0 <= chosen < len(completions)):
+            branches += [(len(path), c) for k, c in enumerate(completions) if c and k != chosen]
+            if type(chosen) is int and 0 <= chosen < len(completions):
+                taken = completions[chosen]
+            elif chosen is not None:
                 expected = f"null or the index of one of its {len(completions)} completions"
                 reason = "chosen completion is none"
                 raise unexpected(reason, f"{what}.chosen_completion", chosen, expected)
-            branches += [(len(path), c) for k, c in enumerate(completions) if c and k != chosen]
-            if chosen is None and human is None:
-                break
-            if chosen is None:
+            elif human is not None:
                 taken = self._step(human, f"{what}.human_completion")
             else:
-                taken = completions[chosen]
+                break
             path += [taken] if taken else []
         return path, branches
 
@@ -208,13 +207,13 @@ def open_source(path: Rows, split: str = "train", name: str = "") -> Source:
     """
     if isinstance(path, str) and Path(path, "dataset.json").is_file():
         return Labelled(path, name=name)
-    columns: dict[str, None] = {}
+    columns: dict[str, Any] = {}
     rows = path if isinstance(path, str) else list(path)
     for row in islice(read_rows(rows, split), FIRST_ROWS):
         if isinstance(row, Row):
             if found := layout_of(row.filled):
                 return found(rows, split, name)
-            columns.update(dict.fromkeys(row.filled))
+            columns |= row.filled
     raise ValueError(
         f"{path if isinstance(path, str) else 'rows'}: the layout is unknown, the columns are "
         f"{', '.join(columns) or '(none)'}, expected those of a source of ours, such as prompt, "
@@ -224,11 +223,10 @@ def open_source(path: Rows, split: str = "train", name: str = "") -> Source:
 
 def _labels_until(label: Any, texts: list[str]) -> list[float | None]:
     """1 before the first wrong step, 0 at it, none after it."""
-    first = label if type(label) in (int, float) else None
-    if first is None or first != first // 1 or not ALL_CORRECT <= first < len(texts):
+    if type(label) not in (int, float) or label not in range(ALL_CORRECT, len(texts)):
         expected = "-1 or the 0-based index of the first wrong step"
         raise unexpected("label is no step", "label", label, expected)
-    first = int(first)
+    first = int(label)
     if first == ALL_CORRECT:
         return [1.0] * len(texts)
     if not texts[first].strip():

@@ -7,6 +7,7 @@ Read next: `mixture.py`, which puts sources together.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +28,8 @@ from prm_lightning.sources.fields import (
     unexpected,
 )
 from prm_lightning.sources.problems import read_questions
-from prm_lightning.sources.rows import Columns, FileSource, RowError
-from prm_lightning.types import Solution
+from prm_lightning.sources.rows import FileSource, RowError, parse_rows, read_rows
+from prm_lightning.types import Dropped, Solution
 
 STEP_MARK = "ки"  # of Math-Shepherd; one token of the models that it was made with
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -45,11 +46,9 @@ _SENTENCE_END = re.compile(r"(?:\A|[.?!:;)\]}$\"'”’。？！]|\n)\s*\Z")
 class MathShepherd(FileSource):
     """Rows of ``input, label, task``, as peiyi9979/Math-Shepherd has them.
 
-    ``label`` is the text of ``input`` with ``+``, ``-`` or a number in [0, 1] in place of every
-    ``ки``. The two are read side by side, so that signs inside the text are no labels. A mark
-    inside the question belongs to no step and goes with its label; text after the last mark is an
-    unlabelled step. The labels come from rollouts: ``+`` says that the answer could still be
-    reached from there.
+    ``label`` is the text of ``input`` with ``+`` (the answer was still reached from there), ``-``
+    or a number in [0, 1] in place of every ``ки``. A mark inside the question belongs to no step
+    and goes with its label; text after the last mark is an unlabelled step.
 
     Args:
         calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps.
@@ -78,10 +77,9 @@ class MathShepherd(FileSource):
 class OpenRlhf(FileSource):
     """Rows of ``input, value``, as OpenRLHF's trainer for process reward models reads them.
 
-    ``input`` runs from the question through the solution, with the placeholder after every step;
-    ``value`` holds ``+``, ``-``, a number in [0, 1] or null (unlabelled) for each placeholder.
-    Placeholders inside the question may have values of their own or not. Text after the last
-    placeholder is an unlabelled step.
+    ``input`` is question and steps, with the placeholder after every step; ``value`` holds ``+``,
+    ``-``, a number in [0, 1] or null (unlabelled) for each placeholder, with or without those
+    inside the question. Text after the last placeholder is an unlabelled step.
 
     Args:
         placeholder_token: the text after every step.
@@ -106,15 +104,17 @@ class OpenRlhf(FileSource):
         if not self.placeholder_token:
             raise ValueError("OpenRlhf: placeholder_token is empty, expected the end of a step.")
 
-    def needed(self) -> Sequence[Columns]:
-        """The two columns that are read."""
-        return [(self.input_key, self.label_key)]
+    def read(self) -> Iterator[Solution | Dropped]:
+        """As every `FileSource`, from the columns `input_key` and `label_key`."""
+        columns = [(self.input_key, self.label_key)]
+        return parse_rows(read_rows(self.path, self.split), self.parse, self.name, columns)
 
     def parse(self, row: dict[str, Any], id: str) -> Iterator[Solution]:
         """A row as one solution."""
-        text, labels = text_in(row[self.input_key], self.input_key), row[self.label_key]
-        pieces, labels = text.split(self.placeholder_token), labels_in(labels, self.label_key)
-        marks, mark = len(pieces) - 1, show(self.placeholder_token)
+        text = text_in(row[self.input_key], self.input_key)
+        labels = labels_in(row[self.label_key], self.label_key)
+        pieces, mark = text.split(self.placeholder_token), show(self.placeholder_token)
+        marks = len(pieces) - 1
         if not marks:
             expected = f"{mark} after each step (placeholder_token)"
             raise unexpected("no placeholder", self.input_key, text, expected)
@@ -164,19 +164,17 @@ class RlhFlow(FileSource):
         yield Solution(problem_in(question, "first turn"), steps, self.name, id)
 
     @cached_property
-    def _known(self) -> set[str]:
-        questions = read_questions(self.problems) if self.problems else ()
-        return {question.strip() for question, _ in questions}
-
-    @cached_property
-    def _lengths(self) -> list[int]:
-        """How long known problems are, longest first."""
-        return sorted({len(problem) for problem in self._known}, reverse=True)
+    def _known(self) -> dict[int, set[str]]:
+        """Known problems by their length, the longest first."""
+        known: defaultdict[int, set[str]] = defaultdict(set)
+        for question, _ in read_questions(self.problems) if self.problems else ():
+            known[len(question.strip())].add(question.strip())
+        return dict(sorted(known.items(), reverse=True))
 
     def _divide(self, turn: str) -> tuple[str, str]:
         """Question and first step."""
-        for length in self._lengths:
-            if length < len(turn) and turn[:length] in self._known:
+        for length, problems in self._known.items():
+            if length < len(turn) and turn[:length] in problems:
                 return turn[:length], turn[length:]
         if cut := cut_first_step(turn):
             return cut
@@ -187,11 +185,8 @@ class RlhFlow(FileSource):
 def cut_first_step(text: str) -> tuple[str, str] | None:
     """Divide a text that runs from a question into a first step, before "Step 1:".
 
-    Case does not matter. Where there are several, those count that begin a sentence or a line and
-    from which steps can count up, which is not so where "Step 2:" follows in the same text.
-
-    Returns:
-        The question and the step, both stripped, the step with its number; None without one.
+    Of several, in any case, those count that begin a sentence or a line and are not followed by
+    "Step 2:" in the same text. Question and step are stripped; None without a "Step 1:".
 
     Raises:
         RowError: there are several, and none or more than one of them can be it.
@@ -211,15 +206,11 @@ def cut_first_step(text: str) -> tuple[str, str] | None:
 
 
 def find_first_step(pieces: Sequence[str], question_end: str = "") -> tuple[str, int, str]:
-    """Divide the pieces of a marked text into question and steps.
+    """Divide the pieces of a text, cut at its marks, into question and steps.
 
-    The first step begins with "Step 1:", or after `question_end` if that is given; else after
-    the only question mark of the first piece. A mark inside the question, as some of
+    The first step begins with "Step 1:", or after the first `question_end` if that is given; else
+    after the only question mark of the first piece. A mark inside the question, as some of
     Math-Shepherd's rows have, has a label that belongs to no step.
-
-    Args:
-        pieces: the text, cut at its marks; the last piece comes after the last mark.
-        question_end: the text between question and first step; its first occurrence counts.
 
     Returns:
         The question; the index of the piece in which the first step begins; the first step.
@@ -270,11 +261,12 @@ def _read_turns(row: dict[str, Any]) -> tuple[list[str], list[float | None]]:
     roles: list[str] = []
     texts: list[str] = []
     for number, turn in enumerate(list_in(row[column], column)):
-        fields = mapping_in(turn, f"{column}[{number}]")
-        role = fields.get("role", fields.get("from"))
-        text = fields.get("content", fields.get("value"))
+        what = f"{column}[{number}]"
+        said = mapping_in(turn, what)
+        role = said.get("role", said.get("from"))
+        text = said.get("content", said.get("value"))
         if not is_text(text) or not isinstance(role, str):
-            what, items = f"{column}[{number}]", list(fields.items())
+            items = list(said.items())
             raise unexpected("turn is not text", what, items, "a role and a content as text")
         if roles or role != "system":
             roles.append(ROLES.get(role, role))

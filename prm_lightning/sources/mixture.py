@@ -1,7 +1,7 @@
 """Several sources, however they are written down, read into one list of solutions and counted.
 
 In: the value of ``data.sources`` in a configuration. Out: `Mixture`, whose labels and weights
-are settled. Next: `leaks.py` and `splits.py`, which divide the solutions.
+are settled. Next: `splits.py`, which divides the solutions.
 """
 
 from __future__ import annotations
@@ -92,15 +92,39 @@ def as_specs(sources: Any) -> list[SourceSpec]:
     """
     if sources is None:
         return []
-    if isinstance(sources, (str, Path, Mapping, SourceSpec, Source)):
+    is_one = isinstance(sources, (str, Path, Mapping, SourceSpec, Source))
+    if is_one or not isinstance(sources, Iterable):
         return _specs_of(sources)
-    if isinstance(sources, Sequence):
-        first = sources[0] if sources else None
-        if not (isinstance(first, Mapping) and layout_of(first)):
-            return [spec for entry in sources for spec in _specs_of(entry)]
-    if isinstance(sources, Iterable):
-        return [SourceSpec(open_source(sources))]
-    raise _not_a_source(sources)
+    first = sources[0] if isinstance(sources, Sequence) and sources else None
+    if isinstance(sources, Sequence) and not (isinstance(first, Mapping) and layout_of(first)):
+        return [spec for entry in sources for spec in _specs_of(entry)]
+    return [SourceSpec(open_source(sources))]
+
+
+def _specs_of(entry: Any) -> list[SourceSpec]:
+    if isinstance(entry, SourceSpec):
+        return [entry]
+    if isinstance(entry, (str, Path)) and Path(entry).suffix in (".yaml", ".yml"):
+        return _specs_in(Path(entry))
+    if isinstance(entry, (str, Path)):
+        return [SourceSpec(open_source(str(entry)))]
+    if isinstance(entry, Source):
+        return [SourceSpec(entry)]
+    rest = dict(entry) if isinstance(entry, Mapping) else {}
+    options = {k: rest.pop(k) for k in ("repeat", "limit", "name", "license") if k in rest}
+    if rest.keys() == {"source"}:
+        source = _specs_of(rest["source"])[0].source
+    elif "path" in rest and rest.keys() <= {"path", "split"}:
+        source = open_source(**rest)
+    elif "class_path" in rest and rest.keys() <= {"class_path", "init_args"}:
+        source = _build(_with_full_names(rest))
+    else:
+        raise ValueError(
+            f"{ascii(entry)[:80]} is no source, expected a path, {{path: rows.jsonl}}, or "
+            "{class_path: Stepwise, init_args: {path: rows.jsonl}}, with repeat, limit, name and "
+            "license if you like."
+        )
+    return [SourceSpec(source, **options)]
 
 
 def _specs_in(file: Path) -> list[SourceSpec]:
@@ -122,42 +146,17 @@ def _specs_in(file: Path) -> list[SourceSpec]:
         ) from error
 
 
-def _specs_of(entry: Any) -> list[SourceSpec]:
-    if isinstance(entry, SourceSpec):
-        return [entry]
-    if isinstance(entry, (str, Path)) and Path(entry).suffix in (".yaml", ".yml"):
-        return _specs_in(Path(entry))
-    if isinstance(entry, (str, Path)):
-        return [SourceSpec(open_source(str(entry)))]
-    if isinstance(entry, Source):
-        return [SourceSpec(entry)]
-    if not isinstance(entry, Mapping):
-        raise _not_a_source(entry)
-    rest = dict(entry)
-    options = {k: rest.pop(k) for k in ("repeat", "limit", "name", "license") if k in rest}
-    if rest.keys() == {"source"}:
-        source = _specs_of(rest["source"])[0].source
-    elif "path" in rest and rest.keys() <= {"path", "split"}:
-        source = open_source(**rest)
-    elif "class_path" in rest and rest.keys() <= {"class_path", "init_args"}:
-        source = _build(rest)
-    else:
-        raise _not_a_source(entry)
-    return [SourceSpec(source, **options)]
-
-
 def _build(entry: dict[str, Any]) -> Source:
     """The object of a ``class_path`` with ``init_args``."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=Source)
-    full = _with_full_names(entry)
     try:
-        found: Source = parser.instantiate(parser.parse_object({"source": full})).source
+        found: Source = parser.instantiate(parser.parse_object({"source": entry})).source
     except (ArgumentError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"source {full['class_path']}: {reason}") from error
+        raise ValueError(f"source {entry['class_path']}: {reason}") from error
     return found
 
 
@@ -176,14 +175,6 @@ def _with_full_names(value: Any) -> Any:
             )
         full["class_path"] = f"prm_lightning.sources.{name}"
     return full
-
-
-def _not_a_source(entry: object) -> ValueError:
-    return ValueError(
-        f"{ascii(entry)[:80]} is no source, expected a path, {{path: rows.jsonl}}, or "
-        "{class_path: Stepwise, init_args: {path: rows.jsonl}}, with repeat, limit, name and "
-        "license if you like."
-    )
 
 
 @dataclass(frozen=True)
@@ -211,16 +202,15 @@ class Mixture:
         report = {}
         for name, solutions in kept.items():
             dropped = self.dropped.get(name, [])
+            markup, license = _left_over_markup(solutions), self.licenses.get(name)
             report[name] = {
                 "read": len(solutions) + len(dropped),
                 "kept": len(solutions),
                 "dropped": _counted((row.reason, row.message) for row in dropped),
                 **describe(solutions),
+                **({"chat_markup": markup} if markup else {}),
+                **({"license": license} if license else {}),
             }
-            if markup := _left_over_markup(solutions):
-                report[name]["chat_markup"] = markup
-            if name in self.licenses:
-                report[name]["license"] = self.licenses[name]
         return report
 
 
@@ -236,14 +226,14 @@ def read_mixture(
 ) -> Mixture:
     """Read sources one after the other, settle labels and weights, and count.
 
-    Sources of one name are reported together; an id that is taken there gets a suffix such as
-    ``#2``, and an empty one becomes ``name:position``. Dropped rows of a source whose solutions
-    have several names count under the first of them. Chat markup left in problems is a warning.
+    An id that is taken in sources of one name gets a suffix such as ``#2``, and an empty one
+    becomes ``name:position``. Dropped rows of a source whose solutions have several names count
+    under the first of them. Chat markup left in problems is a warning.
 
     Args:
         specs: the sources, in the order in which they are read.
         strict: make the first row that cannot be used an error.
-        reward_as: how a reward becomes label and weight, as in `supervise`.
+        reward_as: as in `supervise`.
         after_first_error: as in `supervise`; ``keep`` leaves the choice to a later call.
         unlabelled: whether it is an error if no step has a label and a weight above 0.
         max_rows: number of rows to read at most, of all sources together, dropped rows included.
@@ -256,12 +246,18 @@ def read_mixture(
     ids: defaultdict[str, Counter[str]] = defaultdict(Counter)
     left = max_rows
     for spec in specs:
+        rows: list[Solution | Dropped] = []
         limit = min((n for n in (spec.limit, left) if n is not None), default=None)
-        solutions, dropped = _read_source(spec.source, limit, each_row, strict=strict)
-        left = None if left is None else left - len(solutions) - len(dropped)
+        for row in islice(spec.source.read(), limit):
+            each_row()
+            if strict and isinstance(row, Dropped):
+                raise ValueError(row.message)
+            rows.append(row)
+        left = None if left is None else left - len(rows)
+        solutions = [row for row in rows if isinstance(row, Solution)]
         own = solutions[0].source if solutions else getattr(spec.source, "name", "")
-        own = spec.name or own or type(spec.source).__name__
-        mixture.dropped.setdefault(own, []).extend(dropped)
+        dropped = mixture.dropped.setdefault(spec.name or own or type(spec.source).__name__, [])
+        dropped += [row for row in rows if isinstance(row, Dropped)]
         for position, solution in enumerate(solutions):
             name = spec.name or solution.source
             if license := spec.license or getattr(spec.source, "license", None):
@@ -280,22 +276,6 @@ def read_mixture(
     return mixture
 
 
-def _read_source(
-    source: Source, limit: int | None, each_row: Callable[[], object], *, strict: bool
-) -> tuple[list[Solution], list[Dropped]]:
-    solutions: list[Solution] = []
-    dropped: list[Dropped] = []
-    for row in islice(source.read(), limit):
-        each_row()
-        if isinstance(row, Solution):
-            solutions.append(row)
-        elif strict:
-            raise ValueError(row.message)
-        else:
-            dropped.append(row)
-    return solutions, dropped
-
-
 def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
     """Shape of a list of solutions, for ``data.json``.
 
@@ -307,7 +287,7 @@ def describe(solutions: Sequence[Solution]) -> dict[str, Any]:
     lengths = [len(solution.steps) for solution in solutions]
     return {
         "solutions": len(solutions),
-        "problems": len({normalise_problem(p) for p in {s.problem for s in solutions}}),
+        "problems": len({normalise_problem(s.problem) for s in solutions}),
         "all_correct_solutions": sum(first_error(s) == ALL_CORRECT for s in solutions),
         "steps": sum(lengths),
         "supervised_steps": len(supervised),
@@ -337,16 +317,6 @@ def fingerprint(solutions: Sequence[Solution]) -> str:
     return digest(map(content, solutions))
 
 
-def _nothing_supervised(mixture: Mixture) -> ValueError:
-    rows = [row for dropped in mixture.dropped.values() for row in dropped]
-    return ValueError(
-        f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
-        f"from {', '.join(mixture.dropped) or 'no source'} has a label with a weight above 0; "
-        "add a source with labels or see why its rows were dropped: "
-        f"{_counted((row.reason, row.message) for row in rows)}"
-    )
-
-
 def _claim_id(id: str, taken: Counter[str]) -> str:
     """The id, with a suffix such as ``#2`` where it is taken already."""
     taken[id] += 1
@@ -362,6 +332,16 @@ def _left_over_markup(solutions: Sequence[Solution]) -> dict[str, dict[str, Any]
     return _counted((markup, id) for markup, id in found if markup)
 
 
+def _nothing_supervised(mixture: Mixture) -> ValueError:
+    rows = [row for dropped in mixture.dropped.values() for row in dropped]
+    return ValueError(
+        f"read_mixture: nothing is supervised, no step of {len(mixture.solutions)} solutions "
+        f"from {', '.join(mixture.dropped) or 'no source'} has a label with a weight above 0; "
+        "add a source with labels or see why its rows were dropped: "
+        f"{_counted((row.reason, row.message) for row in rows)}"
+    )
+
+
 def _quantiles(numbers: Sequence[int]) -> dict[str, int]:
     ranked = sorted(numbers)
     return {name: ranked[round(q * (len(ranked) - 1))] for name, q in QUANTILES.items() if ranked}
@@ -369,10 +349,10 @@ def _quantiles(numbers: Sequence[int]) -> dict[str, int]:
 
 def _counted(found: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
     """How often each reason was found, and the first messages of it."""
-    counts: dict[str, dict[str, Any]] = {}
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for reason, message in found:
-        entry = counts.setdefault(reason, {"count": 0, "first": []})
-        entry["count"] += 1
-        if len(entry["first"]) < FIRST_MESSAGES:
-            entry["first"].append(message)
-    return counts
+        by_reason[reason].append(message)
+    return {
+        reason: {"count": len(messages), "first": messages[:FIRST_MESSAGES]}
+        for reason, messages in by_reason.items()
+    }

@@ -6,7 +6,7 @@ Read next: `labelling/stages.py` and `searching/verb.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,11 @@ class Problem:
 def read_problems(path: str, limit: int | None = None) -> Iterator[Problem | Dropped]:
     """Problems of a data set in file order, each question once; unusable rows as `Dropped`.
 
-    Reads OpenMathInstruct-1 (rows that are flagged correct and whose predicted answer is the
-    expected one: the flag alone is noisy), GSM8K (the answer after ``####``), and any rows with a
-    question (``question`` or ``problem``) and an answer (``answer``, ``final_answer``,
-    ``expected_answer`` or ``ground_truth_answer``: the answer itself, or a solution that states
-    it). Questions are compared by `normalise_problem`.
+    Reads rows with a question (``question`` or ``problem``) and an answer (``answer``,
+    ``final_answer``, ``expected_answer`` or ``ground_truth_answer``: the answer itself, or a
+    solution that states it), as GSM8K has them. Of OpenMathInstruct-1 it takes rows that are
+    flagged correct and whose predicted answer is the expected one, since the flag alone is noisy.
+    Questions are compared by `normalise_problem`.
 
     Args:
         path: a file, a folder or a Hub id, as for `read_rows`.
@@ -54,17 +54,16 @@ def read_problems(path: str, limit: int | None = None) -> Iterator[Problem | Dro
         FileNotFoundError: there is no such file, and no such data set can be reached.
         ValueError: the data set is empty, or none of its rows is a problem.
     """
-    seen: set[str] = set()
+    seen: set[str] = set()  # ids of the problems
     columns = [(column,) for column in QUESTION_COLUMNS]
-    count, last = 0, ""
+    last = ""
     rows = read_rows(path)
     for found in parse_rows(rows, lambda row, _: [_problem_of(row, seen)], name_of(path), columns):
         yield found
-        count += isinstance(found, Problem)
         last = last if isinstance(found, Problem) else found.message
-        if count == limit:
+        if len(seen) == limit:
             return
-    if not count:
+    if not seen:
         raise ValueError(f"problems: no row of {path} is a problem with an answer ({last})")
 
 
@@ -93,14 +92,13 @@ def read_questions(path: str) -> Iterator[tuple[str, str]]:
         yield text.partition("Step 1:")[0] if key == "input" else text, row.place
 
 
-def problem_id(question: str) -> str:
-    """16 hexadecimal digits that copies of a question share."""
-    return digest(normalise_problem(question))[:16]
-
-
 def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
-    question = problem_in(_first_of(row, QUESTION_COLUMNS), "question")
-    answer, key = _first_of(row, ANSWER_COLUMNS), problem_id(question)
+    question, answer = (
+        next((row[column] for column in columns if column in row), None)
+        for columns in (QUESTION_COLUMNS, ANSWER_COLUMNS)
+    )
+    question = problem_in(question, "question")
+    key = digest(normalise_problem(question))[:16]
     if key in seen:
         raise RowError("question seen before", "left out, each question is taken once.")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
@@ -108,7 +106,9 @@ def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
     is_correct = flag_in(row.get("is_correct"), "is_correct")
     if is_correct is False:
         raise RowError("not flagged correct", "left out, its is_correct is false.")
-    stated = _stated(str(answer))
+    text = str(answer).strip()
+    is_solution = "####" in text or "\\boxed" in text or "\n" in text
+    stated = extract_answer(str(answer)) if is_solution else text or None
     if stated is None:
         raise RowError("no answer", f"left out, its answer {show(answer)} states none.")
     predicted = row.get("predicted_answer")
@@ -117,13 +117,3 @@ def _problem_of(row: dict[str, Any], seen: set[str]) -> Problem:
         raise unexpected(reason, "predicted_answer", predicted, show(stated))
     seen.add(key)
     return Problem(key, question, stated)
-
-
-def _first_of(row: dict[str, Any], columns: Sequence[str]) -> Any:
-    return next((row[column] for column in columns if column in row), None)
-
-
-def _stated(answer: str) -> str | None:
-    """An answer as it is, or the one that a solution states."""
-    is_solution = "####" in answer or "\\boxed" in answer or "\n" in answer.strip()
-    return extract_answer(answer) if is_solution else answer.strip() or None

@@ -19,16 +19,11 @@ AfterFirstError = Literal["mask", "keep"]
 def he_rewards(verdicts: Sequence[Verdict | None], solution_correct: bool) -> list[float | None]:
     """Hard exact rewards: 1 for a correct step of a correct solution, else -1.
 
-    Args:
-        verdicts: one per step; None where the judge said nothing.
-        solution_correct: whether the final answer matches the reference.
+    None for a step whose verdict is unsure, or missing (None). A solution is correct if its final
+    answer matches the reference.
 
-    Returns:
-        One reward per step; None where the verdict is unsure or missing.
-
-    Examples:
-        >>> he_rewards(["correct", "incorrect", "unsure"], solution_correct=False)
-        [-1.0, -1.0, None]
+    >>> he_rewards(["correct", "incorrect", "unsure"], solution_correct=False)
+    [-1.0, -1.0, None]
     """
     correct = 1.0 if solution_correct else -1.0
     by_verdict = {"correct": correct, "incorrect": -1.0}
@@ -38,16 +33,10 @@ def he_rewards(verdicts: Sequence[Verdict | None], solution_correct: bool) -> li
 def se_rewards(verdicts: Sequence[Verdict | None]) -> list[float | None]:
     """Soft exact rewards: ``0.5 + 0.5 * k / n`` for correct step k of n, negated for a wrong one.
 
-    Args:
-        verdicts: one per step; None where the judge said nothing.
+    None for a step whose verdict is unsure, or missing (None); it still counts in k (from 1) and n.
 
-    Returns:
-        One reward per step, in [-1, -0.5] or [0.5, 1]; None where the verdict is unsure or
-        missing. Such steps still count in k (from 1) and n.
-
-    Examples:
-        >>> se_rewards(["correct", "correct", "incorrect", "unsure"])
-        [0.625, 0.75, -0.875, None]
+    >>> se_rewards(["correct", "correct", "incorrect", "unsure"])
+    [0.625, 0.75, -0.875, None]
     """
     rewards: list[float | None] = []
     for k, verdict in enumerate(verdicts, start=1):
@@ -68,9 +57,9 @@ def supervise(
         solution: as its source yields it.
         reward_as: ``weight`` makes r the label 1 if r > 0 else 0, with weight abs(r); ``label``
             makes it the label (r + 1) / 2, with weight 1.
-        after_first_error: ``mask`` gives weight 0 to the steps after the first wrong one, as
-            verdicts say, or labels where there are no verdicts, but never rewards: HE calls right
-            steps of a wrong solution incorrect; ``keep`` leaves the weights.
+        after_first_error: ``mask`` gives weight 0 to the steps after the first wrong one by its
+            verdict, or label, but never by its reward: HE calls right steps of a wrong solution
+            incorrect; ``keep`` leaves the weights.
     """
     steps = [_settle(step, reward_as) for step in solution.steps]
     if after_first_error == "mask":
@@ -123,15 +112,15 @@ def right_steps(solution: Solution) -> list[bool]:
 def _settle(step: Step, reward_as: RewardAs) -> Step:
     if step.verdict == "unsure":
         return replace(step, weight=0.0)
+    if step.reward is not None and reward_as == "label":
+        return replace(step, label=(step.reward + 1) / 2, weight=1.0)
     if step.reward is not None:
-        if reward_as == "label":
-            return replace(step, label=(step.reward + 1) / 2, weight=1.0)
         return replace(step, label=float(step.reward > 0), weight=abs(step.reward))
-    if step.label is None:
-        if step.verdict is None:
-            return replace(step, weight=0.0)
-        return replace(step, label=float(step.verdict == "correct"))
-    return step
+    if step.label is not None:
+        return step
+    if step.verdict is None:
+        return replace(step, weight=0.0)
+    return replace(step, label=float(step.verdict == "correct"))
 
 
 def _is_correct(step: Step) -> bool | None:

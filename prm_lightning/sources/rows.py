@@ -53,10 +53,8 @@ class Row(NamedTuple):
 def read_rows(
     path: Rows, split: str = "train", *, streaming: bool = False
 ) -> Iterator[Row | Dropped]:
-    """Yield the rows of a data set in order, and as `Dropped` what cannot be used or written again.
-
-    That is a line which is no JSON object, and a row with half a character (a lone surrogate,
-    which JSON can hold and UTF-8 cannot).
+    """Yield the rows of a data set in order; as `Dropped` a line that is no JSON object, and a row
+    with half a character (a lone surrogate, which JSON can hold and UTF-8 cannot).
 
     Args:
         path: a JSON Lines, JSON (an array of objects), CSV or Parquet file, all but the last also
@@ -91,9 +89,9 @@ def _read(path: Rows, split: str, streaming: bool) -> Iterator[Row | Dropped]:
     if not isinstance(path, str):
         return (_checked(f"rows[{k}]", values) for k, values in enumerate(path))
     if Path(path).is_file():
-        return read_file(Path(path))
+        return _read_file(Path(path))
     if Path(path).is_dir():
-        return (row for file in files_of_split(path, split) for row in read_file(Path(file)))
+        return (row for file in _files_of_split(path, split) for row in _read_file(Path(file)))
     if HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
         return _read_hub(path, split, streaming)
     raise FileNotFoundError(
@@ -102,10 +100,9 @@ def _read(path: Rows, split: str, streaming: bool) -> Iterator[Row | Dropped]:
     )
 
 
-def read_file(file: Path) -> Iterator[Row | Dropped]:
-    """The rows of one file, see `read_rows`."""
+def _read_file(file: Path) -> Iterator[Row | Dropped]:
     if file.suffix == ".parquet":
-        return read_row_groups(file)
+        return _read_parquet(file)
     if file.name.endswith(CSV_SUFFIXES):
         return _read_csv(file)
     with _opened(file) as stream:
@@ -113,9 +110,8 @@ def read_file(file: Path) -> Iterator[Row | Dropped]:
     if not (encoding := json.detect_encoding(head)).startswith("utf-8"):
         raise ValueError(f"{file}: is not UTF-8, but perhaps {encoding}; save it as UTF-8.")
     is_array = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
-    if is_array and file.name.endswith(JSON_SUFFIXES):
-        return _read_array(file)
-    return _read_lines(file)
+    is_array = is_array and file.name.endswith(JSON_SUFFIXES)
+    return _read_array(file) if is_array else _read_lines(file)
 
 
 @contextmanager
@@ -136,28 +132,23 @@ def _unreadable(file: Path, kind: str, error: Exception) -> ValueError:
 def _read_lines(file: Path) -> Iterator[Row | Dropped]:
     # `datasets` refuses a whole file for one malformed line and cannot name the line, so JSON
     # Lines are read here. Bytes are split on \n alone: texts may hold U+2028 and the like.
-    for number, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        place = f"{file}:{number}"
-        if len(line) > LONGEST_LINE:
-            limit = f"a line of more than {LONGEST_LINE // 2**20} MiB"
-            raise ValueError(f"{place}: {limit}, expected one row per line, as in JSON Lines.")
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == 1 and re.search(rb"\r[^\n]", line.strip()):
-                what = "its lines end in CR alone, expected LF or CRLF; save it with other ends"
-                raise ValueError(f"{file}: {what}.") from error
-            text = line.decode(errors="backslashreplace").strip()
-            yield _malformed(place, text, f"not JSON ({_first_line(error)})")
-        else:
-            yield _checked(place, value)
-
-
-def _lines(file: Path) -> Iterator[bytes]:
     with _opened(file) as stream:  # a little of it can unpack into a line that fills the memory
-        yield from iter(lambda: stream.readline(LONGEST_LINE + 1), b"")
+        lines = iter(lambda: stream.readline(LONGEST_LINE + 1), b"")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            place = f"{file}:{number}"
+            if len(line) > LONGEST_LINE:
+                limit = f"a line of more than {LONGEST_LINE // 2**20} MiB"
+                raise ValueError(f"{place}: {limit}, expected one row per line, as in JSON Lines.")
+            try:
+                yield _checked(place, json.loads(line))
+            except (ValueError, RecursionError) as error:
+                if number == 1 and re.search(rb"\r[^\n]", line.strip()):
+                    what = "its lines end in CR alone, expected LF or CRLF; save it with other ends"
+                    raise ValueError(f"{file}: {what}.") from error
+                text = line.decode(errors="backslashreplace").strip()
+                yield _malformed(place, text, f"not JSON ({_first_line(error)})")
 
 
 def _read_array(file: Path) -> Iterator[Row | Dropped]:
@@ -213,7 +204,7 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def files_of_split(folder: str, split: str = "train") -> list[str]:
+def _files_of_split(folder: str, split: str) -> list[str]:
     """Full paths of the data files of a folder, in the order in which they are read.
 
     `datasets` knows how folders name their splits. It takes the files of one kind and passes over
@@ -253,20 +244,15 @@ def files_of_split(folder: str, split: str = "train") -> list[str]:
     return splits[split]
 
 
-def read_row_groups(
-    file: Path, groups: list[int] | None = None, first: int = 0
-) -> Iterator[Row | Dropped]:
-    """The rows of some row groups of a Parquet file, or of all, counted from `first`."""
+def _read_parquet(file: Path) -> Iterator[Row | Dropped]:
     import pyarrow
     import pyarrow.parquet
 
-    index = first
     try:
-        content = pyarrow.parquet.ParquetFile(file)
-        for batch in content.iter_batches(batch_size=CHUNK, row_groups=groups):
-            for values in batch.to_pylist():
-                yield Row(f"{file}[{index}]", values)
-                index += 1
+        batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=CHUNK)
+        rows = (values for batch in batches for values in batch.to_pylist())
+        for index, values in enumerate(rows):
+            yield Row(f"{file}[{index}]", values)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise _unreadable(file, "Parquet", error) from error
 
@@ -347,11 +333,7 @@ class FileSource:
             FileNotFoundError: there is nothing at ``path``, here or on the Hub.
             ValueError: the data are empty, broken as a whole, or lack needed columns altogether.
         """
-        return parse_rows(read_rows(self.path, self.split), self.parse, self.name, self.needed())
-
-    def needed(self) -> Sequence[Columns]:
-        """The columns needed, in one way or several."""
-        return self.layouts
+        return parse_rows(read_rows(self.path, self.split), self.parse, self.name, self.layouts)
 
 
 def parse_rows(

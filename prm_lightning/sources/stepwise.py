@@ -45,17 +45,15 @@ class Stepwise(FileSource):
     """Solutions with one label for each step, in the stepwise-supervision layout of TRL.
 
     One row is one attempt: ``prompt`` is the question, as plain text or inside chat markup;
-    ``completions`` are the steps of the attempt; ``labels`` holds one bool, number in [0, 1] or
-    null (unlabelled) for each. Blank completions are no steps and go with their labels. An
-    optional column ``answer`` holds the reference answer. Without one, an attempt that ends in a
-    step ``#### n`` and whose every label is 1 gives it, also to the rows of that problem that
-    come next.
+    ``completions`` are its steps; ``labels`` holds one bool, number in [0, 1] or null (unlabelled)
+    for each. Blank completions are no steps and go with their labels. An optional column
+    ``answer`` holds the reference answer. Without one, an attempt that ends in a step ``#### n``
+    and whose every label is 1 gives it, also to the rows of that problem that come next.
 
-    Both layouts that ``format`` writes are known by their columns and read back: rows of
-    ``problem, steps, labels`` (and ``weights, source, id`` if they are there), and rows of
-    ``problem, previous_steps, step, label``, one for each step, of which those of one solution
-    that follow each other are joined. The name of such solutions is what the row says, unless
-    `name` is given.
+    Both layouts that ``format`` writes are read back: rows of ``problem, steps, labels`` (and
+    ``weights, source, id`` if they are there), and rows of ``problem, previous_steps, step,
+    label``, one for each step, of which those of one solution that follow each other are joined.
+    The name of such solutions is what the row says, unless `name` is given.
 
     Args:
         calculator_marks: ``remove`` takes GSM8K's ``<<a*b=c>>`` out of the steps, since other
@@ -81,9 +79,8 @@ class Stepwise(FileSource):
         self._clean = step_cleaner(self.calculator_marks)
 
     def read(self) -> Iterator[Solution | Dropped]:
-        """Yield solutions, with ids ``name:row index`` unless the row has one, or dropped rows.
-
-        An attempt of a row of attempts has the id ``name:row index.position``.
+        """Yield solutions, with ids ``name:row index`` unless the row has one, or dropped rows; an
+        attempt of a row of attempts has the id ``name:row index.position``.
         """
         rows = read_rows(self.path, self.split, streaming=self.streaming)
         items = parse_rows(rows, self._parse, self.name, self.layouts)
@@ -148,27 +145,26 @@ def _join_prefixes(
     A step of which no row speaks, since `format` balanced the classes, say, is unlabelled, and
     steps after the last row are unknown. Everything else is passed on.
     """
-    pending: Prefix | None = None
+    known: Solution | None = None  # the last prefixes joined
+    total: object = None
     for item in items:
-        if isinstance(item, Prefix) and pending and _continues(pending, item):
-            known, new = pending.solution, item.solution
-            steps = (*known.steps, *new.steps[len(known.steps) :])
-            pending = Prefix(replace(known, steps=steps), item.total)
-            continue
-        if pending and not isinstance(item, Dropped):
-            yield pending.solution
-            pending = None
+        if known and not isinstance(item, Dropped):
+            if isinstance(item, Prefix) and _continues(known, total, item):
+                known = replace(known, steps=known.steps + item.solution.steps[len(known.steps) :])
+                continue
+            yield known
+            known = None
         if isinstance(item, Prefix):
-            pending = item
+            known, total = item
         else:
             yield item
-    if pending:
-        yield pending.solution
+    if known:
+        yield known
 
 
-def _continues(last: Prefix, next: Prefix) -> bool:
-    old, new = ([step.text for step in prefix.solution.steps] for prefix in (last, next))
-    same = (last.solution.problem, last.total) == (next.solution.problem, next.total)
+def _continues(known: Solution, total: object, next: Prefix) -> bool:
+    old, new = ([step.text for step in solution.steps] for solution in (known, next.solution))
+    same = (known.problem, total) == (next.solution.problem, next.total)
     return same and len(new) > len(old) and new[: len(old)] == old
 
 
