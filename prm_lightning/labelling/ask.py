@@ -17,13 +17,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from prm_lightning.labelling.claude import (
-    ApiError,
-    Claude,
-    Price,
-    cost,
-    worst_cost,
-)
+from prm_lightning.labelling.claude import ApiError, Claude, Price, cost, worst_cost
 from prm_lightning.labelling.journal import Journal
 from prm_lightning.labelling.prompts import Answer, Request, follow_up, read_answer
 
@@ -81,12 +75,9 @@ class Asker:
         return answer
 
     def _last(self, request: Request) -> tuple[Request, Answer | None]:
-        while True:
-            answer = self.journal.answer(request.key)
-            following = answer and follow_up(request, answer.outcome)
-            if not following:
-                return request, answer
-            request = following
+        answer = self.journal.answer(request.key)
+        following = answer and follow_up(request, answer.outcome)
+        return self._last(following) if following else (request, answer)
 
     def parse(self) -> None:
         """Read new raw answers."""
@@ -100,8 +91,7 @@ class Asker:
             found = json.loads(raw)
             message = found["result"]["message"] if batched else found
             usage, reason = message["usage"], message["stop_reason"]
-            price = self.prices[json.loads(request.settings)["model"]]
-            usd = cost(price, usage, batch=batched)
+            usd = cost(self.prices[request.params["model"]], usage, batch=batched)
             texts = [block["text"] for block in message["content"] if block["type"] == "text"]
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return Answer("unreadable"), {}, None  # no Message, such as a proxy's page
@@ -109,9 +99,8 @@ class Asker:
 
     def worst(self, request: Request, *, batch: bool) -> float:
         """No less than a request can cost, in USD."""
-        settings = json.loads(request.settings)
-        price = self.prices[settings["model"]]
-        return worst_cost(price, request.size, settings["max_tokens"], batch=batch)
+        price, most = self.prices[request.params["model"]], request.params["max_tokens"]
+        return worst_cost(price, request.size, most, batch=batch)
 
     def fits(self, usd: float) -> bool:
         """Whether the budget has that much left."""
@@ -125,9 +114,14 @@ class Asker:
             f"and the next could cost up to ${worst:.4f}: raise --budget"
         )
 
-    def failing(self, in_a_row: int, error: ApiError, *, fatal: bool) -> UnfinishedError | None:
-        """The error that ends the run after a failure, if that is the last of too many or fatal."""
-        if fatal:
+    def failing(
+        self, in_a_row: int, error: ApiError, *, fatal: bool = True
+    ) -> UnfinishedError | None:
+        """The error that ends the run after a failure, if that is one too many.
+
+        So is any after which no request can succeed, unless it is not `fatal`.
+        """
+        if fatal and error.then != "retry":
             return UnfinishedError(f"the API refuses to continue: {error}")
         if in_a_row >= self.in_a_row:
             return UnfinishedError(f"{in_a_row} calls in a row failed, the last with: {error}")
@@ -197,8 +191,7 @@ class LiveRequests:
         """The answer to one request, tried until it comes; None if it does not in this run."""
         asker, claude = self.asker, self.asker.claude  # connected before anything is recorded
         for tries in range(1, asker.tries + 1):
-            send = self.send(request)
-            if send is None:
+            if (send := self.send(request)) is None:
                 return None
             reply: bytes | ApiError
             try:
@@ -209,8 +202,7 @@ class LiveRequests:
                 error = self.record(send, request, reply)
                 answer = self.journal.answer(request.key)
                 self.in_a_row = self.in_a_row + 1 if error else 0
-                fatal = answer is None and error is not None and error.then != "retry"
-                if error and (end := asker.failing(self.in_a_row, error, fatal=fatal)):
+                if error and (end := asker.failing(self.in_a_row, error, fatal=not answer)):
                     self.end(end)
             if answer or not error:
                 return answer

@@ -85,7 +85,7 @@ class _Batches:
                 self.in_a_row = 0
             except ApiError as error:
                 self.in_a_row += 1
-                if end := self.asker.failing(self.in_a_row, error, fatal=error.then != "retry"):
+                if end := self.asker.failing(self.in_a_row, error):
                     raise end from None
                 self.pause(self.asker.wait_after(self.in_a_row, error.wait))
         if too_dear:
@@ -113,16 +113,16 @@ class _Batches:
                 continue
             worst = self.asker.worst(request, batch=True)
             if not self.asker.fits(total + worst):
-                self.create(list(chunk.values()))
+                self.create([*chunk.values()])
                 return worst
             chunk[request.key] = request, worst
             total += worst
             size += request.size
             if len(chunk) >= self.asker.chunk or size >= CHUNK_BYTES:
-                self.create(list(chunk.values()))
+                self.create([*chunk.values()])
                 chunk, total, size, least = {}, 0.0, 0, 1  # the rest goes with the others
         if len(chunk) >= least:
-            self.create(list(chunk.values()))
+            self.create([*chunk.values()])
         return None
 
     def create(self, chunk: list[PricedRequest]) -> None:

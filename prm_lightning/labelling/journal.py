@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import astuple, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -44,11 +45,10 @@ CREATE TABLE IF NOT EXISTS items (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, value TEXT NOT NULL, PRIMARY KEY (stage, seq));
 CREATE TABLE IF NOT EXISTS finished (stage TEXT PRIMARY KEY, about TEXT NOT NULL);
 """
+_SENDS = "sends JOIN requests USING (key) JOIN settings ON settings.id = settings"
 
 T = TypeVar("T")
 PricedRequest = tuple[Request, float]  # with the most that it can cost, in USD
-
-
 # The request, whether it was sent in a batch, and raw bytes, to what these say: the answer, the
 # API's token counts, and its cost in USD, None if they do not tell.
 Reader = Callable[[Request, bool, bytes], tuple[Answer, dict[str, Any], float | None]]
@@ -117,11 +117,8 @@ class Journal:
         )
         self._sql.execute(
             "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                request.key, request.stage, settings, request.user, request.parts,
-                request.version, request.sample, request.attempt,
-            ),
-        )  # fmt: skip
+            (request.key, *astuple(replace(request, settings=settings))),
+        )
         cursor = self._sql.execute(
             "INSERT INTO sends (key, batch, at, worst, state) VALUES (?, ?, ?, ?, 'open')",
             (request.key, batch, time.time(), worst),
@@ -142,8 +139,7 @@ class Journal:
         done: list[tuple[Request, Answer]] = []
         query = (
             "SELECT sends.id, worst, batch, raw, stage, json, user, parts, version, sample, "
-            "attempt FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
-            f"WHERE state = 'received' LIMIT {PAGE}"
+            f"attempt FROM {_SENDS} WHERE state = 'received' LIMIT {PAGE}"
         )
         with self.lock:
             self._sql.execute("PRAGMA synchronous = NORMAL")  # reading can be done again
@@ -201,11 +197,8 @@ class Journal:
 
     def has_answers(self, settings: str) -> bool:
         """Whether a request with these settings was ever answered."""
-        query = (
-            "SELECT 1 FROM requests JOIN sends USING (key) "
-            "WHERE settings = ? AND state = 'parsed' LIMIT 1"
-        )
-        return bool(self.table(query, digest(settings)))
+        answers = "requests JOIN sends USING (key) WHERE settings = ? AND state = 'parsed'"
+        return bool(self.table(f"SELECT 1 FROM {answers} LIMIT 1", digest(settings)))
 
     # Batches -------------------------------------------------------------------------------
 
@@ -223,10 +216,9 @@ class Journal:
 
     def name_batch(self, batch: int, name: str) -> None:
         """Record the API's name of a batch that exists."""
+        query = "UPDATE batches SET state = 'created', name = ? WHERE id = ?"
         with self.writing() as sql:
-            sql.execute(
-                "UPDATE batches SET state = 'created', name = ? WHERE id = ?", (name, batch)
-            )
+            sql.execute(query, (name, batch))
 
     def disown_batch(self, batch: OpenBatch) -> None:
         """What was taken for this batch holds other requests: its name is still unknown."""
@@ -248,10 +240,8 @@ class Journal:
 
     def open_batches(self) -> list[OpenBatch]:
         """Those that are not settled, oldest first."""
-        rows = self.table(
-            "SELECT id, known, size, name FROM batches WHERE state IN ('intent', 'created') "
-            "ORDER BY id"
-        )
+        is_open = "state IN ('intent', 'created')"
+        rows = self.table(f"SELECT id, known, size, name FROM batches WHERE {is_open} ORDER BY id")
         return [OpenBatch(id, json.loads(known), size, name) for id, known, size, name in rows]
 
     def batch_names(self) -> set[str]:
@@ -281,8 +271,7 @@ class Journal:
         sends = self.table(
             "SELECT stage || ' ' || json_extract(json, '$.model'), state, outcome, note, "
             f"COUNT(*), TOTAL(usd), {new} + {written} + {read}, {read}, {answered} "
-            "FROM sends JOIN requests USING (key) JOIN settings ON settings.id = settings "
-            "GROUP BY 1, 2, 3, 4"
+            f"FROM {_SENDS} GROUP BY 1, 2, 3, 4"
         )
         sums = ("answers", "usd", "prompt_tokens", "read_from_cache", "answer_tokens")
         for stage, state, outcome, note, *numbers in sends:

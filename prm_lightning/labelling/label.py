@@ -128,7 +128,7 @@ def _approve(options: LabelOptions, asker: Asker, requests: Requests, bar: Bar) 
 def _dry_run(run: Run) -> None:
     """Print requests, tokens and dollars of what is left to ask, as far as it can be known."""
     options, asker, judge = run.options, run.asker, run.claude_judge
-    found = run.known_solutions()
+    found = run.solutions()
     plan: list[tuple[list[Request], float]] = []  # with how many each of them is counted for
     share = options.fraction if options.select == "uncertain" else 1.0
     if found is not None:
@@ -136,7 +136,7 @@ def _dry_run(run: Run) -> None:
         if options.asks_claude:
             plan.append((list(asker.pending(judge.requests(ready))), share))
     else:
-        problems, each = run.known_problems(), options.num_rollouts
+        problems, each = run.problems(), options.num_rollouts
         count = options.num_samples if problems is None else len(problems)
         total = count * each
         _say(f"assumed: {total:,} different solutions of {TYPICAL_STEPS} steps each")
@@ -218,6 +218,7 @@ def write_folder(run: Run) -> dict[str, Any]:
         What `RECORD` holds, which is written last.
     """
     options, found, judge = run.options, run.solutions(), run.judge.name
+    assert found is not None, "this is no dry run"
     outcomes: Counter[str] = Counter()
     steps: Counter[str] = Counter()
     answers: Counter[str] = Counter()

@@ -10,6 +10,7 @@ from itertools import islice
 from prm_lightning.answers import extract_answer, same_answer, stated_answer
 from prm_lightning.files import digest
 from prm_lightning.labelling.prompts import WRITTEN, Answer, canonical
+from prm_lightning.scoring.score import score_each
 from prm_lightning.sources.problems import Problem
 from prm_lightning.sources.rows import Row
 from prm_lightning.text import split_steps
@@ -20,7 +21,6 @@ from prm_lightning.types import (
     JudgeRequest,
     Prompt,
     Sampling,
-    Unanswerable,
 )
 
 READY, UNANSWERABLE = "ready", "unanswerable"
@@ -34,15 +34,8 @@ def complete(
     generator: Generator, prompts: Sequence[Prompt], sampling: Sampling
 ) -> list[list[Completion] | None]:
     """Completions of each prompt; None where the generator refuses it, as one that is too long."""
-    try:
-        return [*generator.generate(prompts, sampling)] if prompts else []
-    except Unanswerable:
-        if len(prompts) == 1:
-            return [None]
-    half = len(prompts) // 2
-    return [
-        p for part in (prompts[:half], prompts[half:]) for p in complete(generator, part, sampling)
-    ]
+    found = score_each(lambda some: generator.generate(some, sampling), prompts)
+    return [None if isinstance(each, str) else each for each in found]
 
 
 def answer_of(completion: Completion, begun: str = "") -> str | None:
@@ -66,15 +59,9 @@ def fail_rates(
 ) -> Iterator[tuple[Problem, float | None]]:
     """Let a model try problems: there is something to learn from those it fails sometimes.
 
-    Args:
-        problems: in the order to try them.
-        generator: what tries, `at_once` problems in one call.
-        sampling: how it samples; `n` is the number of attempts at each problem.
-        known: fail rates of an earlier run by problem id; these are not tried again.
-        at_once: see `generator`.
-
-    Yields:
-        Each problem with the share of its attempts that fail; None if the generator refuses it.
+    Yields each problem with the share of its `sampling.n` attempts that fail; None if the generator
+    refuses it. Problems of which an earlier run has a rate, `known` by their ids, are not tried
+    again; of the others `at_once` are tried in one call.
     """
     rest, rates = iter(problems), dict(known)
     while chunk := list(islice(rest, at_once)):

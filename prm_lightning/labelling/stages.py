@@ -113,19 +113,20 @@ class Run:
         )  # fmt: skip
         return fingerprint(options.problems), options.num_samples, mining
 
-    def problems(self) -> Stage:
-        """The questions to be answered, mined if that is asked for."""
+    def problems(self) -> Stage | None:
+        """The questions to be answered, mined if asked for; None of a dry run that had to mine."""
         found, options = self.stage("problems", *self._problem_names), self.options
         if found.is_finished:
             return found
+        if options.dry_run and options.mine_samples:
+            return None
         reasons: Counter[str] = Counter()
         self.bar.stage("mining" if options.mine_samples else "reading", options.num_samples)
         kept: list[Problem] = []
-        for problem in self._mined(reasons) if options.mine_samples else self._read(reasons):
+        some = self._mined(reasons) if options.mine_samples else self._read(reasons)
+        for problem in islice(some, options.num_samples):
             kept.append(problem)
             self.bar.advance()
-            if len(kept) >= options.num_samples:
-                break
         if not kept:
             raise ValueError(
                 f"label: no question of {options.problems} is left ({dict(reasons)}). "
@@ -135,11 +136,6 @@ class Run:
         found.append(rows[len(found) :])
         found.finish(dict(reasons))
         return found
-
-    def known_problems(self) -> Stage | None:
-        """The questions, unless a model would have to try them first."""
-        found = self.stage("problems", *self._problem_names)
-        return None if self.options.mine_samples and not found.is_finished else self.problems()
 
     def _read(self, reasons: Counter[str]) -> Iterator[Problem]:
         for row in read_problems(self.options.problems):
@@ -155,25 +151,32 @@ class Run:
         for problem, rate in fail_rates(self._read(reasons), self.generator, sampling, known):
             if problem.id not in known:
                 tried.append([{"id": problem.id, "fail_rate": rate}])
-            if rate is None:
-                reasons[UNANSWERABLE] += 1
-            elif rate < options.min_fail:
-                reasons["too easy"] += 1
-            elif rate > options.max_fail:
-                reasons["too hard"] += 1
-            else:
+            if rate is not None and options.min_fail <= rate <= options.max_fail:
                 yield problem
+            elif rate is None:
+                reasons[UNANSWERABLE] += 1
+            else:
+                reasons["too easy" if rate < options.min_fail else "too hard"] += 1
 
     # Solutions -----------------------------------------------------------------------------
 
-    def solutions(self) -> Stage:
-        """The solutions to be judged, written or read."""
-        if self.options.solutions:
-            return self._ready_solutions(self.options.solutions)
-        problems = self.problems()
-        found = self._solution_stage(problems)
+    def solutions(self) -> Stage | None:
+        """The solutions to be judged, written or read; None of a dry run that had to write them."""
+        options = self.options
+        if options.solutions:
+            return self._ready_solutions(options.solutions)
+        if (problems := self.problems()) is None:
+            return None
+        writer = (
+            options.writer, options.instruction, options.temperature, options.max_new_tokens,
+            options.seed,
+        )  # fmt: skip
+        decided_by = (self.writer_settings,) if options.method == 2 else writer
+        found = self.stage("solutions", problems.name, options.num_rollouts, *decided_by)
         if not found.is_finished:
-            write = self._ask_claude if self.options.method == 2 else self._let_model_write
+            if options.dry_run:
+                return None
+            write = self._ask_claude if options.method == 2 else self._let_model_write
             write(list(problems), found)
             found.finish()
         return found
@@ -182,10 +185,9 @@ class Run:
         options = self.options
 
         def requests() -> Iterator[tuple[dict[str, str], Request]]:
+            settings, each = self.writer_settings, options.num_rollouts
             for problem in problems:
-                for request in writer_requests(
-                    self.writer_settings, problem["question"], options.num_rollouts
-                ):
+                for request in writer_requests(settings, problem["question"], each):
                     yield problem, request
 
         ask(self.asker, lambda: (request for _, request in requests()), options.mode)
@@ -208,24 +210,6 @@ class Run:
         self.bar.stage("writing", len(problems) * each)
         self.bar.advance(len(found))
         found.fill(problems, TRIED_AT_ONCE, write, self.bar.advance, each)
-
-    def known_solutions(self) -> Stage | None:
-        """The solutions, unless some would have to be written first."""
-        if self.options.solutions:
-            return self._ready_solutions(self.options.solutions)
-        problems = self.known_problems()
-        found = None if problems is None else self._solution_stage(problems)
-        return found if found is not None and found.is_finished else None
-
-    def _solution_stage(self, problems: Stage) -> Stage:
-        options = self.options
-        decided_by = problems.name, options.num_rollouts
-        if options.method == 2:
-            return self.stage("solutions", *decided_by, self.writer_settings)
-        return self.stage(
-            "solutions", *decided_by, options.writer, options.instruction, options.temperature,
-            options.max_new_tokens, options.seed,
-        )  # fmt: skip
 
     def _ready_solutions(self, file: str) -> Stage:
         found = self.stage("solutions", "ready", fingerprint(file))
