@@ -4,12 +4,12 @@
     python benchmarks/mutants.py --tools DIR --out FOLDER [--sample 300] [--seed 17]
 
 Mutants are cosmic-ray's (operators, comparisons, numbers, conditions, loops, decorators) in the
-parts of the package that TARGETS names. Every test file is run once to see which lines it reaches;
-a mutant is given to the files that reach its line, the quick tests of all of them first, then the
-slow ones, until one fails or a minute more than usual has passed. Each runs in a copy of the
-working tree, in a process forked from one that has the heavy libraries. FOLDER/mutants.jsonl has
-one line per mutant and is continued by the next call. Prints the share that died, and those that
-live.
+parts of the package that TARGETS names. Every quick test is run once to see which lines it reaches;
+a mutant is given to the tests that reach its line, the quickest first, until one fails or a minute
+more than usual has passed. With --slow, those that live are then given to the slow tests of the
+same files. Each runs in a copy of the working tree, in a process forked from one that has the heavy
+libraries. FOLDER/mutants.jsonl has one line per mutant and is continued by the next call. Prints
+the share that died, and those that live.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = ("batching", "modeling", "sources/rewards.py", "sources/splits.py", "training")
+FIRST = 25  # tests that are tried first
 LIMIT = 60.0  # seconds that a mutant may take longer than the tests took without it
 LIBRARIES = "datasets lightning.pytorch.cli peft pytest scipy.stats torchmetrics transformers"
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--sample", type=int, default=300, help="mutants")
     parser.add_argument("--seed", type=int, default=17, help="of the sample")
+    parser.add_argument("--slow", action="store_true", help="slow tests for those that live")
     arguments = parser.parse_args()
     sys.path.append(str(arguments.tools.resolve()))
     for name in LIBRARIES.split():
@@ -49,7 +51,7 @@ def main() -> None:
     record = arguments.out / "mutants.jsonl"
     done = [json.loads(x) for x in record.read_text().splitlines()] if record.exists() else []
     for number, mutant in enumerate(sample[len(done) :], len(done) + 1):
-        mutant["killed_by"] = kill(tree, mutant, reached)
+        mutant["killed_by"] = kill(tree, mutant, reached, arguments.slow)
         done.append(mutant)
         with record.open("a") as file:
             file.write(json.dumps(mutant) + "\n")
@@ -81,7 +83,7 @@ def read_or_make(path: Path, make: Any) -> Any:
 def run(tree: Path, options: list[str], limit: float, lines: Path | None = None) -> int | None:
     """Exit status of pytest in a forked process; None if it took longer than the limit.
 
-    With `lines`, that file gets the lines of the package that ran, by file.
+    With `lines`, that file gets what `Reach` finds.
     """
     child = os.fork()
     if child == 0:
@@ -106,35 +108,64 @@ def run(tree: Path, options: list[str], limit: float, lines: Path | None = None)
 
 def run_here(options: list[str], lines: Path | None) -> int:
     """Run pytest in this process."""
-    import coverage
     import pytest
 
     options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", *options]
     if lines is None:
         return int(pytest.main(options))
-    measured = coverage.Coverage(data_file=None, include=["prm_lightning/*"])
-    measured.start()
-    status = int(pytest.main(options))
-    measured.stop()
-    data = measured.get_data()
-    files = {
-        os.path.relpath(file): sorted(data.lines(file) or []) for file in data.measured_files()
-    }
-    lines.write_text(json.dumps(files))
+    watch = Reach()
+    status = int(pytest.main(options, plugins=[watch]))
+    lines.write_text(json.dumps(watch.found()))
     return status
 
 
-def reach(tree: Path) -> dict[str, Any]:
-    """Of each test file that passes: how long its quick tests take, and which lines they reach."""
-    found = {}
+class Reach:
+    """A plugin of pytest that notes how long each test takes and which lines it reaches."""
+
+    def __init__(self) -> None:
+        import coverage
+
+        self.coverage = coverage.Coverage(data_file=None, include=["prm_lightning/*"])
+        self.coverage.start()
+        self.seconds: dict[str, float] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+
+    def found(self) -> list[dict[str, Any]]:
+        """One entry per test: its id, seconds, and reached lines by file.
+
+        Lines that ran before the first test, at import, count as reached by every test that
+        reaches another line of their file.
+        """
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        reached: dict[str, dict[str, list[int]]] = {test: {} for test in self.seconds}
+        for file in data.measured_files():
+            name, imported = os.path.relpath(file), []
+            for line, tests in data.contexts_by_lineno(file).items():
+                if "" in tests:
+                    imported.append(line)
+                for test in filter(None, tests):
+                    reached[test].setdefault(name, []).append(line)
+            for lines in reached.values():
+                if name in lines:
+                    lines[name] += imported
+        return [{"id": t, "seconds": s, "lines": reached[t]} for t, s in self.seconds.items()]
+
+
+def reach(tree: Path) -> list[dict[str, Any]]:
+    """What `Reach` finds of the quick tests in every file that passes."""
+    found = []
     lines = tree.parent / "lines.json"
     for test in sorted((tree / "tests").glob("test_*.py")):
-        start = time.monotonic()
         lines.unlink(missing_ok=True)
         status = run(tree, [f"tests/{test.name}", "-m", "not slow"], 600, lines)
         if status == 0 and lines.exists():
-            seconds = time.monotonic() - start
-            found[test.name] = {"seconds": seconds, "lines": json.loads(lines.read_text())}
+            found += json.loads(lines.read_text())
         print(f"{test.name}  status {status}", flush=True)
     return found
 
@@ -190,20 +221,25 @@ def meaning(code: str) -> str:
     return ast.dump(tree)
 
 
-def kill(tree: Path, mutant: dict[str, Any], reached: dict[str, Any]) -> str | None:
-    """The test file that fails on the mutant; None if all that reach its line pass."""
+def kill(
+    tree: Path, mutant: dict[str, Any], reached: list[dict[str, Any]], slow: bool
+) -> str | None:
+    """What fails on the mutant, with its place among the tests; None if all pass."""
     file = tree / mutant["file"]
     code = file.read_text(encoding="utf-8")
-    tests = {name: found["seconds"] for name, found in reached.items()
-             if mutant["line"] in found["lines"].get(mutant["file"], ())}  # fmt: skip
+    tests = [test for test in reached if mutant["line"] in test["lines"].get(mutant["file"], ())]
+    tests.sort(key=lambda test: float(test["seconds"]))
+    stages = [tests[:FIRST], tests[FIRST:]]
+    files = sorted({test["id"].partition("::")[0] for test in tests})
     file.write_text(mutant.pop("code"), encoding="utf-8")
     try:
-        for marked in ("not slow", "slow"):
-            for name in sorted(tests, key=tests.__getitem__):
-                limit = LIMIT + (3 * tests[name] if marked == "not slow" else 600)
-                status = run(tree, [f"tests/{name}", "-m", marked], limit)
-                if status not in (0, 5):  # 5: no test has this mark
-                    return f"{name}, {marked}"
+        for stage in filter(None, stages):
+            limit = LIMIT + 3 * sum(test["seconds"] for test in stage)
+            status = run(tree, [test["id"] for test in stage], limit)
+            if status != 0:
+                return f"the {len(stage)} quick tests from {stage[0]['id']}"
+        if slow and files and run(tree, [*files, "-m", "slow"], 1200) not in (0, 5):  # 5: no test
+            return f"the slow tests of {', '.join(files)}"
     finally:
         file.write_text(code, encoding="utf-8")
     return None
