@@ -20,8 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from prm_lightning.sources.mistakes import KINDS, near_misses
-from prm_lightning.sources.synthetic import Synthetic
+from prm_lightning.sources.synthetic import KINDS, Synthetic, near_misses
 from prm_lightning.sources.word_problems import Template, read_templates
 from prm_lightning.types import Solution, Source
 

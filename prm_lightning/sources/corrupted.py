@@ -11,16 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-from prm_lightning.quantities import (
-    LIST_MARK,
-    NUMBER,
-    Equation,
-    evaluate,
-    find_equations,
-    holds,
-)
+from prm_lightning.quantities import LIST_MARK, NUMBER, Equation, evaluate, find_equations, holds
 from prm_lightning.sources.rewards import first_error
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source, Step
 
@@ -116,7 +109,7 @@ class Corrupted:
     def _copies(self, solution: Solution) -> Iterator[Solution]:
         rng = Random(f"{self.seed} {solution.id} {solution.problem}")
         texts = [step.text for step in solution.steps]
-        context = read_context("\n".join([solution.problem, *texts]))
+        context = Context("\n".join([solution.problem, *texts]))
         places = [at for at, text in enumerate(texts) if _numbers(text)]
         waiting: list[int] = []  # steps, each once before any comes again
         seen = set(texts)  # a copy never repeats another, nor a step
@@ -127,7 +120,6 @@ class Corrupted:
             broken = break_step(texts[at], context, rng, seen)
             if broken is None:
                 places.remove(at)
-                waiting = [other for other in waiting if other != at]
                 continue
             text, kind = broken
             seen.add(text)
@@ -140,19 +132,15 @@ class Corrupted:
             copy += 1
 
 
-class Context(NamedTuple):
+class Context:
     """What the problem and the solution say, and how they write it."""
 
-    numbers: list[Fraction]  # all of them, for one that is mistaken for another
-    commas: bool  # between thousands
-    times: str  # how a multiplication is written
-
-
-def read_context(text: str) -> Context:
-    """The context of the steps of a text."""
-    times = re.search(r"\d *([*x×]|\\\\times) *\$?\d", text)
-    numbers = [_value(match[0]) for match in _numbers(text)]
-    return Context(numbers, bool(re.search(r"\d,\d{3}\b", text)), times[1] if times else "*")
+    def __init__(self, text: str) -> None:
+        times = re.search(r"\d *([*x×]|\\\\times) *\$?\d", text)
+        self.times = times[1] if times else "*"  # how a multiplication is written
+        self.commas = bool(re.search(r"\d,\d{3}\b", text))  # between thousands
+        # all of them, for one that is mistaken for another
+        self.numbers = [_value(match[0]) for match in _numbers(text)]
 
 
 def break_step(
@@ -168,14 +156,14 @@ def break_step(
             key = re.sub(r"[ ,]", "", equation.left.text), _value(equation.right.text)
             groups.setdefault(key, []).append(equation)
     for _ in range(TRIES):
+        edits: list[Edit] = []
         if groups:
             kind = rng.choice(EQUATION_KINDS)
             edits = _change_equation(text, rng.choice(list(groups.values())), kind, context, rng)
         else:
-            kind = "changed_number"
-            place = rng.choice(_numbers(text))
-            new = _mistake(place[0], context, rng)
-            edits = [] if new is None else [(*place.span(), new)]
+            kind, place = "changed_number", rng.choice(_numbers(text))
+            if new := _mistake(place[0], context, rng):
+                edits = [(*place.span(), new)]
         broken = text
         for start, end, written in sorted(edits, reverse=True):
             broken = broken[:start] + written + broken[end:]
@@ -187,9 +175,8 @@ def break_step(
 def _change_equation(
     text: str, copies: list[Equation], kind: Kind, context: Context, rng: Random
 ) -> list[Edit]:
-    """The edits that break an equation; none where what was drawn makes no mistake.
-
-    Its copies in calculator marks, and later repetitions of its result, change with it.
+    """The edits that break an equation, its copies in calculator marks, and later repetitions of
+    its result; none where what was drawn makes no mistake.
     """
     marks = [e for e in copies if text[: e.left.start].endswith("<<")]
     around = copies[-1]  # the one around the mark, if there are both
@@ -270,8 +257,8 @@ def _mistake(number: str, context: Context, rng: Random) -> str | None:
 def _write(value: Fraction, like: str, context: Context, decimals: int = 0) -> str | None:
     """A value as the number `like` is written; None if that has too few decimals for it.
 
-    Commas between thousands are as in `like`, or as in the context where it is too short to show
-    them; as many decimals as given are allowed where it has fewer.
+    Where `like` is too short to show commas, or has fewer decimals than given, those of the
+    context, and so many decimals, are allowed.
     """
     shown = len(like.partition(".")[2])
     decimals = max(decimals, shown)
@@ -301,5 +288,5 @@ def _numbers(text: str) -> list[re.Match[str]]:
 
 def _drop(solution: Solution, reason: str, why: str) -> Dropped:
     place = f"{solution.source} {solution.id}"
-    message = f"{place}: {reason}, {why}; leave it out, or give a source of right solutions."
-    return Dropped(place, reason, message)
+    advice = "leave it out, or give a source of right solutions."
+    return Dropped(place, reason, f"{place}: {reason}, {why}; {advice}")

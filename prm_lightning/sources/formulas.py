@@ -84,8 +84,8 @@ def names(expression: Expression) -> list[str]:
 def substitute(expression: Expression, name: str, replacement: Expression) -> Expression:
     """The expression with `replacement` wherever `name` was."""
     if isinstance(expression, Operation):
-        left = substitute(expression.left, name, replacement)
-        return Operation(expression.symbol, left, substitute(expression.right, name, replacement))
+        symbol, *sides = expression
+        return Operation(symbol, *(substitute(side, name, replacement) for side in sides))
     return replacement if expression == name else expression
 
 
@@ -122,14 +122,11 @@ def is_sensible(value: Fraction, unit: str) -> bool:
 class Style(NamedTuple):
     """How one writer sets numbers and signs."""
 
-    times: str = "*"
-    divided: str = "/"
-    percent: Literal["sign", "decimal", "of"] = "of"  # 25%, 0.25 or "25% of" in a product
-    money: Literal["each", "result"] = "each"  # where an equation has a dollar sign
-    thousands: str = ","  # as in 1,250, or nothing
-
-
-PRINTED = Style()
+    times: str
+    divided: str
+    percent: Literal["sign", "decimal", "of"]  # 25%, 0.25 or "25% of" in a product
+    money: Literal["each", "result"]  # where an equation has a dollar sign
+    thousands: str  # as in 1,250, or nothing
 
 
 def draw_style(rng: Random) -> Style:
@@ -143,14 +140,14 @@ def draw_style(rng: Random) -> Style:
     )
 
 
-def show(value: Fraction, unit: str, style: Style = PRINTED) -> str:
+def show(value: Fraction, unit: str, thousands: str = ",") -> str:
     """The number as it is written in a sentence: ``$12.50``, ``12.5%``, ``3/4``, ``1,250``."""
     if unit == "$":
-        text = show_decimal(value, style.thousands)
+        text = show_decimal(value, thousands)
         return f"${text}0" if text[-2:-1] == "." else f"${text}"
     if unit == "%":
         return show_decimal(value * 100, "") + "%"
-    return str(value) if unit == "part" else show_decimal(value, style.thousands)
+    return str(value) if unit == "part" else show_decimal(value, thousands)
 
 
 def show_decimal(value: Fraction, thousands: str) -> str:
@@ -177,7 +174,7 @@ def write_expression(
             return show_decimal(value, "")
         if unit == "part" and around == "/":
             return f"({value})"
-        text = show(value, unit, style)
+        text = show(value, unit, style.thousands)
         return text.removeprefix("$") if style.money == "result" else text
     symbol, *sides = expression
     is_share = [isinstance(side, str) and units[side] == "%" for side in sides]
@@ -187,14 +184,10 @@ def write_expression(
     inner = "%" if symbol in "+-" and any(is_share) else symbol
     texts = [write_expression(side, values, units, style, inner) for side in sides]
     for k, side in enumerate(sides):
-        if isinstance(side, Operation) and needs_parentheses(side.symbol, symbol, k):
-            texts[k] = f"({texts[k]})"
+        if isinstance(side, Operation):
+            is_sum = side.symbol in "+-"
+            after = k == 1 and (symbol == "/" or (symbol == "-" and is_sum))
+            if after or (symbol in "*/" and is_sum):
+                texts[k] = f"({texts[k]})"
     sign = {"*": style.times, "/": style.divided}.get(symbol, symbol)
     return f" {sign} ".join(texts)
-
-
-def needs_parentheses(inner: str, outer: str, side: int) -> bool:
-    """Whether ``inner`` must be closed off on the left (0) or right (1) side of ``outer``."""
-    if outer in "*/" and inner in "+-":
-        return True
-    return side == 1 and (outer == "/" or (outer == "-" and inner in "+-"))

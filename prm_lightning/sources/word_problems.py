@@ -7,13 +7,13 @@ Read next: `synthetic.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -76,8 +76,8 @@ class Template:
     questions: tuple[str, ...]
     steps: tuple[Line, ...]
     answers: tuple[str, ...]
-    words: Mapping[str, tuple[str, ...]]
-    needs: tuple[tuple[Expression, Expression], ...]
+    words: Mapping[str, Sequence[str]]
+    needs: Sequence[Sequence[Expression]]  # pairs, of which the first must be larger
 
     @cached_property
     def units(self) -> dict[str, str]:
@@ -91,24 +91,18 @@ def read_templates() -> tuple[Template, ...]:
     """All templates, in the order of the file."""
     themes = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     return tuple(
-        read_template(f"{theme}/{name}", content["split"], template)
+        Template(
+            name=f"{theme}/{name}",
+            split=content["split"],
+            given={key: read_quantity(**given) for key, given in template["given"].items()},
+            questions=tuple(template["questions"]),
+            steps=tuple(read_line(**step) for step in template["steps"]),
+            answers=tuple(template["answers"]),
+            words=template.get("words", {}),
+            needs=[tuple(map(parse, need.split(">"))) for need in template.get("needs", ())],
+        )
         for theme, content in themes.items()
         for name, template in content["templates"].items()
-    )
-
-
-def read_template(name: str, split: Split, template: Mapping[str, Any]) -> Template:
-    """One template as YAML has it."""
-    sides = (need.split(">") for need in template.get("needs", ()))
-    return Template(
-        name,
-        split,
-        {name: read_quantity(**given) for name, given in template["given"].items()},
-        tuple(template["questions"]),
-        tuple(read_line(**step) for step in template["steps"]),
-        tuple(template["answers"]),
-        {word: tuple(choices) for word, choices in template.get("words", {}).items()},
-        tuple((parse(larger), parse(smaller)) for larger, smaller in sides),
     )
 
 
@@ -125,19 +119,13 @@ def read_line(
 
 
 def read_quantity(
-    unit: str,
-    among: list[float | str] | None = None,
-    low: float = 0,
-    high: float = 0,
-    step: float = 1,
+    unit: str, among: Sequence[float | str] = (), low: float = 0, high: float = 0, step: float = 1
 ) -> Quantity:
     """One of `among`, else ``low, low + step, ...`` to `high` at most; 25 means 25% if in ``%``."""
-    if among is not None:
-        values = [Fraction(str(value)) for value in among]
-    else:
-        start, stride = Fraction(str(low)), Fraction(str(step))
-        count = (Fraction(str(high)) - start) // stride + 1
-        values = [start + stride * k for k in range(count)]
+    values = [Fraction(str(value)) for value in among]
+    start, end, stride = (Fraction(str(bound)) for bound in (low, high, step))
+    if not among:
+        values = [start + stride * k for k in range((end - start) // stride + 1)]
     return Quantity(unit, tuple(value / (100 if unit == "%" else 1) for value in values))
 
 
@@ -160,7 +148,10 @@ def pose(template: Template, rng: Random) -> Problem:
     values = next(filter(None, drawn), None)
     if values is None:
         raise ValueError(f"pose: no sensible numbers for {template.name!r}; widen its ranges.")
-    words = draw_words(template, rng)
+    people = rng.sample(SHE + HE, 3)
+    pronouns = ("she", "She", "her", "Her") if people[0] in SHE else ("he", "He", "his", "His")
+    words = dict(zip(("a", "b", "c", "he", "He", "his", "His"), [*people, *pronouns], strict=True))
+    words |= {name: rng.choice(choices) for name, choices in template.words.items()}
     shown = {name: show(values[name], q.unit) for name, q in template.given.items()}
     text = rng.choice(template.questions).format(**words, **shown)
     return Problem(template, text, words, values)
@@ -177,16 +168,6 @@ def draw_values(template: Template, rng: Random) -> dict[str, Fraction] | None:
     return values if all(meets) else None
 
 
-def draw_words(template: Template, rng: Random) -> dict[str, str]:
-    """Three different people ``a b c``, pronouns of the first, and the template's own words."""
-    people = rng.sample(SHE + HE, 3)
-    is_she = people[0] in SHE
-    words = dict(zip("abc", people, strict=True))
-    pronouns = ("she", "She", "her", "Her") if is_she else ("he", "He", "his", "His")
-    words |= dict(zip(("he", "He", "his", "His"), pronouns, strict=True))
-    return words | {name: rng.choice(choices) for name, choices in template.words.items()}
-
-
 class Wording(NamedTuple):
     """One writer's choices for one template."""
 
@@ -200,14 +181,11 @@ class Wording(NamedTuple):
 def draw_wording(template: Template, rng: Random) -> Wording:
     """A new writer; two of five state the answer at the end once more."""
     texts = tuple(rng.choice(line.texts) for line in template.steps)
+    style, answer = draw_style(rng), rng.choice(template.answers + ANSWERS)
+    closes = rng.random() < 0.4
     choices = [k for k in range(len(texts) - 1) if can_join(template, k)]
-    return Wording(
-        draw_style(rng),
-        texts,
-        rng.choice(template.answers + ANSWERS),
-        closes=rng.random() < 0.4,
-        joined=rng.choice(choices) if choices and rng.random() < 0.2 else None,
-    )
+    joined = rng.choice(choices) if choices and rng.random() < 0.2 else None
+    return Wording(style, texts, answer, closes, joined)
 
 
 def can_join(template: Template, k: int) -> bool:
@@ -273,19 +251,19 @@ def work_out(plan: Plan) -> Worked | None:
             return None
         claimed[line.name] = value
         values.append(value)
-        texts.append(write_line(line, value, seen, plan))
+        texts.append(_write_line(line, value, seen, plan))
     return Worked(tuple(texts), tuple(values))
 
 
-def write_line(line: Line, value: Fraction, seen: Mapping[str, Fraction], plan: Plan) -> str:
+def _write_line(line: Line, value: Fraction, seen: Mapping[str, Fraction], plan: Plan) -> str:
     """One sentence with its equation.
 
     Around the equation, numbers of the problem are written as they are, even if the equation takes
     them wrongly: "in 12 years she will be 31" would be true where 10 years were asked about.
     """
     problem, style, units = plan.problem, plan.style, plan.problem.template.units
-    result = show(value, line.unit, style)
+    result = show(value, line.unit, style.thousands)
     given = problem.template.given
-    shown = {name: show(problem.values[name], units[name], style) for name in given}
+    shown = {name: show(problem.values[name], units[name], style.thousands) for name in given}
     equation = f"{write_expression(line.expression, seen, units, style)} = {result}"
     return line.texts[0].format(**problem.words, **shown, **{ANSWER: result}, eq=equation)
