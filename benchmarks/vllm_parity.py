@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import httpx2
 import torch
 
-from prm_lightning.interop import Format
+from prm_lightning.interop import ExportOptions, Format
 from prm_lightning.interop.card import EXAMPLE
 from prm_lightning.interop.export import export
 from prm_lightning.interop.formats import compute_in_float32
@@ -382,7 +382,7 @@ def run_case(case: Case, out: Path, python: Path, model: Path | None) -> Iterato
     place = model or make_model(case, out / f"model-{kind}")
     folder = out / case.name
     with contextlib.redirect_stdout(sys.stderr):
-        export(str(place), str(folder), format=case.format, dtype=case.dtype, overwrite=True)
+        export(ExportOptions(str(place), str(folder), case.format, case.dtype, overwrite=True))
     if case.dtype == "fp32":
         prm = PRM.from_pretrained(place, "cpu")
         compute_in_float32(prm)

@@ -4,26 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prm_lightning.modeling.prm import PRM
-    from prm_lightning.scoring.reward import PRMReward
-    from prm_lightning.scoring.scorers import load_scorer
-    from prm_lightning.searching.search import best_of_n
-    from prm_lightning.sources.formatting import format_stepwise
-    from prm_lightning.training.train import train
-    from prm_lightning.types import Solution, Step
+    from prm_lightning.modeling.prm import PRM as PRM
+    from prm_lightning.scoring.reward import PRMReward as PRMReward
+    from prm_lightning.scoring.scorers import load_scorer as load_scorer
+    from prm_lightning.searching.search import best_of_n as best_of_n
+    from prm_lightning.sources.formatting import format_stepwise as format_stepwise
+    from prm_lightning.training.train import train as train
+    from prm_lightning.types import Solution as Solution
+    from prm_lightning.types import Step as Step
 
 __version__ = "0.1.0"
-__all__ = [
-    "PRM",
-    "PRMReward",
-    "Solution",
-    "Step",
-    "best_of_n",
-    "format_stepwise",
-    "load_scorer",
-    "train",
-]
-
 _MODULES = {
     "PRM": "modeling.prm",
     "PRMReward": "scoring.reward",
@@ -34,6 +24,7 @@ _MODULES = {
     "train": "training.train",
     "load_scorer": "scoring.scorers",
 }
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:

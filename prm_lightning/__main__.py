@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, capture_parser, set_parsing_settings
@@ -16,10 +18,8 @@ from prm_lightning.command import UsageError, add_environment, run_verb
 from prm_lightning.terminal import did_you_mean
 
 USAGE_STATUS = 2  # as argparse exits
-
-
 LIGHTNING = "training.cli"
-VERBS = {  # what each does, and the module whose `main` takes its command line
+VERBS = {  # what each does, and the module whose `main` takes its command line, or its options
     "fit": ("train a process reward model", LIGHTNING),
     "validate": ("measure it on validation data", LIGHTNING),
     "test": ("measure it on test data", LIGHTNING),
@@ -30,12 +30,17 @@ VERBS = {  # what each does, and the module whose `main` takes its command line
     "search": ("find answers with a generator and a process reward model", "searching.verb"),
     "evaluate": (
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
-        "evaluation.evaluate",
+        "evaluation.options:EvaluateOptions",
     ),
-    "export": ("write a model for transformers, vLLM, SGLang or PEFT", "interop.export"),
-    "import": ("turn a public model into a folder of ours", "interop.importing"),
+    "export": ("write a model for transformers, vLLM, SGLang or PEFT", "interop:ExportOptions"),
+    "import": ("turn a public model into a folder of ours", "interop:ImportOptions"),
     "report": ("show runs and evaluations on one HTML page", "evaluation.report"),
-    "completion": ("print a completion script for bash, zsh or tcsh", "__main__"),
+    "completion": ("print a completion script for bash, zsh or tcsh", "__main__:print_completion"),
+}
+WORK = {  # what takes the options of a verb; heavy, and imported once they are known to be good
+    "evaluate": "evaluation.benchmarks:evaluate",
+    "export": "interop.export:export",
+    "import": "interop.importing:import_public",
 }
 
 
@@ -74,16 +79,28 @@ def run(verb: str) -> None:
     if len(sys.argv) - 2 > len(given):
         added = [arg for arg in sys.argv[2:] if arg not in given]
         print(f"environment  {' '.join(added)}", file=sys.stderr)
-    if verb == "completion":
-        run_verb(verb, print_completion, sys.argv[2:])
-        return
-    module = import_module(f"prm_lightning.{VERBS[verb][1]}")
     if VERBS[verb][1] != LIGHTNING:
-        module.main(sys.argv[2:])
+        call(verb, sys.argv[2:])
         return
-    finished = module.main()  # Lightning reads the verb and its options itself
+    finished = ours(LIGHTNING).main()  # Lightning reads the verb and its options itself
     if finished is not None:
         report_run(finished)
+
+
+def call(verb: str, args: Sequence[str]) -> None:
+    """Run a verb other than Lightning's with its command line."""
+    takes_args = ours(VERBS[verb][1])
+    if isinstance(takes_args, ModuleType):
+        takes_args.main(args)
+        return
+    options = run_verb(verb, takes_args, args)
+    if verb in WORK:
+        ours(WORK[verb])(options)
+
+
+def ours(name: str) -> Any:
+    """A module of this package, or what a module has after a colon."""
+    return resolve_name(f"prm_lightning.{name}")
 
 
 def report_run(folder: Path) -> None:
@@ -112,14 +129,12 @@ def print_completion(shell: Literal["bash", "zsh", "tcsh"], /) -> None:
         raise ValueError("completion: needs shtab: pip install 'prm_lightning[completion]'.")
     whole = ArgumentParser(prog="prm_lightning")  # shells cannot complete after `python -m`
     verbs = whole.add_subcommands()
-    lightning: Any = capture_parser(import_module(f"prm_lightning.{LIGHTNING}").main)
+    lightning: Any = capture_parser(ours(LIGHTNING).main)
     for name, (text, module) in VERBS.items():
         if module == LIGHTNING:
             parser = lightning._subcommands_action.choices[name]
-        elif name == "completion":
-            parser = capture_parser(run_verb, name, print_completion, [])
         else:
-            parser = capture_parser(import_module(f"prm_lightning.{module}").main, [])
+            parser = capture_parser(call, name, [])
         verbs.add_subcommand(name, parser, help=text)
     set_parsing_settings(add_print_completion_argument=True)
     whole.parse_args([f"--print_completion=shtab-{shell}"])

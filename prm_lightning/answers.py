@@ -6,16 +6,17 @@ problem fall into groups that do not depend on their order. `quantities.py` read
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Hashable
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from prm_lightning.quantities import NUMBER_IN_TEXT, NUMERALS, plain_symbols, read_quantity
 
@@ -55,7 +56,7 @@ _BASE = re.compile(
 _HOURS = {"noon": 720, "12 noon": 720, "midnight": 0, "12 midnight": 0}
 _OPENING, _CLOSING = "([{", ")]}"
 _LONGEST = 400  # characters; a longer answer is compared as text alone
-_START_SECONDS = 60.0  # to import sympy on a busy machine
+_START_SECONDS = 60  # to import sympy on a busy machine
 
 
 def extract_answer(text: str) -> str | None:
@@ -143,7 +144,7 @@ def _key(text: str, timeout: float) -> Hashable:
         if text[0] == "(":
             return _key(inner, timeout)
     if len(text) > 1 and _FORMULA.fullmatch(text) and not _NO_FORMULA.search(text):
-        form = _WORKER.simplest(text, timeout)
+        form = _simplest(text, timeout)
         if form.startswith("= "):
             return "number", Fraction(form[2:])
         return ("formula", form) if form else as_text
@@ -258,86 +259,66 @@ def _normal(answer: str) -> str:
     return " ".join(_TEXT_COMMAND.sub(r" \1 ", answer).split()).strip("$ ").rstrip(".")
 
 
-class _Worker:
-    """A process that simplifies formulas. One that takes too long is killed; the next starts anew.
+_LOCK = threading.Lock()  # the process takes one formula at a time
+
+
+@cache
+def _worker() -> subprocess.Popen[str]:
+    """A process that simplifies formulas, and ends where one takes too long.
 
     A signal would stop long work neither outside the main thread nor in big-integer arithmetic.
     """
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-
-    def simplest(self, formula: str, timeout: float) -> str:
-        """The simplest form of a formula; empty if there is none in time."""
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process = self._start()
-            form = _ask(self._process, formula, timeout)
-            if form is None:
-                self.stop()
-            return form or ""
-
-    def stop(self) -> None:
-        """End the process, if there is one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def _start(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prm_lightning.answers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            text=True,
-            encoding="utf-8",
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prm_lightning.answers"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        text=True,
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    if not process.stdout.readline():
+        raise RuntimeError(
+            "answers: the process that compares formulas did not start. "
+            "Check that the package math-verify is installed."
         )
-        if _ask(process, "1", _START_SECONDS) is None:
-            raise RuntimeError(
-                "answers: the process that compares formulas did not start. "
-                "Check that the package math-verify is installed."
-            )
-        return process
+    return process
 
 
-def _ask(process: subprocess.Popen[str], formula: str, timeout: float) -> str | None:
-    """What the process answers; None if it died or had to be killed."""
-    assert process.stdin is not None and process.stdout is not None
-    timer = threading.Timer(timeout, process.kill)
-    timer.start()
-    try:
-        print(json.dumps(formula), file=process.stdin, flush=True)
+def _simplest(formula: str, timeout: float) -> str:
+    """The simplest form of a formula; empty if there is none in time."""
+    with _LOCK:
+        if _worker().poll() is not None:
+            _worker.cache_clear()
+        process = _worker()
+        assert process.stdin is not None and process.stdout is not None
+        print(json.dumps([formula, timeout]), file=process.stdin, flush=True)
         line = process.stdout.readline()
-        return str(json.loads(line)) if line.endswith("\n") else None
-    except BrokenPipeError:
-        return None
-    finally:
-        timer.cancel()
-
-
-_WORKER = _Worker()
-atexit.register(_WORKER.stop)
+        if not line:
+            process.wait()
+        return str(json.loads(line)) if line else ""
 
 
 def _serve() -> None:
-    """Answer requests on stdin until it closes."""
-    import resource
-
+    """Answer requests on stdin until it closes; an alarm, which nothing handles, ends it all."""
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    signal.alarm(_START_SECONDS)
+    import latex2sympy2_extended  # noqa: F401
+
+    print("ready", flush=True)
     for line in sys.stdin:
+        formula, timeout = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, timeout)
         try:
-            form = _simplest(json.loads(line))
-        except ImportError:
-            raise
+            form = _simplify(formula)
         except Exception:  # of sympy and its parsers, on text that a model wrote: no common class
             form = ""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(form), flush=True)
 
 
-def _simplest(formula: str) -> str:
+def _simplify(formula: str) -> str:
     """A formula, or an equation as what is 0, in a form that equal ones mostly share."""
     import sympy
     from latex2sympy2_extended import latex2sympy

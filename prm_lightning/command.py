@@ -15,36 +15,35 @@ from prm_lightning.terminal import did_you_mean
 
 OUTPUT_ALIASES = {"--out": "--output", "--output_dir": "--output"}
 _OURS = {  # our options, and what TRL, axolotl and guides call them
-    "--data.tokens_per_batch or --data.solutions_per_step": [
-        "batch_size",
-        "per_device_train_batch_size",
-    ],
-    "--trainer.precision bf16-mixed": ["bf16"],
-    "--model.backbone.kernels compiled": ["compile_layers", "torch_compile"],
-    "--trainer.max_epochs": ["epochs", "num_train_epochs"],
-    "--trainer.val_check_interval": ["eval_steps"],
-    "--trainer.precision 16-mixed": ["fp16"],
-    "--data.solutions_per_step": ["gradient_accumulation_steps"],
-    "--model.backbone.gradient_checkpointing": ["gradient_checkpointing"],
-    "--model.lr": ["learning_rate", "lr"],
-    "--model.backbone.quantize nf4": ["load_in_4bit"],
-    "--model.backbone.quantize int8": ["load_in_8bit"],
-    "--model.backbone.lora.alpha": ["lora_alpha"],
-    "--model.backbone.lora.r": ["lora_r"],
-    "--model.schedule": ["lr_scheduler", "lr_scheduler_type"],
-    "--data.max_tokens": ["max_length", "max_seq_length"],
-    "--trainer.max_steps": ["max_steps"],
-    "--model.backbone.name": ["model_name", "model_name_or_path"],
-    "none, since fit always takes AdamW": ["optimizer"],
-    "--checkpoint_every": ["save_steps"],
-    "--keep": ["save_total_limit"],
-    "--seed_everything": ["seed"],
-    "--data.sources": ["train_file"],
-    "--model.backbone.kernels liger": ["use_liger_kernel"],
-    "--model.warmup": ["warmup_ratio"],
-    "--model.weight_decay": ["weight_decay"],
+    "--data.tokens_per_batch or --data.solutions_per_step": (
+        "batch_size per_device_train_batch_size"
+    ),
+    "--trainer.precision bf16-mixed": "bf16",
+    "--model.backbone.kernels compiled": "compile_layers torch_compile",
+    "--trainer.max_epochs": "epochs num_train_epochs",
+    "--trainer.val_check_interval": "eval_steps",
+    "--trainer.precision 16-mixed": "fp16",
+    "--data.solutions_per_step": "gradient_accumulation_steps",
+    "--model.backbone.gradient_checkpointing": "gradient_checkpointing",
+    "--model.lr": "learning_rate lr",
+    "--model.backbone.quantize nf4": "load_in_4bit",
+    "--model.backbone.quantize int8": "load_in_8bit",
+    "--model.backbone.lora.alpha": "lora_alpha",
+    "--model.backbone.lora.r": "lora_r",
+    "--model.schedule": "lr_scheduler lr_scheduler_type",
+    "--data.max_tokens": "max_length max_seq_length",
+    "--trainer.max_steps": "max_steps",
+    "--model.backbone.name": "model_name model_name_or_path",
+    "none, since fit always takes AdamW": "optimizer",
+    "--checkpoint_every": "save_steps",
+    "--keep": "save_total_limit",
+    "--seed_everything": "seed",
+    "--data.sources": "train_file",
+    "--model.backbone.kernels liger": "use_liger_kernel",
+    "--model.warmup": "warmup_ratio",
+    "--model.weight_decay": "weight_decay",
 }
-FOREIGN = {name: ours for ours, names in _OURS.items() for name in names}
+FOREIGN = {name: ours for ours, names in _OURS.items() for name in names.split()}
 _OPTION = re.compile(r"--[a-z][\w-]*(?:=|\Z)")
 
 

@@ -90,9 +90,7 @@ def written_folder(
     """
     require_replaceable(folder, overwrite=overwrite, ours=ours)
     folder = folder.resolve() if folder.is_symlink() else folder
-    partial, old = (
-        folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("partial", "old")
-    )
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -148,11 +146,9 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    """JSON with a newline; escaped where a lone surrogate cannot be written as UTF-8."""
-    try:
-        return (json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(value, indent=indent) + "\n").encode()
+    """JSON with a newline; lone surrogates, which are not in UTF-8, are escaped as JSON has it."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,13 +262,6 @@ def job_lock(output: Path, verb: str) -> Iterator[None]:
             return
 
 
-def is_disk_fault(error: BaseException | None) -> bool:
-    """Whether an error says that a file cannot be written."""
-    in_rust = type(error) is Exception and "os error" in str(error)  # of tokenizers
-    is_fault = getattr(error, "errno", None) in _DISK_FAULTS
-    return in_rust or is_fault or isinstance(error, SafetensorError)
-
-
 @contextmanager
 def disk_faults_named(path: Path) -> Iterator[None]:
     """Name the file or folder that cannot be written; the system's message does not.
@@ -283,7 +272,9 @@ def disk_faults_named(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_disk_fault(error):
+        in_rust = type(error) is Exception and "os error" in str(error)  # of tokenizers
+        is_fault = isinstance(error, SafetensorError) or getattr(error, "errno", 0) in _DISK_FAULTS
+        if not (in_rust or is_fault):
             raise
         reason = str(error).splitlines()[0]
         raise OSError(

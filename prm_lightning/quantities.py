@@ -7,9 +7,10 @@ Read next: `answers.py`, which compares answers by their numbers.
 from __future__ import annotations
 
 import ast
+import operator
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from math import factorial
@@ -19,6 +20,9 @@ NUMBER = re.compile(r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+", re.ASCI
 LIST_MARK = re.compile(r"^[ \t]*(?:step\s+)?\d{1,3}[.:)](?=\s)", re.IGNORECASE | re.MULTILINE)
 _LONGEST, _MOST_BITS, _LARGEST_FACTORIAL = 400, 20_000, 500
 _PERCENT = Fraction(1, 100)
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv
+}  # fmt: skip
 
 _MARK = re.compile(r"<<([^<>\n]*)>>")
 _BLANKS = re.compile(r"\\[()\[\]]|\\?[$€£]|\*\*")  # math mode, money, bold print
@@ -184,29 +188,19 @@ def _value(node: ast.expr, values: dict[str, Fraction]) -> Fraction:
     match node:
         case ast.Name(name):
             return values[name]
-        case ast.UnaryOp(ast.USub(), operand):
-            return -_value(operand, values)
-        case ast.UnaryOp(ast.UAdd(), operand):
-            return _value(operand, values)
+        case ast.UnaryOp(ast.USub() | ast.UAdd() as sign, operand):
+            return _value(operand, values) * (-1 if isinstance(sign, ast.USub) else 1)
         case ast.Attribute(operand):
             number = _value(operand, values)
             if number.denominator == 1 and 0 <= number <= _LARGEST_FACTORIAL:
                 return Fraction(factorial(int(number)))
         case ast.BinOp(left, sign, right):
             a, b = _value(left, values), _value(right, values)
-            match sign:
-                case ast.Add():
-                    return a + b
-                case ast.Sub():
-                    return a - b
-                case ast.Mult():
-                    return a * b
-                case ast.Div():
-                    return a / b
-                case ast.Pow() if b.denominator == 1:
-                    bits = a.numerator.bit_length() + a.denominator.bit_length()
-                    if bits * abs(b) <= _MOST_BITS:
-                        return Fraction(a ** int(b))
+            if type(sign) in _OPERATIONS:
+                return _OPERATIONS[type(sign)](a, b)
+            bits = a.numerator.bit_length() + a.denominator.bit_length()
+            if isinstance(sign, ast.Pow) and b.denominator == 1 and bits * abs(b) <= _MOST_BITS:
+                return Fraction(a ** int(b))
     raise ValueError("no arithmetic, or too large")
 
 

@@ -13,7 +13,7 @@ from fake_claude import FakeClaude
 from test_docs import LIGHTNING, ROOT, ROWS, call, commands, every_page, filled, write_files
 from test_training import options, write_rows
 
-from prm_lightning.evaluation.evaluate import main as evaluate_main
+from prm_lightning.__main__ import call as call_verb
 from prm_lightning.training.cli import main as lightning_main
 
 # Commands that are only parsed, by what marks them, and why.
@@ -169,7 +169,7 @@ def stand_ins(tiny_model_folder, tmp_path_factory):
     )
     for name in ("qwen3_4b", "quickstart", "a"):
         shutil.copytree(run, place / "outputs" / name)
-    evaluate_main([
+    call_verb("evaluate", [
         "--benchmark", "processbench", "--model", str(run / "best_model"), "--resamples", "20",
         "--data", str(place / "pb.jsonl"), "--output", str(place / "outputs" / "a_pb"),
     ])  # fmt: skip

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from prm_lightning.__main__ import call
 from prm_lightning.evaluation.baselines import untrained_twin
 from prm_lightning.evaluation.best_of_n import pool_attempts
 from prm_lightning.evaluation.data import leave_out, read_data, read_pools
-from prm_lightning.evaluation.evaluate import main
 from prm_lightning.evaluation.results import Table, render
 from prm_lightning.evaluation.scored import Scored, fit_on
 from prm_lightning.files import job_lock
@@ -83,7 +83,7 @@ def pool(tmp_path) -> Path:
 
 def evaluate(output: Path, benchmark: str, *options: object) -> tuple[dict, list[dict]]:
     line = ["--benchmark", benchmark, *map(str, options), "--output", str(output)]
-    main([*line, "--resamples", "30"])
+    call("evaluate", [*line, "--resamples", "30"])
     scores = (output / "scores.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     return json.loads((output / "results.json").read_text()), [json.loads(s) for s in scores]
 
@@ -244,7 +244,7 @@ def test_bad_input_is_one_clear_line(tmp_path, tiny_prms, pb, pool, monkeypatch,
     line = options.replace(" M", f" {tiny_prms[0]}").split()
     line += [] if "--output" in line else ["--output", "out"]
     with pytest.raises((ValueError, OSError), match=message) as caught:
-        main(line)
+        call("evaluate", line)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -253,17 +253,19 @@ def test_bad_input_is_one_clear_line(tmp_path, tiny_prms, pb, pool, monkeypatch,
 def test_an_output_folder_is_replaced_only_when_asked(tmp_path, pool):
     out = tmp_path / "out"
     line = ["--benchmark", "best-of-n", "--data", str(pool), "--output", str(out)]
-    main(line)
+    call("evaluate", line)
     assert (out / "scores.jsonl").read_text() == ""  # majority and oracle need no model
     with pytest.raises(FileExistsError):
-        main(line)
-    main([*line, "--overwrite"])
+        call("evaluate", line)
+    call("evaluate", [*line, "--overwrite"])
     with job_lock(out, "evaluate"):
-        code = f"from prm_lightning.evaluation.evaluate import main; main({[*line, '--overwrite']})"
+        code = (
+            f"from prm_lightning.__main__ import call; call('evaluate', {[*line, '--overwrite']})"
+        )
         assert "being written by process" in run_python(code).stderr
     (out / "thesis.tex").write_text("of somebody")
     with pytest.raises(FileExistsError, match=r"'thesis\.tex', which was not written by"):
-        main([*line, "--overwrite"])
+        call("evaluate", [*line, "--overwrite"])
     assert (out / "thesis.tex").is_file()
 
 
@@ -271,15 +273,15 @@ def run_python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("verb", "option"), [("evaluate", "--fit_on"), ("report", "--solutions")])
-def test_help_needs_no_torch(verb, option):
+@pytest.mark.parametrize("verb", ["evaluate", "report", "export", "import"])
+def test_help_needs_no_torch(verb):
     done = run_python(
-        f"import sys\nfrom prm_lightning.evaluation.{verb} import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"import sys\nfrom prm_lightning.__main__ import call\n"
+        f"try:\n    call('{verb}', ['--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'matplotlib', 'transformers', 'datasets'} & set(sys.modules)"
     )
     assert done.returncode == 0, done.stderr
-    assert option in done.stdout
+    assert "--output" in done.stdout
 
 
 def test_a_name_cannot_break_a_table():

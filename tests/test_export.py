@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from test_prm import LINEAR_HEADS, TEMPLATES, tiny_prm
 from transformers import AutoConfig
 
+from prm_lightning.__main__ import call
+from prm_lightning.interop import ExportOptions
 from prm_lightning.interop.card import read_encoding, scoring_code, write_card
-from prm_lightning.interop.export import main
-from prm_lightning.interop.formats import ExportOptions, write_weights
-from prm_lightning.interop.importing import main as import_main
+from prm_lightning.interop.formats import write_weights
 from prm_lightning.interop.parity import PROBES, compare, probes_for, require_parity
 from prm_lightning.modeling.backbone import Lora
 from prm_lightning.modeling.prm import PRM
@@ -55,7 +55,7 @@ def write(place, folder, format="token-classification", dtype="fp32", into="dequ
     encoding = read_encoding(prm, format)
     folder.mkdir()
     probe(prm)  # in eval mode, after which some processors dequantize garbage
-    options = ExportOptions(format, dtype, merge_into=into)
+    options = ExportOptions(str(place), str(folder), format, dtype, merge_into=into)
     write_weights(prm, place, folder, options, asdict(encoding))
     prm.encoder.tokenizer.save_pretrained(folder)
     return scoring_code(str(folder), format, prm, encoding, dtype)
@@ -118,7 +118,8 @@ def test_a_head_becomes_two_layers_and_comes_back(tiny_model_folder, tmp_path, h
     }  # fmt: skip
     manifest = {"model": ".", "layout": "prm-chat", "head": "two_layer", "step_end": "\n\n"}
     (tmp_path / "out" / "scorer.json").write_text(json.dumps(manifest))
-    import_main(["--model", str(tmp_path / "out"), "--out", str(tmp_path / "in"), "--dtype=fp32"])
+    line = ["--model", str(tmp_path / "out"), "--out", str(tmp_path / "in"), "--dtype=fp32"]
+    call("import", line)
     assert compare(probe(prm), probe(PRM.from_pretrained(tmp_path / "in")), 0.5).largest < 1e-6
 
 
@@ -206,7 +207,7 @@ def test_the_card_tells_what_was_trained_and_how_to_serve(tiny_model_folder, tmp
 
 
 def cut(run, *options, out):
-    main(["--model", str(run), "--out", str(out), *options])
+    call("export", ["--model", str(run), "--out", str(out), *options])
 
 
 def test_what_cannot_be_exported_is_one_line(tiny_model_folder, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import constants
 from test_export import trained
 
-from prm_lightning.interop.export import main
-from prm_lightning.interop.write_export import push, require_repository
+from prm_lightning.__main__ import call
+from prm_lightning.interop.export import push, require_repository
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def folder(tmp_path):
 def test_a_folder_arrives_whole_and_stale_weights_are_taken_away(hub, folder):
     stale = {"notes": b"mine", "model-00001-of-00002.safetensors": b"old"}
     hub["ann/prm"] = {"private": False, "files": stale, "commits": 7}
-    assert push(folder, "ann/prm", "private") == "https://hub/ann/prm/commit/8"
+    assert push(folder, "ann/prm", private=True) == "https://hub/ann/prm/commit/8"
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert hub["ann/prm"] == {"private": False, "files": files | {"notes": b"mine"}, "commits": 8}
-    push(folder, "ann/new", "private")
+    push(folder, "ann/new", private=True)
     assert hub["ann/new"] == {"private": True, "files": files, "commits": 1}
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_sent_is_one_line(token, folder, monkeypatch):
     def refusal(repo="ann/prm"):
         with pytest.raises(ValueError, match="export: ") as caught:
             require_repository(repo)
-            push(folder, repo, "private")
+            push(folder, repo, private=True)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -89,10 +89,10 @@ def test_the_verb_sends_what_passed_and_nothing_unasked(hub, tiny_model_folder, 
     place = trained(tiny_model_folder(), tmp_path / "run" / "best_model")
     common = ["--model", str(place), "--dtype", "fp32"]
     with pytest.raises(ValueError, match="base model of this adapter is the folder"):
-        main([*common, "--out", "a", "--format", "adapter", "--push-to-hub", "ann/prm"])
-    main([*common, "--out", "b"])
+        call("export", [*common, "--out", "a", "--format", "adapter", "--push-to-hub", "ann/prm"])
+    call("export", [*common, "--out", "b"])
     assert hub == {}
-    main([*common, "--out", "c", "--push-to-hub", "ann/prm"])
+    call("export", [*common, "--out", "c", "--push-to-hub", "ann/prm"])
     assert "sent: " in capsys.readouterr().out
     files = hub["ann/prm"]["files"]
     assert set(files) == {path.name for path in (tmp_path / "c").iterdir()}

@@ -12,10 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from prm_lightning.__main__ import call
+from prm_lightning.interop import ExportOptions
 from prm_lightning.interop.export import export
-from prm_lightning.interop.formats import ExportOptions, write_weights
-from prm_lightning.interop.from_public import moved_threshold, shift_of
-from prm_lightning.interop.importing import main
+from prm_lightning.interop.formats import write_weights
+from prm_lightning.interop.importing import moved_threshold, shift_of
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import load_scorer
 
@@ -60,7 +61,7 @@ def trl(tokenizer, tmp_path_factory):
 
 
 def run_to(model, output, *options):
-    main(["--model", str(model), "--output", str(output), "--dtype", "fp32", *options])
+    call("import", ["--model", str(model), "--output", str(output), "--dtype", "fp32", *options])
     return output
 
 
@@ -179,7 +180,7 @@ def test_a_bias_is_kept_and_trained_further(biased, trl, tmp_path):
     assert module.encoder.encode(PROBLEM, SOLUTIONS[0]) == prm.encode(PROBLEM, SOLUTIONS[0])
     for format in ("sequence-classification", "causal-lm"):
         with pytest.raises(ValueError, match=rf"{format} (has no place for the bias|needs a tok)"):
-            export(folder, str(tmp_path / "out"), format=format)
+            export(ExportOptions(folder, str(tmp_path / "out"), format))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,8 @@ def test_a_bias_is_kept_and_trained_further(biased, trl, tmp_path):
 def test_a_bias_is_exported_and_comes_back(biased, tmp_path, format, head, bias):
     prm = run(biased, tmp_path / "ours")
     record = {"step_end_id": prm.manifest.step_end_id, "branch": ()}
-    out, options = tmp_path / "out", ExportOptions(format, "fp32")
+    out = tmp_path / "out"
+    options = ExportOptions("", str(out), format, "fp32")
     write_weights(PRM.from_pretrained(tmp_path / "ours"), tmp_path / "ours", out, options, record)
     prm.encoder.tokenizer.save_pretrained(out)
     file = manifest(tmp_path, out, like="trl", head=head)
@@ -245,7 +247,7 @@ def test_two_layers_stay_two_layers(tokenizer, tmp_path):
     with pytest.raises(ValueError, match=r"has two layers.* Leave --bias drop out"):
         run_to(file, tmp_path / "dropped", "--bias", "drop")
     with pytest.raises(ValueError, match="nothing holds a head of two layers on a backbone"):
-        export(str(tmp_path / "ours"), str(tmp_path / "out"))
+        export(ExportOptions(str(tmp_path / "ours"), str(tmp_path / "out")))
 
 
 def test_what_cannot_be_imported_is_one_line(trl, tmp_path):

@@ -1,4 +1,4 @@
-"""The options of the verb `evaluate`."""
+"""The options of the verb `evaluate`, apart from what does the work, which imports torch."""
 
 from __future__ import annotations
 

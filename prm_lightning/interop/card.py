@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 # Figures and intervals alone, which need no model; a card is a small evaluation.
 from prm_lightning.evaluation.results import draw_problems, summarise
-from prm_lightning.interop import ExportDtype, Format
+from prm_lightning.interop import DTYPES, Format, ShortDtype
 from prm_lightning.interop.parity import Parity
 from prm_lightning.modeling.heads import verdict_ids
 from prm_lightning.modeling.metrics import measure_part
@@ -27,17 +27,6 @@ from prm_lightning.text import normalise_problem
 
 EXAMPLE = ("What is 2 + 3 * 4?", ["3 * 4 = 12.", "2 + 12 = 14."])
 RESAMPLES = 1000  # of the problems, for intervals
-SHOWN = {
-    "auroc": "AUROC of steps",
-    "pair_accuracy": "pairs of a right and a wrong solution in order",
-    "error_ap": "average precision of errors",
-    "error_f1": "F1 of errors, at 0.5",
-    "processbench_f1": "ProcessBench F1, at the threshold",
-    "processbench_wrong": "  exact first error in wrong solutions",
-    "processbench_right": "  no flag in right solutions",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-}
 AUTO_CLASSES = {  # of each format: the class that loads it, the task of the Hub
     "token-classification": ("AutoModelForTokenClassification", "token-classification"),
     "adapter": ("AutoModelForTokenClassification", "token-classification"),
@@ -87,7 +76,7 @@ def shared_beginning(a: Sequence[int], b: Sequence[int]) -> list[int]:
 
 
 def scoring_code(
-    folder: str, format: Format, prm: PRM, encoding: Encoding, dtype: ExportDtype
+    folder: str, format: Format, prm: PRM, encoding: Encoding, dtype: ShortDtype
 ) -> str:
     """Python that scores with an exported folder and knows nothing of this project.
 
@@ -108,7 +97,7 @@ def scoring_code(
         auto=auto,
         classes=", ".join(sorted(classes)),
         config=config,
-        dtype={"bf16": "bfloat16", "fp32": "float32"}[dtype],
+        dtype=DTYPES[dtype],
     )
 
 
@@ -125,39 +114,26 @@ def write_card(
 
     `run` may hold data.json and val_scores.jsonl of the training; `code` is `scoring_code`.
     """
-    manifest = prm.manifest
-    base = manifest.backbone.name
-    architecture = type(prm.backbone.causal_lm).__name__.replace("CausalLM", "")
-    overrides = {}
-    if encoding.verdicts is not None:  # tells vLLM that two rows of the LM head are the classes
-        overrides = {
-            "architectures": [f"{architecture}SequenceClassification"],
-            "classifier_from_token": prm.encoder.tokenizer.convert_ids_to_tokens(encoding.verdicts),
-            "method": "no_post_processing",
-        }
-    pooler: dict[str, Any] = {"tok_pooling_type": "STEP", "step_tag_id": encoding.step_end_id}
-    if encoding.branch:  # the step end is not where scores are read
-        pooler = {"task": "token_classify"}
-    elif format not in ("token-classification", "qwen-prm"):
-        pooler = {"task": "token_classify"} | pooler
+    base = prm.manifest.backbone.name
+    tokens = encoding.verdicts and prm.encoder.tokenizer.convert_ids_to_tokens(encoding.verdicts)
     return _render(
         "card.md.j2",
-        manifest=manifest,
+        manifest=prm.manifest,
         base=base,
         hub_base=base.count("/") == 1 and not Path(base).exists(),
+        architecture=type(prm.backbone.causal_lm).__name__.replace("CausalLM", ""),
         context=prm.backbone.context,
         folder=folder,
         format=format,
         task=AUTO_CLASSES[format][1],
         encoding=encoding,
+        verdict_tokens=tokens,
         code=code,
         parity=parity,
         example=EXAMPLE,
         example_ids=list(prm.encode(*EXAMPLE).input_ids),
-        overrides=overrides,
-        every_step_pooler=pooler,
-        training=_training(run / "data.json", manifest.data_fingerprint),
-        validation=_validation(run / "val_scores.jsonl", manifest.threshold),
+        training=_training(run / "data.json", prm.manifest.data_fingerprint),
+        validation=_validation(run / "val_scores.jsonl", prm.manifest.threshold),
     )
 
 
@@ -195,10 +171,9 @@ def _validation(path: Path, threshold: float) -> dict[str, Any] | None:
     )
     counts = draw_problems(problems, RESAMPLES, seed=0).counts
     measured = {k: summarise(v) for k, v in measure_part(scores, threshold, counts).items()}
-    known = {name: title for name, title in SHOWN.items() if not math.isnan(measured[name].value)}
     return {
         "solutions": len(rows),
         "steps": len(scores.supervised.labels),
         "problems": len(set(problems)),
-        "metrics": {title: measured[name] for name, title in known.items()},
+        "metrics": {name: m for name, m in measured.items() if not math.isnan(m.value)},
     }

@@ -6,35 +6,22 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prm_lightning.interop import ExportDtype, Format, LabelNames, MergeInto
+from prm_lightning.interop import DTYPES, ExportOptions, Format
 from prm_lightning.modeling.backbone import load_backbone
 from prm_lightning.modeling.heads import StepHead
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, ADAPTER_FILE
 from prm_lightning.modeling.prm import PRM
 
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # SGLang 0.5 builds the heads of these with a bias, at random where the checkpoint has none.
 BIASED_IN_SGLANG = ("qwen2", "qwen3")
 ADAPTER_PREFIX = "base_model.model.score"
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and how; see `export`. Its card calls it `repo`, if that is given."""
-
-    format: Format
-    dtype: ExportDtype
-    labels: LabelNames = "INCORRECT/CORRECT"
-    merge_into: MergeInto = "dequantized"
-    tolerance: float | None = None
-    repo: str | None = None
 
 
 def require_format(prm: PRM, format: Format) -> None:
@@ -86,11 +73,11 @@ def write_weights(
     if format == "adapter":
         _write_adapter(place, prm.head, folder)
         return
-    lm = merge(prm, place, options.merge_into, options.dtype)
+    lm = merge(prm, place, options)
     if format == "causal-lm":
         target = _with_verdict_rows(lm, prm.head, record)
     else:
-        target = _around(lm, _classifier_class(lm, format), options.labels, record)
+        target = _classifier(lm, format, options.labels, record)
         rows, bias = label_rows(prm.head)
         if format == "qwen-prm":
             target.score = _two_layers(prm.head, rows, torch.zeros(2) if bias is None else bias)
@@ -105,12 +92,12 @@ def write_weights(
         _edit_json(folder / "config.json", {"architectures": ["Qwen2ForProcessRewardModel"]})
 
 
-def merge(prm: PRM, folder: Path, into: MergeInto, dtype: ExportDtype) -> Any:
+def merge(prm: PRM, place: Path, options: ExportOptions) -> Any:
     """The language model with its adapters added to its weights.
 
     A quantized base is dequantized first and the adapters are added then: adding them inside 4
     bits rounds them away, and the original weights are not those that the adapters were trained
-    on. The adapters, which are in `folder`, are added in the base's dtype or a wider one, and the
+    on. The adapters, which are in `place`, are added in the base's dtype or a wider one, and the
     sum is rounded once.
 
     Returns:
@@ -118,17 +105,25 @@ def merge(prm: PRM, folder: Path, into: MergeInto, dtype: ExportDtype) -> Any:
     """
     from peft import PeftModel
 
-    config = prm.manifest.backbone
-    if config.lora is None:
-        return prm.backbone.model.to("cpu", TORCH_DTYPES[dtype])
+    config, dtype = prm.manifest.backbone, getattr(torch, DTYPES[options.dtype])
     lm = prm.backbone.model
-    if config.quantize != "none" and into == "original":
-        lm = load_backbone(replace(config, quantize="none"), saved=folder).model
+    if config.lora is None:
+        return lm.to("cpu", dtype)
+    if config.quantize != "none" and options.merge_into == "original":
+        lm = load_backbone(replace(config, quantize="none"), saved=place).model
     elif config.quantize != "none":
-        lm = PeftModel.from_pretrained(lm.unload().dequantize(), folder)
-    if dtype == "fp32":
+        lm = PeftModel.from_pretrained(lm.unload().dequantize(), place)
+    if options.dtype == "fp32":
         lm = lm.float()
-    return lm.merge_and_unload().to("cpu", TORCH_DTYPES[dtype])
+    return lm.merge_and_unload().to("cpu", dtype)
+
+
+def wrap(inner: Any, cls: Any, config: Any) -> Any:
+    """An empty model of some class around the inner model of another one."""
+    with torch.device("meta"):
+        outer = cls(config)
+    setattr(outer, outer.base_model_prefix, inner)
+    return outer
 
 
 def _two_layers(head: StepHead, rows: Tensor, bias: Tensor) -> nn.Module:
@@ -142,13 +137,10 @@ def _two_layers(head: StepHead, rows: Tensor, bias: Tensor) -> nn.Module:
         first, second = _linear(head.inner.weight, head.inner.bias), _linear(rows, bias)
     else:
         size = rows.shape[1]
-        weight, offset, difference = (
-            torch.zeros(size, size),
-            torch.zeros(size),
-            torch.zeros(2, size),
-        )
+        weight, offset = torch.zeros(size, size), torch.zeros(size)
         weight[0], weight[1] = rows[1] - rows[0], rows[0] - rows[1]
         offset[0], offset[1] = bias[1] - bias[0], bias[0] - bias[1]
+        difference = torch.zeros(2, size)
         difference[1, 0], difference[1, 1] = 1, -1
         first, second = _linear(weight, offset), _linear(difference, torch.zeros(2))
     return nn.Sequential(first, nn.ReLU(), second)
@@ -170,9 +162,7 @@ def _with_verdict_rows(lm: Any, head: StepHead, record: Mapping[str, Any]) -> An
     config = copy.deepcopy(lm.config)
     config.tie_word_embeddings = False
     config.prm = dict(record)
-    with torch.device("meta"):
-        target = type(lm)(config)
-    setattr(target, target.base_model_prefix, lm.base_model)
+    target = wrap(lm.base_model, type(lm), config)
     output = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     output.weight = nn.Parameter(weight)
     if old.bias is not None:
@@ -235,7 +225,7 @@ def _classifier_class(lm: Any, format: Format) -> Any:
     )
 
 
-def _around(lm: Any, cls: Any, labels: LabelNames, record: Mapping[str, Any]) -> Any:
+def _classifier(lm: Any, format: Format, labels: str, record: Mapping[str, Any]) -> Any:
     """A classifier whose inner model is that of a language model and whose head is empty."""
     config = copy.deepcopy(lm.config)
     config.id2label = dict(enumerate(labels.split("/")))
@@ -244,10 +234,7 @@ def _around(lm: Any, cls: Any, labels: LabelNames, record: Mapping[str, Any]) ->
     config.prm = dict(record)
     if config.pad_token_id in (record["step_end_id"], *record["branch"][-1:]):
         config.pad_token_id = None  # readers of the last token skip padding
-    with torch.device("meta"):
-        target = cls(config)
-    setattr(target, target.base_model_prefix, lm.base_model)
-    return target
+    return wrap(lm.base_model, _classifier_class(lm, format), config)
 
 
 def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:

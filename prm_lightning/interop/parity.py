@@ -7,18 +7,13 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from prm_lightning.modeling.prm import PRM
 
-EXACT = 1e-5  # largest difference in probability where only the order of additions differs
-ROUNDED_MEAN, ROUNDED_LARGEST = 0.01, 0.1  # where weights were rounded to bfloat16
 LONG_STEPS = 6  # of the probe that is longer than a sliding window
 
-Probes = Sequence[tuple[str, Sequence[str]]]
 APPLES = "Ann has 3 apples and buys 12 more apples. How many apples does she have now?"
 PROBES: list[tuple[str, list[str]]] = [
     (APPLES, ["She has 3 + 12 = 15 apples.", "So the answer is 15."]),
@@ -47,14 +42,11 @@ DRIVER = """
 import json
 import sys
 
-with open(sys.argv[1], encoding="utf-8") as file:
-    probes = json.load(file)
-if sys.argv[2] != "cpu" and not getattr(model, "is_quantized", False):
-    model.to(sys.argv[2])
-scores = [score(problem, steps) for problem, steps in probes]
+if sys.argv[1] != "cpu" and not getattr(model, "is_quantized", False):
+    model.to(sys.argv[1])
+scores = [score(problem, steps) for problem, steps in json.load(sys.stdin)]
 foreign = sorted(name for name in sys.modules if name.partition(".")[0] == "prm_lightning")
-with open(sys.argv[3], "w", encoding="utf-8") as file:
-    json.dump({"scores": scores, "foreign": foreign}, file)
+print("\\n" + json.dumps({"scores": scores, "foreign": foreign}))
 """
 
 
@@ -113,10 +105,10 @@ def compare(
 def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: str) -> None:
     """Refuse too large a difference, or one that is not a number.
 
-    `exact` is whether nothing was rounded; `tolerance` is the largest difference that is allowed in
-    place of the usual ones.
+    `exact` is whether nothing was rounded to bfloat16, so that only the order of additions differs;
+    `tolerance` is the largest difference that is allowed in place of the usual ones.
     """
-    largest, mean = (EXACT, EXACT) if exact else (ROUNDED_LARGEST, ROUNDED_MEAN)
+    largest, mean = (1e-5, 1e-5) if exact else (0.1, 0.01)
     if tolerance is not None:
         largest = mean = tolerance
     if not (parity.largest <= largest and parity.mean <= mean):
@@ -128,22 +120,19 @@ def require_parity(parity: Parity, exact: bool, tolerance: float | None, verb: s
 
 
 def score_in_fresh_process(
-    code: str, device: str, offline: bool, probes: Probes
+    code: str, device: str, offline: bool, probes: Sequence[tuple[str, Sequence[str]]]
 ) -> list[list[float]]:
     """Score with the `scoring_code` of a model card, in a Python that has loaded nothing else."""
     env = os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     env |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    with tempfile.TemporaryDirectory() as folder:
-        script, asked, answered = (Path(folder) / n for n in ("score.py", "in.json", "out.json"))
-        script.write_text(code + "\n" + DRIVER, encoding="utf-8")
-        asked.write_text(json.dumps(probes), encoding="utf-8")
-        command = [sys.executable, str(script), str(asked), device, str(answered)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise ValueError(f"export: plain transformers cannot score the result: {last}")
-        answer = json.loads(answered.read_text(encoding="utf-8"))
+    command = [sys.executable, "-P", "-c", code + DRIVER, device]
+    asked = json.dumps(probes)
+    done = subprocess.run(command, env=env, input=asked, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ValueError(f"export: plain transformers cannot score the result: {last}")
+    answer = json.loads(done.stdout.splitlines()[-1])
     if answer["foreign"]:
         raise ValueError(f"export: the result needs {answer['foreign'][0]} to be loaded.")
     return list(answer["scores"])
