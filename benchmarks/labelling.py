@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--solutions", type=int, default=10_000)
     count = parser.parse_args().solutions
     os.environ.update(NO_PROXY="127.0.0.1", ANTHROPIC_API_KEY="sk-ant-not-a-key")
-    serve = [sys.executable, str(FAKE), "--port", "0", "--forget"]
+    serve = [sys.executable, str(FAKE), "--port", "0"]
     with (
         subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server,
         tempfile.TemporaryDirectory() as folder,

@@ -18,13 +18,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import serving
 
 TRANSIENT = ("429", "429 wait", "529", "500", "cut before", "cut after", "cut body", "slow", "html")
 BATCH_FAULTS = ("429", "500", "lost before", "lost after", "slow")
 Body = dict[str, Any]
+Reply = tuple[int, dict[str, str], Any]
 ERRORS: dict[str | None, tuple[int, str, Body | None]] = {  # status, type, details
     "429": (429, "rate_limit_error", None),
     "429 wait": (429, "rate_limit_error", None),
@@ -34,6 +37,7 @@ ERRORS: dict[str | None, tuple[int, str, Body | None]] = {  # status, type, deta
     "400": (400, "invalid_request_error", None),
     "401": (401, "authentication_error", None),
 }
+NO_ANSWER = {*ERRORS, "cut before", "lost before"}  # faults before anything is billed
 
 
 def payload_of(body: Body) -> Any:
@@ -99,15 +103,13 @@ class FakeClaude:
     polls: int = 1  # how often a batch is still in progress
     retry_after: str = "0.02"  # of a 429 that names a time
     port: int = 0  # 0 takes a free one
-    remember: bool = True  # bodies, headers and what was billed
     retired: set[str] = field(default_factory=set)  # models that are not served
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
         self.bodies: list[Body] = []
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[dict[str, str]] = []  # of requests that ask for something
         self.asked: Counter[str] = Counter()  # by key
-        self.calls = 0  # of any kind
         self.usages: list[tuple[str, Body, bool]] = []  # all that was billed
         self.batches: dict[str, Body] = {}
         self._faults = {
@@ -116,22 +118,68 @@ class FakeClaude:
             "results": iter(self.result_faults),
             "entry": iter(self.entry_faults),
         }
-        server = self
-
-        class Handler(_Handler):
-            fake = server
-
-        self.httpd = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.httpd.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
+        self.open = ExitStack()
 
     def __enter__(self) -> FakeClaude:
-        threading.Thread(target=self.httpd.serve_forever, args=(0.05,), daemon=True).start()
+        self.loopback, self.url = self.open.enter_context(serving(self, self.port))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.httpd.shutdown()
-        self.httpd.server_close()
+        self.open.close()
+
+    @property
+    def calls(self) -> int:
+        """Requests of any kind."""
+        return len(self.loopback.requests)
+
+    def __call__(self, path: str, body: Body | None, number: int) -> Reply | None:
+        path = path.partition("?")[0]
+        if body is None:
+            return self.get(path)
+        headers = self.loopback.requests[number][2]
+        with self.lock:
+            self.headers.append(headers)
+        if path.startswith("/v1/messages/count_tokens"):
+            return 200, {}, {"input_tokens": len(json.dumps(body)) // 4}
+        if path.startswith("/v1/messages/batches"):
+            fault = self.fault("create")
+            if fault in NO_ANSWER:
+                return self.trouble(fault)
+            made = self.create(body["requests"])
+            return None if fault == "lost after" else (200, {}, made)
+        if body["model"] in self.retired:
+            return error(404, "not_found_error", f"model: {body['model']}")
+        fault = self.fault("live")
+        if fault in NO_ANSWER:
+            return self.trouble(fault)
+        message = self.message(body, headers.get("idempotency-key", ""), batch=False)
+        time.sleep(2.5 if fault == "slow" else 0)
+        if fault == "cut body":
+            return cut(json.dumps(message).encode())
+        if fault == "html":
+            return 200, {"content-type": "text/html"}, b"<html>a proxy's page</html>"
+        return None if fault == "cut after" else (200, {}, message)
+
+    def get(self, path: str) -> Reply:
+        last = path.rpartition("/")[2]
+        if path == "/v1/messages/batches":
+            newest = [self.described(name) for name in sorted(self.batches, reverse=True)]
+            return 200, {}, {"data": newest, "has_more": False, "first_id": None, "last_id": None}
+        if path.endswith("/results"):
+            rows = self.results(path.split("/")[-2])
+            return cut(rows) if self.fault("results") == "cut" else (200, {}, rows)
+        if last not in self.batches:
+            return error(404, "not_found_error", f"nothing at {path}")
+        self.batches[last]["polls"] -= 1
+        return 200, {}, self.described(last)
+
+    def trouble(self, fault: str | None) -> Reply | None:
+        """What comes instead of an answer."""
+        if fault not in ERRORS:
+            return None
+        status, kind, details = ERRORS[fault]
+        wait = {"retry-after": self.retry_after} if fault == "429 wait" else {}
+        return error(status, kind, f"{fault}, it says", details, wait)
 
     def fault(self, kind: str) -> str | None:
         with self.lock:
@@ -150,10 +198,9 @@ class FakeClaude:
             "service_tier": "batch" if batch else "standard",
         }
         with self.lock:
-            if self.remember:
-                self.bodies.append(body)
-                self.asked[key] += 1
-                self.usages.append((body["model"], usage, batch))
+            self.bodies.append(body)
+            self.asked[key] += 1
+            self.usages.append((body["model"], usage, batch))
         thought = {"type": "thinking", "thinking": "", "signature": "x"}
         content = [thought, {"type": "text", "text": text}] if text else []
         return {
@@ -213,115 +260,16 @@ class FakeClaude:
         return {"custom_id": entry["custom_id"], "result": result}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    fake: FakeClaude
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
+def error(
+    status: int, kind: str, message: str, details: Body | None = None, headers: Body | None = None
+) -> Reply:
+    said = {"type": kind, "message": message, "details": details}
+    return status, headers or {}, {"type": "error", "error": said}
 
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
 
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except (ConnectionError, TimeoutError):  # a client was killed
-            self.close_connection = True
-
-    def do_GET(self) -> None:
-        fake, path = self.fake, self.path.partition("?")[0]
-        with fake.lock:
-            fake.calls += 1
-        last = path.rpartition("/")[2]
-        if path == "/v1/messages/batches":
-            newest = [fake.described(name) for name in sorted(fake.batches, reverse=True)]
-            self.reply(200, {"data": newest, "has_more": False, "first_id": None, "last_id": None})
-        elif path.endswith("/results"):
-            rows = fake.results(path.split("/")[-2])
-            self.send_raw(rows, cut=fake.fault("results") == "cut")
-        elif last in fake.batches:
-            fake.batches[last]["polls"] -= 1
-            self.reply(200, fake.described(last))
-        else:
-            self.error(404, "not_found_error", f"nothing at {path}")
-
-    def do_POST(self) -> None:
-        fake = self.fake
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with fake.lock:
-            fake.calls += 1
-            if fake.remember:
-                fake.headers.append(dict(self.headers))
-        if self.path.startswith("/v1/messages/count_tokens"):
-            self.reply(200, {"input_tokens": len(json.dumps(body)) // 4})
-        elif self.path.startswith("/v1/messages/batches"):
-            self.create_batch(body)
-        elif body["model"] in fake.retired:
-            self.error(404, "not_found_error", f"model: {body['model']}")
-        elif not self.trouble(fault := fake.fault("live")):
-            message = fake.message(body, self.headers["idempotency-key"] or "", batch=False)
-            if fault == "cut after":
-                self.hang_up()
-            elif fault == "cut body":
-                self.send_raw(json.dumps(message).encode(), cut=True)
-            elif fault == "html":
-                self.send_raw(b"<html>a proxy's page</html>", kind="text/html")
-            else:
-                time.sleep(2.5 if fault == "slow" else 0)
-                self.reply(200, message)
-
-    def create_batch(self, body: Body) -> None:
-        fault = self.fake.fault("create")
-        if fault == "lost before":
-            self.hang_up()
-        elif not self.trouble(fault):
-            made = self.fake.create(body["requests"])
-            self.hang_up() if fault == "lost after" else self.reply(200, made)
-
-    def trouble(self, fault: str | None) -> bool:
-        """Reply with a fault that comes instead of an answer."""
-        if fault == "cut before":
-            self.hang_up()
-        elif fault in ERRORS:
-            status, kind, details = ERRORS[fault]
-            wait = {"retry-after": self.fake.retry_after} if fault == "429 wait" else None
-            self.error(status, kind, f"{fault}, it says", wait, details)
-        else:
-            return False
-        return True
-
-    def error(
-        self,
-        status: int,
-        kind: str,
-        message: str,
-        headers: dict[str, str] | None = None,
-        details: Body | None = None,
-    ) -> None:
-        error = {"type": kind, "message": message, "details": details}
-        self.reply(status, {"type": "error", "error": error}, headers)
-
-    def reply(self, status: int, content: Body, headers: dict[str, str] | None = None) -> None:
-        raw = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def send_raw(self, raw: bytes, *, cut: bool = False, kind: str = "application/json") -> None:
-        self.send_response(200)
-        self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw[: len(raw) // 2] if cut else raw)
-        if cut:
-            self.hang_up()
-
-    def hang_up(self) -> None:
-        self.wfile.flush()
-        self.close_connection = True
+def cut(raw: bytes) -> Reply:
+    """Half of a body."""
+    return 200, {"content-length": str(len(raw))}, raw[: len(raw) // 2]
 
 
 def label_in_child(url: str, args: list[str]) -> None:
@@ -340,9 +288,7 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8123)
-    parser.add_argument("--forget", action="store_true", help="do not keep the requests")
-    options = parser.parse_args()
-    with FakeClaude(port=options.port, remember=not options.forget) as fake:
+    with FakeClaude(port=parser.parse_args().port) as fake:
         print(f"answering at {fake.url}", flush=True)
         threading.Event().wait()
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_claude import FakeClaude, clumsy, honest, payload_of, verdict_of
-from test_server_generator import chat, serving
+from loopback import serving
+from test_server_generator import chat
 
 from prm_lightning.__main__ import main as door
 from prm_lightning.labelling.claude import Claude

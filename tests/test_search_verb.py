@@ -7,9 +7,10 @@ from math import prod
 from statistics import fmean
 
 import pytest
+from loopback import serving
 from test_prm import tiny_prm
 from test_score import another_process_writing
-from test_server_generator import answer, chat, serving
+from test_server_generator import answer, chat
 
 from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM

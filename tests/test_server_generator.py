@@ -2,15 +2,13 @@
 
 import contextlib
 import gzip
-import json
 import math
 import socket
 import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from loopback import serving
 
 from prm_lightning.generation.prompts import user_message
 from prm_lightning.generation.server import MOST_BYTES, ServerGenerator
@@ -30,66 +28,6 @@ def chat(*args, **kwargs):
     body = answer(*args, **kwargs)
     del body["choices"][0]["text"]
     return body
-
-
-class Loopback:
-    """What a test's server does: `behave(path, body, number)` returns (status, headers, body)."""
-
-    def __init__(self, behave):
-        self.behave = behave
-        self.requests = []
-        self.busy = self.most_busy = 0
-        self.lock = threading.Lock()
-
-    def handle(self, path, body, headers):
-        with self.lock:
-            number = len(self.requests)
-            self.requests.append((path, body, dict(headers), time.monotonic()))
-            self.busy += 1
-            self.most_busy = max(self.most_busy, self.busy)
-        try:
-            return self.behave(path, body, number)
-        finally:
-            with self.lock:
-                self.busy -= 1
-
-
-@contextmanager
-def serving(behave):
-    loopback = Loopback(behave)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.do_POST()
-
-        def do_POST(self):
-            length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length) or "null")
-            said = loopback.handle(self.path, body, self.headers)
-            if said is None:  # cut the connection
-                self.connection.close()
-                return
-            status, headers, payload = said
-            data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-            self.send_response(status)
-            for name, value in {"content-type": "application/json", **headers}.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield loopback, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)
@@ -311,16 +249,12 @@ def test_the_key_comes_from_its_own_variable_and_is_never_shown(monkeypatch):
         connect(url).generate([PROMPT], Sampling())
         monkeypatch.setenv("GENERATOR_API_KEY", "secret-1\n")
         connect(url).generate([PROMPT], Sampling())
-    keys = [headers["authorization"] for _, _, headers, _ in lower(loopback.requests)]
+    keys = [headers["authorization"] for _, _, headers, _ in loopback.requests]
     assert keys == ["Bearer none", "Bearer secret-1"]
     monkeypatch.setenv("GENERATOR_API_KEY", "secret-1\nX: y")
     with pytest.raises(ValueError, match="holds characters that no key has") as caught:
         connect("http://127.0.0.1:9")
     assert "secret" not in str(caught.value)
-
-
-def lower(requests):
-    return [(p, b, {k.lower(): v for k, v in h.items()}, t) for p, b, h, t in requests]
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import time
 
 import pytest
 import torch
+from loopback import serving
 from test_prm import rollouts, tiny_prm
-from test_server_generator import serving
 
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import ServerScorer, load_scorer
