@@ -11,6 +11,7 @@ from hypothesis import settings
 
 os.environ.setdefault("PRM_LIGHTNING_CACHE", "off")  # the suite leaves the user's cache alone
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # and asks no model hub
+os.environ["NO_PROXY"] = "127.0.0.1"  # where tests have servers of their own
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci")
 torch.set_num_threads(1)  # tiny models gain nothing from more

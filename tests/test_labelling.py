@@ -34,7 +34,6 @@ CONFIG = Path(__file__).parents[1] / "configs" / "label_claude.yaml"
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
 

@@ -30,12 +30,6 @@ def chat(*args, **kwargs):
     return body
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("GENERATOR_API_KEY", raising=False)
-
-
 def connect(url, **settings):
     return ServerGenerator(url, **{"model": "m", **settings})
 
@@ -245,6 +239,7 @@ def test_the_only_model_is_found_and_several_are_named():
 
 def test_the_key_comes_from_its_own_variable_and_is_never_shown(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    monkeypatch.delenv("GENERATOR_API_KEY", raising=False)
     with serving(ok) as (loopback, url):
         connect(url).generate([PROMPT], Sampling())
         monkeypatch.setenv("GENERATOR_API_KEY", "secret-1\n")

@@ -70,9 +70,8 @@ def folders(tiny_model_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def vllm(request, folders, monkeypatch):
+def vllm(request, folders):
     """A server of the mode and template that a test is parametrized with, else step and chat."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     mode, template = getattr(request, "param", ("step", "chat"))
     server = FakeVllm(PRM.from_pretrained(folders / template), mode)
     with serving(server) as (server.loopback, server.url):
