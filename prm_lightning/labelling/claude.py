@@ -59,11 +59,11 @@ class ApiError(Exception):
 
 
 class Batch(NamedTuple):
-    """A Message Batch: its name at the API, its size, whether its results are complete."""
+    """A Message Batch."""
 
-    name: str
+    name: str  # at the API
     requests: int
-    ended: bool
+    ended: bool  # whether its results are complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +193,12 @@ def _translated() -> Iterator[None]:
 
 
 def _refused(error: Any) -> ApiError:
-    status, code = error.status_code, str(error.error_code or "")
+    status, code, headers = error.status_code, str(error.error_code or ""), error.response.headers
     note = f"{status} {error.type or ''} {code}: {error.api_message or error}"
     no_money = code.endswith("spend_limit_reached") or "credit balance" in note.lower()
     if status in _REJECTED and not no_money and error.type != "billing_error":
         return ApiError(note, "reject", billed=False, status=status)
     may_retry = status in _RETRIED or status >= 500
-    headers = error.response.headers
     if no_money or not may_retry or headers.get("x-should-retry") == "false":
         return ApiError(note, "stop", billed=False, status=status)
     said = headers.get("retry-after", "")

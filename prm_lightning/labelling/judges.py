@@ -90,9 +90,9 @@ def _by_equations(request: JudgeRequest) -> Judgement:
             reasons[i] = f"{failed[0]} is false"
             return Judgement(JUDGED, tuple(verdicts), tuple(reasons))
     is_right = request.is_correct
+    if is_right is None and request.answer is None:
+        return NO_ANSWER
     if is_right is None:
-        if request.answer is None:
-            return NO_ANSWER
         is_right = same_answer(extract_answer("\n".join(request.steps)), request.answer)
     if not is_right:
         return Judgement("unexplained")
@@ -207,23 +207,17 @@ class RolloutJudge:
             return NO_ANSWER
         if shares.get(0) == 0:
             return Judgement("never solved")
-        verdicts: list[Verdict | None] = []
-        labels: list[float | None] = []
-        reasons: list[str] = []
-        for length in range(1, len(request.steps) + 1):
-            share = shares.get(length)
-            verdicts.append("incorrect" if share == 0 else "correct")
-            labels.append(share if self.labels == "soft" else float(share != 0))
-            reasons.append("" if share is None else f"{share:.0%} of the endings reach the answer")
+        count = len(request.steps)
+        verdicts: list[Verdict | None] = [None] * count
+        labels: list[float | None] = [None] * count
+        reasons = [""] * count
+        for i, share in enumerate(map(shares.get, range(1, count + 1))):
+            verdicts[i] = "incorrect" if share == 0 else "correct"
+            labels[i] = share if self.labels == "soft" else float(share != 0)
+            reasons[i] = "" if share is None else f"{share:.0%} of the endings reach the answer"
             if self.search == "binary" and share == 0:
                 break
-        after = len(request.steps) - len(verdicts)
-        return Judgement(
-            JUDGED,
-            (*verdicts, *[None] * after),
-            (*reasons, *[""] * after),
-            (*labels, *[None] * after),
-        )
+        return Judgement(JUDGED, tuple(verdicts), tuple(reasons), tuple(labels))
 
 
 def _stated_shares(request: JudgeRequest) -> dict[int, float]:

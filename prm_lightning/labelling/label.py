@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prm_lightning.command import run_verb
-from prm_lightning.files import written_folder
+from prm_lightning.files import write_json, written_folder
 from prm_lightning.labelling.ask import Asker, Requests
 from prm_lightning.labelling.claude import (
     ApiError,
@@ -35,6 +35,7 @@ from prm_lightning.terminal import Bar
 from prm_lightning.types import Judgement
 
 SOLUTIONS, RECORD = "solutions.jsonl", "dataset.json"
+NOT_IN_DATA = {"dry_run", "yes", "skip_generation", "output", "journal", "overwrite", "then_fit"}
 FORMAT = 1  # of the folder
 CHARACTERS_PER_TOKEN = 3.0  # of a body in English and JSON; where nothing was counted
 SAMPLED = 50  # requests whose tokens the API is asked to count
@@ -52,8 +53,7 @@ def main(args: Sequence[str]) -> None:
     record = read_record(options.folder) if options.skip_generation else label(options)
     if record is None:
         return
-    print("\n".join(summary(record)))
-    print(f"data       {options.folder}", flush=True)
+    print(*summary(record), f"data       {options.folder}", sep="\n", flush=True)
     if options.then_fit:
         fit = [sys.executable, "-m", "prm_lightning", "fit", "--config", options.then_fit]
         done = subprocess.run([*fit, "--ckpt_path", "last"])
@@ -174,9 +174,9 @@ def estimate(
     characters_per_token: float = CHARACTERS_PER_TOKEN,
     times: float = 1.0,
 ) -> list[str]:
-    """What some requests would cost: a line for each stage and model. No cache hit is counted on.
+    """What some requests would cost, each `times` times: a line for each stage and model.
 
-    Each of them is counted `times` times.
+    No cache hit is counted on.
     """
     sums: dict[tuple[str, str], list[float]] = {}
     for request in requests:
@@ -218,6 +218,9 @@ def write_folder(run: Run) -> dict[str, Any]:
         What `RECORD` holds, which is written last.
     """
     options, found, judge = run.options, run.solutions(), run.judge.name
+    writer = options.writer_model if options.method == 2 else str(options.writer)
+    if options.solutions:
+        writer = f"ready: {Path(options.solutions).name}"
     assert found is not None, "this is no dry run"
     outcomes: Counter[str] = Counter()
     steps: Counter[str] = Counter()
@@ -248,13 +251,12 @@ def write_folder(run: Run) -> dict[str, Any]:
             },
             "left_out": found.about or {},
             "method": options.method,
-            "models": {"writer": options.written_by, "judge": judge},
+            "models": {"writer": writer, "judge": judge},
             "prompt_versions": VERSIONS,
-            "settings": options.settings,
+            "settings": {k: v for k, v in vars(options).items() if k not in NOT_IN_DATA},
             "cost": run.asker.journal.account(),
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False)
-        (partial / RECORD).write_text(text + "\n", encoding="utf-8")
+        write_json(partial / RECORD, record)
     return record
 
 
@@ -281,11 +283,9 @@ def _row(candidate: Candidate, judgement: Judgement, reward: str, judge: str) ->
 def _answer_and_steps(candidate: Candidate, judgement: Judgement) -> str:
     """How verdicts and final answer go together."""
     verdicts = set(judgement.verdicts)
-    said = (
-        "a wrong step" if "incorrect" in verdicts
-        else "all steps correct" if verdicts == {"correct"}
-        else "nothing wrong, not all settled"
-    )  # fmt: skip
+    said = "all steps correct" if verdicts == {"correct"} else "nothing wrong, not all settled"
+    if "incorrect" in verdicts:
+        said = "a wrong step"
     return f"{'right' if candidate.is_correct else 'wrong'} answer, {said}"
 
 

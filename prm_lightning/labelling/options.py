@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urldefrag
 
 from jsonargparse.typing import (
@@ -21,7 +21,6 @@ from prm_lightning.labelling.judges import RolloutLabels, RolloutSearch
 from prm_lightning.sources.rows import DATA_SUFFIXES
 
 MOST_TOKENS, LARGEST_CHUNK = 32_000, 100_000
-NOT_IN_DATA = {"dry_run", "yes", "skip_generation", "output", "journal", "overwrite", "then_fit"}
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,6 @@ class LabelOptions:
         return f"{url} {self.server_model or name}".strip() if is_url(url) else self.model
 
     @property
-    def written_by(self) -> str:
-        """Who writes the solutions, for records."""
-        if self.solutions:
-            return f"ready: {Path(self.solutions).name}"
-        return self.writer_model if self.method == 2 else str(self.writer)
-
-    @property
     def asks_claude(self) -> bool:
         """Whether Claude judges."""
         return self.judge in ("claude", "agreement")
@@ -160,11 +152,6 @@ class LabelOptions:
         """Models of Claude that this run may ask."""
         writes = self.method == 2 and not self.solutions
         return [self.judge_model] * self.asks_claude + [self.writer_model] * writes
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options that decide what is in the data, for records."""
-        return {name: value for name, value in vars(self).items() if name not in NOT_IN_DATA}
 
     def check(self) -> None:
         """Find options that contradict each other, before anything is done."""
@@ -201,12 +188,10 @@ class LabelOptions:
         for name, path in (("problems", self.problems), ("solutions", self.solutions)):
             if path and path.endswith(DATA_SUFFIXES) and not Path(path).is_file():
                 raise FileNotFoundError(f"label: --{name} {path}: there is no such file.")
-        needs = []
-        if self.judge in ("rollouts", "agreement"):
-            needs.append(f"--judge {self.judge}")
+        needs = [f"--judge {self.judge}"] * (self.judge in ("rollouts", "agreement"))
         if not self.solutions and self.method == 1:
             needs.append("--method 1")
-        if not self.solutions and self.method == 2 and self.mine_samples:
+        elif not self.solutions and self.mine_samples:
             needs.append("mining (--mine_samples 0 skips it)")
         if needs and not self.model and not self.dry_run:
             raise ValueError(

@@ -60,22 +60,12 @@ def _object(**properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
 _TEXT = {"type": "string"}
 # One schema for all requests, since another would empty the prompt cache; the reason comes first.
-JUDGE_SCHEMA = _object(
-    steps=_list(
-        _object(
-            index={"type": "integer"},
-            reason=_TEXT,
-            verdict={"type": "string", "enum": list(get_args(Verdict))},
-        )
-    )
-)
-WRITE_SCHEMA = _object(steps=_list(_TEXT), answer=_TEXT)
+_VERDICT = {"type": "string", "enum": list(get_args(Verdict))}
+_JUDGED = _object(index={"type": "integer"}, reason=_TEXT, verdict=_VERDICT)
+JUDGE_SCHEMA = _object(steps={"type": "array", "items": _JUDGED})
+WRITE_SCHEMA = _object(steps={"type": "array", "items": _TEXT}, answer=_TEXT)
 
 
 class Answer(NamedTuple):
@@ -129,24 +119,21 @@ def judge_settings(
     it to the model.
     """
     system = {"text": RUBRIC, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    return _settings(system, JUDGE_SCHEMA, effort, thinking, model=model, max_tokens=max_tokens)
+    return _settings(model, max_tokens, thinking, system, JUDGE_SCHEMA, effort)
 
 
 def writer_settings(model: str, max_tokens: int, thinking: dict[str, str] | None) -> list[str]:
     """The API's parameters of each variant of the writing prompt, as canonical JSON."""
-    named = {"model": model, "max_tokens": max_tokens}
-    return [_settings({"text": t}, WRITE_SCHEMA, "low", thinking, **named) for t in VARIANTS]
+    bounds = model, max_tokens, thinking
+    return [_settings(*bounds, {"text": text}, WRITE_SCHEMA, "low") for text in VARIANTS]
 
 
 def _settings(
-    system: dict[str, Any],
-    schema: dict[str, Any],
-    effort: str,
-    thinking: dict[str, str] | None,
-    **others: Any,
+    model: str, max_tokens: int, thinking: Any, system: Any, schema: Any, effort: str
 ) -> str:
     output = {"effort": effort, "format": {"type": "json_schema", "schema": schema}}
-    settings = {"system": [{"type": "text", **system}], "output_config": output, **others}
+    settings = {"system": [{"type": "text", **system}], "output_config": output}
+    settings |= {"model": model, "max_tokens": max_tokens}
     return canonical(settings | ({"thinking": thinking} if thinking else {}))
 
 
@@ -164,11 +151,8 @@ def judge_request(settings: str, solution: JudgeRequest) -> Request:
 def writer_requests(settings: list[str], problem: str, solutions: int) -> list[Request]:
     """Requests for some solutions of a problem: the variants in turn, then each once more."""
     user = json.dumps({"problem": problem}, ensure_ascii=True) + WRITE_TAIL
-    turns = [divmod(i, len(settings)) for i in range(solutions)]
-    return [
-        Request(WRITE, settings[variant], user, 0, VERSIONS[WRITE], sample=round_ + 1)
-        for round_, variant in turns
-    ]
+    turns = (divmod(i, len(settings)) for i in range(solutions))
+    return [Request(WRITE, settings[v], user, 0, VERSIONS[WRITE], i + 1) for i, v in turns]
 
 
 def read_answer(request: Request, stop_reason: Any, text: str) -> Answer:

@@ -24,6 +24,7 @@ from prm_lightning.types import (
 )
 
 READY, UNANSWERABLE = "ready", "unanswerable"
+ANSWERS = ("answer", "ground_truth_answer", "expected_answer")  # columns of reference answers
 TRIED_AT_ONCE = 32  # problems given to a generator before what it wrote is stored
 
 
@@ -111,12 +112,11 @@ def from_row(row: Row) -> Candidate | Dropped:
     def unusable(reason: str, why: str) -> Dropped:
         return Dropped(row.place, reason, f"{row.place}: left out, {why}.")
 
-    values = row.values
-    question = values.get("question", values.get("problem"))
-    answers = ("answer", "ground_truth_answer", "expected_answer")
-    answer = next((values[name] for name in answers if name in values), None)
-    steps = values.get("steps")
-    solution = values.get("solution", values.get("generated_solution"))
+    values, steps = row.values, row.values.get("steps")
+    question, answer, solution = (
+        next((values[name] for name in names if name in values), None)
+        for names in (("question", "problem"), ANSWERS, ("solution", "generated_solution"))
+    )
     if not isinstance(question, str) or not question.strip():
         return unusable("no question", "expected text in `question`")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer == "":
@@ -131,10 +131,8 @@ def from_row(row: Row) -> Candidate | Dropped:
     if "####" in reference or "\n" in reference.strip():  # a solution that states it
         reference = extract_answer(reference) or reference
     text = solution if isinstance(solution, str) else ""
-    generator = str(values.get("generator", ""))
-    return settle(
-        Candidate(question, reference.strip(), text, tuple(steps or ()), generator=generator)
-    )
+    found = Candidate(question, reference.strip(), text, tuple(steps or ()))
+    return settle(replace(found, generator=str(values.get("generator", ""))))
 
 
 def settle(candidate: Candidate) -> Candidate:
