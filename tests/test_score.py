@@ -266,32 +266,6 @@ def test_help_is_quick_to_load(module, option):
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes(model, tmp_path):
-    rows = [{"id": i, "problem": f"{i}?", "steps": STEPS[: 1 + i % 3]} for i in range(2000)]
-    source = write(tmp_path / "in.jsonl", rows)
-
-    def start(output):
-        arguments = ["--model", model, "--input", source, "--output", str(output)]
-        code = f"from prm_lightning.scoring.score import main; main({arguments!r})"
-        return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-
-    assert start(tmp_path / "whole").wait() == 0
-    killed = start(tmp_path / "out")
-    partial = tmp_path / ".out.partial"
-    while killed.poll() is None:
-        if partial.exists() and partial.read_bytes().count(b"\n") > 200:
-            os.killpg(killed.pid, signal.SIGKILL)
-            break
-        time.sleep(0.01)
-    killed.wait()
-    assert not (tmp_path / "out").exists(), "it was too fast to be killed"
-    assert start(tmp_path / "out").wait() == 0
-    for whole, resumed in zip(lines(tmp_path / "whole"), lines(tmp_path / "out"), strict=True):
-        assert resumed["scores"] == pytest.approx(whole["scores"], abs=1e-6)
-        assert resumed["id"] == whole["id"]
-
-
-@pytest.mark.slow
 def test_ray_writes_what_one_process_writes_also_if_an_actor_is_killed(model, tmp_path):
     ray = pytest.importorskip("ray")
     import psutil

@@ -100,9 +100,9 @@ class LocalGenerator:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.context: int = limit or 2**31
         stated = self.model.generation_config.eos_token_id
-        self.end_ids = self.encoder.end_ids().union(
-            stated if isinstance(stated, list) else [stated]
-        )
+        self.end_ids = self.encoder.end_ids() | {
+            *(stated if isinstance(stated, list) else [stated])
+        }
         self.model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # no settings of its own
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
@@ -116,15 +116,12 @@ class LocalGenerator:
             ValueError: a blank problem, or a setting out of range.
         """
         check_sampling(sampling)
-        samples = 1 if sampling.temperature == 0 else sampling.n
-        rows = [self._row(prompt, sampling, k) for prompt, k in numbered(prompts, samples)]
+        rows = [self._row(prompt, sampling, k) for prompt, k in numbered(prompts, sampling.n)]
         done: dict[Row, Completion] = {}
         for batch in self._batches(sorted(set(rows), key=lambda row: (row.limit, row.prompt))):
             done |= zip(batch, self._complete(batch, sampling), strict=True)
         found = [done[row] for row in rows]
-        if sampling.temperature == 0:
-            return [[completion] * sampling.n for completion in found]
-        return [found[i : i + samples] for i in range(0, len(found), samples)]
+        return [found[i : i + sampling.n] for i in range(0, len(found), sampling.n)]
 
     def _row(self, prompt: Prompt, sampling: Sampling, number: int) -> Row:
         ids = tuple(self.encoder.ids(prompt))
@@ -193,12 +190,9 @@ class LocalGenerator:
 
     def _text(self, row: Row, ids: list[int]) -> str:
         """What ids say after the prompt: some tokenizers drop the space that opens a text."""
-        known, whole = (
-            self.tokenizer.decode(
-                part, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            for part in (row.prompt[-TAIL:], [*row.prompt[-TAIL:], *ids])
-        )
+        before = row.prompt[-TAIL:]
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        known, whole = (self.tokenizer.decode(x, **options) for x in (before, [*before, *ids]))
         return str(whole[len(known) :])
 
     def _tensor(self, values: list[Any]) -> Tensor:
@@ -252,7 +246,7 @@ class Ends(StoppingCriteria):
 
 
 def draw(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Draw one token of each row, by inverting the distribution function at a given number.
+    """``(R,)`` int64, one token of each row: the distribution function inverted at a given number.
 
     Args:
         logits: ``(R, V)`` float32.
@@ -260,9 +254,6 @@ def draw(logits: Tensor, noise: Tensor, temperature: float, top_p: float) -> Ten
         temperature: >= 0; 0 takes the likeliest token.
         top_p: in (0, 1]; drawn from the fewest likeliest tokens that together reach this share
             (Holtzman et al. 2020, arXiv:1904.09751).
-
-    Returns:
-        ``(R,)`` int64.
     """
     if temperature == 0:
         return logits.argmax(dim=-1)

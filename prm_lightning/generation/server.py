@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ MOST_BYTES = 2**24  # of one answer
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+@dataclass(eq=False)
 class ServerGenerator:
     """Asks a server for completions, some at a time.
 
@@ -66,34 +68,29 @@ class ServerGenerator:
         ValueError: the server cannot be reached, or serves several models and none was named.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None = None,
-        endpoint: Endpoint = "chat",
-        tokenizer: str | None = None,
-        concurrency: int = 16,
-        attempts: int = 6,
-        timeout: float = 600.0,
-        instruction: str = INSTRUCTION,
-        template_options: dict[str, Any] | None = None,
-    ) -> None:
-        if concurrency < 1 or attempts < 1 or timeout <= 0:
+    url: str
+    model: str | None = None
+    endpoint: Endpoint = "chat"
+    tokenizer: str | None = None
+    concurrency: int = 16
+    attempts: int = 6
+    timeout: float = 600.0
+    instruction: str = INSTRUCTION
+    template_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.attempts < 1 or self.timeout <= 0:
             raise ValueError(
-                f"generator: got concurrency={concurrency}, attempts={attempts}, "
-                f"timeout={timeout}; expected 1 or more, 1 or more, and above 0."
+                f"generator: got concurrency={self.concurrency}, attempts={self.attempts}, "
+                f"timeout={self.timeout}; expected 1 or more, 1 or more, and above 0."
             )
-        self.url = _with_path(url)
-        self._client = connect(self.url, KEY_VARIABLE, timeout, attempts)
-        self._concurrency = concurrency
-        self._attempts = attempts
-        self._instruction = instruction
-        self._options = template_options or {}
-        self.name = model or self._only_model()
+        self.url = _with_path(self.url)
+        self._client = connect(self.url, KEY_VARIABLE, self.timeout, self.attempts)
+        self.name = self.model or self._only_model()
         self._encoder: PromptEncoder | None = None
-        if endpoint == "completions":
-            loaded = load_tokenizer(tokenizer or self.name)
-            self._encoder = PromptEncoder(loaded, instruction, template_options)
+        if self.endpoint == "completions":
+            loaded = load_tokenizer(self.tokenizer or self.name)
+            self._encoder = PromptEncoder(loaded, self.instruction, self.template_options)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt, in the order of the prompts.
@@ -110,7 +107,7 @@ class ServerGenerator:
         """
         check_sampling(sampling)
         samples = numbered(prompts, sampling.n)
-        with ThreadPoolExecutor(self._concurrency) as pool:  # after an error nothing more is asked
+        with ThreadPoolExecutor(self.concurrency) as pool:  # after an error nothing more is asked
             done = list(pool.map(lambda sample: self._complete(*sample, sampling), samples))
         return [done[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]
 
@@ -134,13 +131,13 @@ class ServerGenerator:
         return self._read(answer, prompt, sampling)
 
     def _messages(self, prompt: Prompt) -> dict[str, Any]:
-        messages = [{"role": "user", "content": user_message(prompt.problem, self._instruction)}]
+        messages = [{"role": "user", "content": user_message(prompt.problem, self.instruction)}]
         extra: dict[str, Any] = {}
         if prompt.begun:
             messages.append({"role": "assistant", "content": prompt.begun})
             extra = {"add_generation_prompt": False, "continue_final_message": True}
-        if self._options:
-            extra["chat_template_kwargs"] = self._options
+        if self.template_options:
+            extra["chat_template_kwargs"] = self.template_options
         return {"messages": messages, "extra_body": extra}
 
     def _ask(self, request: Callable[[], Any]) -> Any:
@@ -149,12 +146,10 @@ class ServerGenerator:
             content = request().http_response.content
         except APIError as error:
             what = what_failed(error)
-            status = error.status_code if isinstance(error, APIStatusError) else 0
-            if status in REFUSED:
+            if isinstance(error, APIStatusError) and error.status_code in REFUSED:
                 raise Unanswerable(str(self._failure(f"refused the request: {what}"))) from None
-            raise self._failure(
-                f"gave no answer to at most {self._attempts} tries: {what}"
-            ) from None
+            tries = f"gave no answer to at most {self.attempts} tries: {what}"
+            raise self._failure(tries) from None
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
@@ -223,36 +218,31 @@ class _BoundedClient(DefaultHttpxClient):
         return answer.result()
 
 
+@dataclass(eq=False)
 class _BoundedStream(httpx2.SyncByteStream):
     """The body of an answer, up to `MOST_BYTES`."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    stream: Any
 
     def __iter__(self) -> Iterator[bytes]:
         size = 0
-        for part in self._stream:
+        for part in self.stream:
             size += len(part)
             if size > MOST_BYTES:
                 raise httpx2.ReadError(f"the answer is larger than {MOST_BYTES} bytes")
             yield part
 
     def close(self) -> None:
-        self._stream.close()
+        self.stream.close()
 
 
 def connect(url: str, key_variable: str, timeout: float, attempts: int) -> OpenAI:
     """A client of a server, which no answer holds up for long or fills the memory of.
 
     Lost connections, time-outs and the status 408, 409, 429 and 5xx are tried again by the openai
-    client, after the wait that ``retry-after`` asks for or a growing one. An answer that is
-    compressed, or of more than `MOST_BYTES`, counts as a lost connection.
-
-    Args:
-        url: that requests begin with.
-        key_variable: environment variable that the key is read from; not set means none is needed.
-        timeout: seconds that a whole answer may take.
-        attempts: most tries of a request, >= 1.
+    client, `attempts` times in all, after the wait that ``retry-after`` asks for or a growing one.
+    An answer that is compressed, or of more than `MOST_BYTES`, counts as a lost connection. Without
+    the environment variable no key is sent.
 
     Raises:
         ValueError: the key holds characters that no key has.
