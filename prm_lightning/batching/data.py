@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prm_lightning.batching.encode import Encoded, Encoder, cut_between_steps, keep_steps
+from prm_lightning.batching.encode import Encoder, cut_between_steps, keep_steps
 from prm_lightning.batching.plan import PlannedBatch, TreeSizes
 from prm_lightning.batching.tree import Ids, Indices, Tree, build_tree, shared_prefix
-from prm_lightning.sources.rewards import first_error, right_steps
+from prm_lightning.sources.rewards import first_error, right_steps, supervised_steps
 from prm_lightning.terminal import Bar
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Solution, StepBatch
@@ -148,60 +148,22 @@ def encode_solutions(
             loss depends; of a solution without such steps the first stays.
 
     Returns:
-        All solutions of which at least one step fits; `counts` says how many were cut
-        (``cut between steps``), how many steps left out (``unsupervised steps at the end``), and
-        how many solutions (``no step fits in max_tokens``).
+        All solutions of which at least one step fits; `counts` says how many were not left as they
+        are, and why.
 
     Raises:
         ValueError: strict, and some solution has no step that fits; or none has.
     """
     counts: Counter[str] = Counter()
-    kept: list[int] = []
-    ids: list[Ids] = []
-    positions: list[Indices] = []
-    prompts: list[int] = []
-    first_message = ""
-    with Bar("tokenizing" if len(solutions) > CHUNK else "", len(solutions)) as bar:
-        for i, whole in enumerate(_encode(solutions, encoder, bar)):
-            cut = cut_between_steps(whole, max_tokens, len(encoder.branch))
-            if not cut.step_positions:
-                first_message = first_message or _nothing_fits(solutions[i], whole, max_tokens)
-                if strict:
-                    raise ValueError(first_message)
-                counts["no step fits in max_tokens"] += 1
-                continue
-            counts["cut between steps"] += cut is not whole
-            if not tails:
-                step_count = len(cut.step_positions)
-                cut = keep_steps(cut, max(1, _supervised(solutions[i], step_count)))
-                counts["unsupervised steps at the end"] += step_count - len(cut.step_positions)
-            kept.append(i)
-            ids.append(np.array(cut.input_ids, np.int32))
-            positions.append(np.array(cut.step_positions, np.int64))
-            prompts.append(cut.prompt_tokens)
-    if not kept:
-        raise ValueError(first_message or "encode: there are no solutions, expected some.")
-    draws = [1.0 if repeats is None else repeats[i] for i in kept]
-    chosen = [solutions[i] for i in kept]
-    return _lay_out(chosen, draws, ids, positions, prompts, encoder.branch, counts)
-
-
-def _lay_out(
-    chosen: list[Solution],
-    draws: list[float],
-    ids: list[Ids],
-    positions: list[Indices],
-    prompts: list[int],
-    branch: Sequence[int],
-    counts: Counter[str],
-) -> EncodedSolutions:
-    """The flat arrays of solutions of which some steps are kept, one entry of each list each."""
+    kept = [*_tokenize(solutions, encoder, max_tokens, counts, strict=strict, tails=tails)]
+    indices, ids, positions, prompts = zip(*kept, strict=True)
+    chosen = [solutions[i] for i in indices]
     lengths = list(map(len, positions))
     steps = [step for s, n in zip(chosen, lengths, strict=True) for step in s.steps[:n]]
     right = [flag for s, n in zip(chosen, lengths, strict=True) for flag in right_steps(s)[:n]]
-    sources = _numbered(s.source for s in chosen)
-    problems = _numbered(fold_newlines(s.problem) for s in chosen)
     weights = [0.0 if step.label is None else step.weight for step in steps]
+    texts = [fold_newlines(s.problem) for s in chosen]
+    sources, problems = _numbered(s.source for s in chosen), _numbered(texts)
     return EncodedSolutions(
         ids=np.concatenate(ids),
         offsets=_offsets(map(len, ids)),
@@ -213,36 +175,57 @@ def _lay_out(
         prompts=np.array(prompts, np.int64),
         first_errors=np.array([first_error(s) for s in chosen], np.int64),
         sources=np.array([sources[s.source] for s in chosen], np.int64),
-        problems=np.array([problems[fold_newlines(s.problem)] for s in chosen], np.int64),
-        repeats=np.array(draws, np.float64),
+        problems=np.array([problems[text] for text in texts], np.int64),
+        repeats=np.array([repeats[i] if repeats else 1.0 for i in indices], np.float64),
         source_names=list(sources),
         solution_names=Texts.of(s.id for s in chosen),
         problem_texts=Texts.of(problems),
         step_texts=Texts.of(fold_newlines(step.text) for step in steps),
-        branch=branch,
+        branch=encoder.branch,
         counts=dict(+counts),
     )
 
 
-def _encode(solutions: Sequence[Solution], encoder: Encoder, bar: Bar) -> Iterator[Encoded]:
-    for start in range(0, len(solutions), CHUNK):
-        part = solutions[start : start + CHUNK]
-        yield from encoder.encode_all([(s.problem, [t.text for t in s.steps]) for s in part])
-        bar.advance(len(part))
-
-
-def _nothing_fits(solution: Solution, encoded: Encoded, max_tokens: int) -> str:
-    return (
-        f"encode: no step of solution {solution.id!r} of source {solution.source!r} fits in "
-        f"max_tokens={max_tokens} (its first step ends at token {encoded.step_positions[0] + 1}; "
-        f"problem {solution.problem[:60]!r}). Raise data.max_tokens or filter the source."
-    )
-
-
-def _supervised(solution: Solution, step_count: int) -> int:
-    """Of the first `step_count` steps, those up to the last one that a loss depends on."""
-    steps = enumerate(solution.steps[:step_count], start=1)
-    return max((k for k, s in steps if s.label is not None and s.weight > 0), default=0)
+def _tokenize(
+    solutions: Sequence[Solution],
+    encoder: Encoder,
+    max_tokens: int,
+    counts: Counter[str],
+    *,
+    strict: bool,
+    tails: bool,
+) -> Iterator[tuple[int, Ids, Indices, int]]:
+    """Of each solution of which a step fits: index, ids, step positions, tokens before a step."""
+    first_message = ""
+    with Bar("tokenizing" if len(solutions) > CHUNK else "", len(solutions)) as bar:
+        for i, solution in enumerate(solutions):
+            if i % CHUNK == 0:
+                part = solutions[i : i + CHUNK]
+                encoded = encoder.encode_all([(s.problem, [t.text for t in s.steps]) for s in part])
+                bar.advance(len(part))
+            whole = encoded[i % CHUNK]
+            cut = cut_between_steps(whole, max_tokens, len(encoder.branch))
+            count = len(cut.step_positions)
+            if not count:
+                first_message = first_message or (
+                    f"encode: no step of solution {solution.id!r} of source {solution.source!r} "
+                    f"fits in max_tokens={max_tokens} (its first step ends at token "
+                    f"{whole.step_positions[0] + 1}; problem {solution.problem[:60]!r}). Raise "
+                    "data.max_tokens or filter the source."
+                )
+                if strict:
+                    raise ValueError(first_message)
+                counts["no step fits in max_tokens"] += 1
+                continue
+            counts["cut between steps"] += cut is not whole
+            if not tails:
+                last = max((k for k, _ in supervised_steps(solution) if k < count), default=0)
+                cut = keep_steps(cut, last + 1)
+                counts["unsupervised steps at the end"] += count - len(cut.step_positions)
+            ids, positions = np.array(cut.input_ids, np.int32), np.array(cut.step_positions)
+            yield i, ids, positions, cut.prompt_tokens
+    if counts["no step fits in max_tokens"] == len(solutions):
+        raise ValueError(first_message or "encode: there are no solutions, expected some.")
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:
@@ -293,18 +276,14 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
     """The tensors of one planned batch; one row of padding where it has no trees."""
     rows = [
         [build_tree([data.solution(i) for i in tree], data.branch) for tree in row]
-        for row in planned.rows
-    ] or [[]]
+        for row in planned.rows or ((),)
+    ]
     indices = [i for row in planned.rows for tree in row for i in tree]
-    input_ids, position_ids, subtree_end, step_nodes, nodes = lay_out(
-        rows, planned.row_tokens, pad_id
-    )
+    *tokens, step_nodes, nodes = lay_out(rows, planned.row_tokens, pad_id)
     lm_nodes, lm_weights = _lm_targets(nodes, indices, data)
     steps = [data.steps(i) for i in indices]
     return StepBatch(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        subtree_end=subtree_end,
+        *tokens,
         step_nodes=_pad(step_nodes, -1),
         labels=_pad([data.labels[s] for s in steps], np.float32(0)),
         weights=_pad([data.weights[s] for s in steps], np.float32(0)),
@@ -367,10 +346,7 @@ def _lm_targets(
 
 
 def _pad(rows: Sequence[NDArray[Any]], value: Any) -> Tensor:
-    """``(B, S)``, of the type of `value`, from B rows; (0, 0) from none.
-
-    Copied, since the arrays may be mapped from a file, which nobody may write to.
-    """
+    """``(B, S)`` copy of B rows, which may be mapped from a file, padded with `value`."""
     padded = np.full((len(rows), max(map(len, rows), default=0)), value)
     for here, row in zip(padded, rows, strict=True):
         here[: len(row)] = row
