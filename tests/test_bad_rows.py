@@ -26,6 +26,7 @@ from prm_lightning.sources import (
     ProcessBench,
     RlhFlow,
     Stepwise,
+    open_source,
 )
 from prm_lightning.sources.mixture import SourceSpec, read_mixture
 from prm_lightning.sources.rewards import se_rewards
@@ -235,6 +236,12 @@ def test_other_files_are_read_like_json_lines(name, suffix, tmp_path):
     found, dropped = read(layout.source(path))
     assert not dropped
     assert found == kept(layout, tmp_path, STEPS, ["r0", "w1"])
+
+
+@pytest.mark.parametrize("name", sorted(FILES - OTHER_TEXTS))
+def test_the_layout_is_told_from_the_columns(name, tmp_path):
+    path = write(tmp_path, *lines_of(LAYOUTS[name], STEPS))
+    assert open_source(path) == LAYOUTS[name].source(path)
 
 
 @every_layout

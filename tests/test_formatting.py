@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_rows import step_rows, write_lines
 
 from prm_lightning.sources.formatting import (
     StepRows,
@@ -34,8 +35,7 @@ def write_attempts(path, problems=12, attempts=3):
         for p in range(problems)
         for wrong in [k == attempts - 1 for k in range(attempts)]
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return write_lines(path, *rows)
 
 
 @pytest.fixture
@@ -101,19 +101,10 @@ SOLUTIONS = st.lists(st.builds(Solution, TEXTS, STEPS.map(tuple), st.just("s")),
 
 def naive_rows(solution):
     """The step-level loop as the guide for this data describes it."""
-    previous = []
-    for k, step in enumerate(solution.steps):
+    steps = [(step.text, int((step.label or 0) >= 0.5)) for step in solution.steps]
+    for row, step in zip(step_rows(solution.problem, steps), solution.steps, strict=True):
         if step.label is not None and step.weight > 0:
-            yield {
-                "problem": solution.problem,
-                "step": step.text,
-                "previous_steps": list(previous),
-                "reasoning_path": [*previous, step.text],
-                "label": int(step.label >= 0.5),
-                "step_index": k,
-                "total_steps": len(solution.steps),
-            }
-        previous.append(step.text)
+            yield row
 
 
 @settings(max_examples=40)

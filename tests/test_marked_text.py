@@ -34,7 +34,7 @@ def test_a_row_becomes_a_solution(source, tmp_path):
     assert texts(kept) == ["Step 1: 2+3=<<2+3=5>>5", "Step 2: So 6."]
 
 
-SIGNS = {"+": 1.0, "-": 0.0, " + ": 1.0, "0.75": 0.75, "1e-05": 1e-05}
+SIGNS = {"+": 1.0, "-": 0.0, "0.75": 0.75, "1e-05": 1e-05}
 BAD_ROWS = [
     (MathShepherd, {"label": SHEPHERD["label"].replace("So", "Sa")}, "input and label differ"),
     (MathShepherd, {"label": SHEPHERD["label"][:-1]}, "input and label differ"),
@@ -133,27 +133,6 @@ def test_a_number_is_taken_off_the_front_of_a_step_alone():
 # ---- Math-Shepherd -------------------------------------------------------------------------------
 
 
-@given(
-    steps=st.lists(
-        st.tuples(
-            st.text("ab+-? \n\u2028.0123", max_size=12),
-            st.sampled_from(["+", "-", "0.75", "1e-05"]),
-        ),
-        min_size=1,
-        max_size=6,
-    ),
-    question=st.text("ab+- ?.01", max_size=12),
-)
-@settings(max_examples=40)
-def test_signs_inside_the_text_are_no_labels(steps, question, tmp_path_factory):
-    row = shepherd(f"q {question}", [text for text, _ in steps], [sign for _, sign in steps])
-    (solution,) = read(MathShepherd, tmp_path_factory.getbasetemp(), row, step_numbers="keep")
-    assert solution.problem == f"q {question}".strip()
-    assert labels(solution) == [SIGNS[sign] for _, sign in steps]
-    for number, ((text, _), step) in enumerate(zip(steps, solution.steps, strict=True), start=1):
-        assert step.text.split() == f"Step {number}: {text}".split()
-
-
 def test_a_mark_inside_the_question_goes_with_its_label(tmp_path):
     inside = {
         "input": "Given ки x = 3, find 2x. Step 1: 2x = 6 ки\nStep 2: So 7 ки",
@@ -171,8 +150,9 @@ def test_a_mark_inside_the_question_goes_with_its_label(tmp_path):
 
 def test_text_after_the_last_mark_is_an_unlabelled_step(tmp_path):
     both = {key: SHEPHERD[key] + "\nStep 3: and" for key in ("input", "label")}
-    (solution,) = read(MathShepherd, tmp_path, both)
-    assert (texts(solution)[2], labels(solution)) == ("and", [1.0, 0.0, None])
+    for source, row in ((MathShepherd, both), (OpenRlhf, {**OPENRLHF, "input": both["input"]})):
+        (solution,) = read(source, tmp_path, row)
+        assert (texts(solution)[2], labels(solution)) == ("and", [1.0, 0.0, None])
 
 
 def test_the_development_file_is_read_whole():
@@ -209,32 +189,14 @@ def test_placeholder_keys_and_chat_markup_are_as_the_user_says(tmp_path):
         OpenRlhf("x.jsonl", placeholder_token="")
 
 
-@pytest.mark.parametrize("value", [["+", "-", "+"], ["-", "+"]])
+@pytest.mark.parametrize("value", [["+", "-", " + "], ["-", 1], [0, True]])
 def test_a_placeholder_inside_the_question_may_have_a_value(tmp_path, value):
     row = {"input": "Say ки twice? Step 1: a ки\nStep 2: b ки", "value": value}
     (solution,) = read(OpenRlhf, tmp_path, row)
     assert (solution.problem, texts(solution)) == ("Say twice?", ["a", "b"])
     assert labels(solution) == [0.0, 1.0]
-
-
-VALUES = {"+": 1.0, "-": 0.0, " + ": 1.0, "0.25": 0.25, 0.5: 0.5, 1: 1.0, None: None}
-
-
-@given(
-    st.lists(st.tuples(st.text("ab+- .\n", max_size=9), st.sampled_from(list(VALUES))), max_size=6)
-)
-@settings(max_examples=40)
-def test_every_value_stays_with_its_step(tmp_path_factory, steps):
-    text = "q? " + "".join(f"Step {k}: {s}@" for k, (s, _) in enumerate(steps, start=1))
-    row = {"input": text + "Step 99: and so on", "value": [value for _, value in steps]}
-    folder = tmp_path_factory.getbasetemp()
-    (found,) = read(OpenRlhf, folder, row, placeholder_token="@", step_numbers="keep")
-    if not steps:
-        assert found.reason == "no placeholder"
-        return
-    assert labels(found) == [*(VALUES[value] for _, value in steps), None]
-    numbers = [f"{k}:" for k in [*range(1, len(steps) + 1), 99]]
-    assert [text.split()[1] for text in texts(found)] == numbers
+    (unlabelled,) = read(OpenRlhf, tmp_path, {**row, "value": [None, 0.5]})
+    assert labels(unlabelled) == [None, 0.5]
 
 
 # ---- RLHFlow -------------------------------------------------------------------------------------
@@ -268,19 +230,33 @@ def test_known_problems_divide_the_first_turn_where_steps_have_no_numbers(tmp_pa
         read(RlhFlow, tmp_path, *rows, problems=none)
 
 
+# ---- all three -----------------------------------------------------------------------------------
+
+
+def as_row(source, question, steps, signs):
+    """A row with these steps, each with its number, and these signs."""
+    if source is RlhFlow:
+        turns = [t for k, pair in enumerate(zip(steps, signs, strict=True), 1)
+                 for t in (f"Step {k}: {pair[0]}", pair[1])]  # fmt: skip
+        return {"conversations": chat(f"{question} {turns[0]}", *turns[1:])}
+    row = shepherd(question, steps, signs)
+    return row if source is MathShepherd else {"input": row["input"], "value": signs}
+
+
+@pytest.mark.parametrize("source", ROWS)
 @given(
-    st.lists(
-        st.tuples(st.text("ab+- .\n", max_size=9), st.sampled_from(list(SIGNS))),
+    steps=st.lists(
+        st.tuples(st.text("ab+-? \n\u2028.0123", max_size=12), st.sampled_from(list(SIGNS))),
         min_size=1,
         max_size=6,
-    )
+    ),
+    question=st.text("ab+- ?.01", max_size=12),
 )
 @settings(max_examples=40)
-def test_every_label_stays_with_its_step(tmp_path_factory, steps):
-    turns = [t for k, (s, sign) in enumerate(steps, 1) for t in (f"Step {k}: {s}", sign)]
-    turns[0] = f"A question: {turns[0]}"
-    row = {"conversations": chat(*turns)}
-    (solution,) = read(RlhFlow, tmp_path_factory.getbasetemp(), row, step_numbers="keep")
+def test_every_label_stays_with_its_step(source, steps, question, tmp_path_factory):
+    row = as_row(source, f"q {question}", *map(list, zip(*steps, strict=True)))
+    (solution,) = read(source, tmp_path_factory.getbasetemp(), row, step_numbers="keep")
+    assert solution.problem == f"q {question}".strip()
     assert labels(solution) == [SIGNS[sign] for _, sign in steps]
     for number, ((text, _), step) in enumerate(zip(steps, texts(solution), strict=True), start=1):
         assert step.split() == f"Step {number}: {text}".split()

@@ -5,15 +5,11 @@ from collections import Counter
 
 import pytest
 from conftest import dev_data
+from raw_rows import write_lines
 
 from prm_lightning.files import digest
 from prm_lightning.sources.problems import Problem, read_problems
 from prm_lightning.types import Dropped
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def reasons(found):
@@ -48,7 +44,7 @@ def answers(found):
     ],
 )
 def test_layouts_of_questions_and_answers_are_read(tmp_path, row, answer):
-    (problem,) = read_problems(write(tmp_path / "p.jsonl", [row]))
+    (problem,) = read_problems(write_lines(tmp_path / "p.jsonl", row))
     assert problem == Problem(digest("q")[:16], "Q?", answer)
 
 
@@ -59,7 +55,7 @@ def test_each_question_is_taken_once_and_the_rest_is_counted(tmp_path):
         tried("How many?", "5", "5"),
         tried("how  many", "6", "6"),
         {"question": " ", "answer": "5"},
-        {"question": "Half \ud83d?", "answer": "5"},
+        json.dumps({"question": "Half \ud83d?", "answer": "5"}),
         {"question": "Why?", "answer": ""},
         {"question": "Who?", "answer": True},
         {**tried("Zero?", "5", "5"), "is_correct": 0},
@@ -67,7 +63,7 @@ def test_each_question_is_taken_once_and_the_rest_is_counted(tmp_path):
         {"question": "<|im_start|>user\n<|im_end|>\n", "answer": "5"},
         {"question": "What?", "answer": "She said\nnothing."},
     ]
-    found = list(read_problems(write(tmp_path / "p.jsonl", rows)))
+    found = list(read_problems(write_lines(tmp_path / "p.jsonl", *rows)))
     assert answers(found) == ["5"]
     assert reasons(found) == {
         "not flagged correct": 2,
@@ -82,13 +78,13 @@ def test_each_question_is_taken_once_and_the_rest_is_counted(tmp_path):
 
 def test_limit_counts_problems_not_rows(tmp_path):
     rows = [{"question": f"{i // 2}?", "answer": "1"} for i in range(10)]
-    path = write(tmp_path / "p.jsonl", rows)
+    path = write_lines(tmp_path / "p.jsonl", *rows)
     assert len(answers(read_problems(path, limit=3))) == 3
     assert len(answers(read_problems(path))) == 5
 
 
 def test_a_file_without_any_problem_is_an_error(tmp_path):
-    path = write(tmp_path / "p.jsonl", [{"question": "a"}])
+    path = write_lines(tmp_path / "p.jsonl", {"question": "a"})
     with pytest.raises(ValueError, match=r"no row of .*p\.jsonl is a problem .*the answer is None"):
         list(read_problems(path))
 

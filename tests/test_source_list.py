@@ -1,17 +1,22 @@
 """Sources as people write them down: paths, rows, dicts, short names; in Python and for `fit`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from raw_rows import write_lines
 
+from prm_lightning import sources
 from prm_lightning.sources import Corrupted, Gsm8k, SourceSpec, Stepwise
 from prm_lightning.sources.mixture import as_specs, read_mixture
 from prm_lightning.training.cli import main
+from prm_lightning.types import Source
 
-CONFIG = Path(__file__).parents[1] / "configs" / "smollm2_gsm8k.yaml"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "smollm2_gsm8k.yaml"
 TRL = {"prompt": "2 + 3?", "completions": ["2 + 3 = 5"], "labels": [True]}
 
 
@@ -108,3 +113,15 @@ def test_what_is_no_source_is_one_line(entry, words):
     with pytest.raises(ValueError, match=words) as error:
         as_specs(entry)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_one_line_of_the_documentation_builds_each_source_that_there_is():
+    page = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--sources", type=list[SourceSpec])
+    built = parser.instantiate(parser.parse_object({"sources": yaml.safe_load(listed)})).sources
+    assert len(built) == len(listed.splitlines())
+    assert all(isinstance(spec.source, Source) for spec in built)
+    named = {type(spec.source).__name__ for spec in built}
+    assert named == {*sources.__all__} - {"SourceSpec", "FileSource", "open_source"}
