@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, capture_parser, set_parsing_settings
 
 from prm_lightning import __version__
 from prm_lightning.command import UsageError, add_environment, run_verb
-from prm_lightning.terminal import did_you_mean
+from prm_lightning.terminal import did_you_mean, quieten_libraries
 
 USAGE_STATUS = 2  # as argparse exits
 LIGHTNING = "training.cli"
@@ -95,6 +95,7 @@ def call(verb: str, args: Sequence[str]) -> None:
         return
     options = run_verb(verb, takes_args, args)
     if verb in WORK:
+        quieten_libraries()
         ours(WORK[verb])(options)
 
 

@@ -12,9 +12,12 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from safetensors import SafetensorError
 
@@ -24,6 +27,33 @@ _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/prm_lightning``, or ``~/.cache/prm_lightning``: what can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prm_lightning"
+
+
+def near_path(name: str) -> str:
+    """The end of a message about a file or folder that is not there; empty if none is near it."""
+    path = Path(name)
+    nearest = Path(path.anchor)
+    for part in path.parts[len(nearest.parts) :]:
+        names = [p.name for p in nearest.iterdir()] if nearest.is_dir() else []
+        exists = (nearest / part).exists()
+        close = [part] if exists else get_close_matches(part, names, n=1, cutoff=0.75)
+        if not close:
+            return ""
+        nearest /= close[0]
+    return "" if nearest == path else f" Did you mean {str(nearest)!r}?"
+
+
+def stay_off_the_hub_without_network() -> None:
+    """Where the Hub's host has no address, spare its client six tries in half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
+        constants.HF_HUB_OFFLINE = True
 
 
 def digest(content: str | Iterable[str]) -> str:

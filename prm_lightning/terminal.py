@@ -7,7 +7,8 @@ import sys
 import time
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,18 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # for authors of libraries
     for message in (
         ".*LeafSpec",
+        ".*smaller than the logging interval",  # of a run that is short
         ".*is_gradient_checkpointing",
         ".*checkpointing_enable",
         ".*FSDP2-wrapped module .* returned a view",  # in which nothing is written
         ".*recommended to use `self.log.*sync_dist",  # metrics gather before they are computed
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """`quieten_libraries`, after which warnings are shown as before."""
+    with warnings.catch_warnings():
+        quieten_libraries()
+        yield

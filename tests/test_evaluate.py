@@ -134,7 +134,11 @@ def test_several_models_make_one_table_with_their_baselines(tmp_path, tiny_prms,
         "steps": ["0 + 0 is what we need.", "That is 0."], "labels": [1.0, 1.0], "scores": None,
         "first_error": -1,
     }  # fmt: skip
-    assert capsys.readouterr().out.startswith((out / "table.md").read_text()[:200])
+    title, _, header, _, row = (out / "table.md").read_text().splitlines()[:5]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == title.strip("*")  # without the marks of Markdown
+    for line, plain in zip((header, row), printed[2:4], strict=True):
+        assert plain.split() == line.replace("|", " ").split()
     assert not list(tmp_path.glob(".out*"))  # no journal is left
 
 

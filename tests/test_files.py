@@ -14,6 +14,8 @@ from prm_lightning.files import (
     disk_faults_named,
     file_digest,
     job_lock,
+    near_path,
+    stay_off_the_hub_without_network,
     write_json,
     write_rows,
     written_file,
@@ -117,3 +119,27 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(FileNotFoundError), disk_faults_named(path):
         raise FileNotFoundError(errno.ENOENT, "no such file")
+
+
+def test_a_near_file_is_offered(tmp_path):
+    (tmp_path / "data").mkdir()
+    meant = tmp_path / "data" / "rows.jsonl"
+    meant.touch()
+    assert near_path(str(tmp_path / "dta" / "row.jsonl")) == f" Did you mean {str(meant)!r}?"
+    assert near_path(str(meant)) == near_path(str(tmp_path / "data" / "xyz")) == ""
+
+
+@pytest.mark.parametrize("proxy", ["", "http://proxy:3128"])
+def test_without_a_network_the_hub_is_not_tried(proxy, monkeypatch):
+    from huggingface_hub import constants
+
+    def no_address(*_):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_address)
+    monkeypatch.setattr("prm_lightning.files.getproxies", lambda: {"https": proxy} if proxy else {})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    stay_off_the_hub_without_network()
+    assert constants.HF_HUB_OFFLINE is not bool(proxy)  # a proxy looks names up by itself
+    assert (os.environ["HF_HUB_OFFLINE"] == "1") is not bool(proxy)

@@ -94,7 +94,7 @@ def test_a_streamed_data_set_is_read_as_it_is_needed(monkeypatch):
     assert not asked
     assert next(found).place == "owner/name[0]"
     assert (asked, drawn) == ([("owner/name", "test", True)], [0])
-    with pytest.raises(FileNotFoundError, match=r"after owner/name\[2\] \(ConnectionError: cable"):
+    with pytest.raises(FileNotFoundError, match=r"\(owner/name\[2\]: ConnectionError: cable"):
         list(found)
 
 

@@ -62,12 +62,31 @@ def test_fit_takes_each_form_and_keeps_it(path, form, where, tmp_path, capsys):
     assert as_specs(data["sources"]) == [SourceSpec(Stepwise(path))]
 
 
+@pytest.mark.parametrize(
+    ("verb", "key"),
+    [("fit", "sources"), ("test", "test_sources"), ("predict", "predict_sources")],
+)
 @pytest.mark.parametrize("options", [["--data", "X"], ["--data=X"]])
-def test_data_with_a_file_of_rows_means_its_sources(path, options, capsys):
+def test_data_with_a_file_of_rows_means_its_sources(path, verb, key, options, capsys):
     options = [option.replace("X", path) for option in options]
     with pytest.raises(SystemExit):
-        main(["fit", "--config", str(CONFIG), *options, "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out)["data"]["sources"] == path
+        main([verb, "--config", str(CONFIG), *options, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"][key] == path
+
+
+@pytest.mark.parametrize(
+    ("verb", "key"),
+    [
+        ("fit", "sources"),
+        ("validate", "sources"),
+        ("test", "test_sources"),
+        ("predict", "predict_sources"),
+    ],
+)
+def test_a_verb_without_rows_names_the_option(verb, key, tiny_model_folder, tmp_path):
+    options = ["--model.backbone.name", str(tiny_model_folder()), "--output", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=f"to {verb}\\. Give .* or as --data\\.{key}\\."):
+        main([verb, *options, "--trainer.accelerator", "cpu"])
 
 
 def test_options_of_an_entry_and_nested_sources_are_taken(path, tmp_path):

@@ -111,6 +111,7 @@ def test_a_run_leaves_what_it_promises(fit):
     assert report["train"]["problems"] + report["validation"]["problems"] == 12
     logged = {name for row in metrics(output) for name in row}
     assert {"train/loss", "lr/head", "lr/backbone", "val/auroc", "val/processbench_f1"} <= logged
+    assert {"val_by_source/rows/auroc", "val_by_position/1/accuracy"} <= logged
     for name in ("best_model", "final_model"):
         prm = PRM.from_pretrained(output / name)
         (scores,) = prm.score("1 + 1?", [["1 + 1 = 2.", "So 2."]])
@@ -261,6 +262,7 @@ def test_test_and_predict_write_their_files(fit, tmp_path, tiny_model_folder):
     rows = write_rows(tmp_path / "unseen.jsonl", problems=4)
     common = ["--config", str(output / "config.yaml"), "--output", str(output)]
     common += ["--model.init_from", str(output / "best_model")]
+    common += ["--data.sources", "[]"]  # each verb needs its own alone
     main(["test", *common, "--data.test_sources", sources(rows)])
     record = json.loads((output / "test.json").read_text())
     manifest = json.loads((output / "best_model" / "prm.json").read_text())

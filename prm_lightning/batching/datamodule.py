@@ -45,7 +45,7 @@ class PRMDataModule(LightningDataModule):
 
     Args:
         sources: what to train on: a file, folder or Hub id, whose layout is told by its columns,
-            or a list of them and of sources, see `as_specs`; a part of it is split off for
+            or a list of them and of sources; a part of it is split off for
             validation unless `val_sources` are given.
         encoder: makes the tokens; the model's own.
         val_sources: to validate on.
@@ -130,17 +130,21 @@ class PRMDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Prepare what the stage needs; a second call does nothing more."""
-        if stage in ("fit", "validate") and "train" not in self.sides:
+        verb = side = stage.lower()  # an enum is its name in an f-string
+        if verb == "fit" or (verb == "validate" and not self.sources["validate"]):
+            side = "train"
+        name = {"train": "sources", "validate": "val_sources"}.get(side, f"{side}_sources")
+        if not self.sources[side]:
+            raise ValueError(
+                f"data.{name} is empty, so there is nothing to {verb}. "
+                f"Give at least one source, in the YAML or as --data.{name}."
+            )
+        if side == "train" and side not in self.sides:
             self.prepare()
-        if stage in ("test", "predict") and stage not in self.sides:
-            if not self.sources[stage]:
-                raise ValueError(
-                    f"data.{stage}_sources is empty, so there is nothing to {stage}. "
-                    f"Give at least one source, in the YAML or as --data.{stage}_sources."
-                )
-            mixture = self._read(stage)
-            self.report[f"{stage}_sources"] = mixture.report()
-            self._encode(stage, mixture.solutions)
+        elif side not in self.sides:
+            mixture = self._read(side)
+            self.report[name] = mixture.report()
+            self._encode(side, mixture.solutions)
         if self._resume.get("fingerprint", self.fingerprint) != self.fingerprint:
             raise ValueError(
                 "data: the training data changed since the checkpoint was written (fingerprint "

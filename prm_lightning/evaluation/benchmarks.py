@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +37,6 @@ from prm_lightning.files import (
     written_folder,
 )
 from prm_lightning.modeling.aggregate import choose_aggregation
-from prm_lightning.terminal import quieten_libraries
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution
 
@@ -56,7 +56,6 @@ def evaluate(options: EvaluateOptions) -> None:
     """Measure models on step labels or on pools; write the folder, and print its tables."""
     folder = Path(options.output)
     require_replaceable(folder, overwrite=options.overwrite, ours=OURS)
-    quieten_libraries()
     with job_lock(folder, "evaluate"):
         is_pool = options.benchmark == "best-of-n"
         report, entries, about = (_measure_pools if is_pool else _measure_steps)(options)
@@ -87,7 +86,9 @@ def evaluate(options: EvaluateOptions) -> None:
             write_rows(target / SCORES, scored)
         for path in folder.parent.glob(f".{glob.escape(folder.name)}.scores.*.partial"):
             path.unlink()
-    print(f"{text}\n\nwritten to {folder}: {', '.join(OURS[:3])}")
+    plain = re.sub(r"(?m)^\| -[-| ]*\n|^\| | \|$|^\*\*|\*\*$", "", text).replace(" | ", "  ")
+    print(f"{plain}\n\nwritten to {folder}: {', '.join(OURS[:3])}")
+    print(f"python -m prm_lightning report {folder} makes a page of it")
 
 
 def _measure_steps(options: EvaluateOptions) -> Outcome:

@@ -203,7 +203,12 @@ def make_tiles(scored: ScoredSet, baselines: Mapping[str, Mapping[str, float]]) 
     # Finding all errors is easy for what passes nothing, and the reverse.
     best, best_ranking = best_by("processbench_f1"), best_by("auroc")
     return [
-        _tile(label, *summarise(replicates[metric])[:2], name, baselines.get(name, {}).get(metric))
+        _tile(
+            label,
+            *summarise(replicates[metric])[:2],
+            name.rpartition(", ")[2],  # surprisal, without the model's name before it
+            baselines.get(name, {}).get(metric),
+        )
         for label, metric, name in (
             ("ProcessBench F1", "processbench_f1", best),
             ("AUROC of steps", "auroc", best_ranking),

@@ -21,6 +21,7 @@ from prm_lightning.modeling.locate import explained as explained  # others impor
 from prm_lightning.modeling.locate import hub_token as hub_token
 from prm_lightning.modeling.locate import load_tokenizer as load_tokenizer
 from prm_lightning.modeling.locate import locate as locate
+from prm_lightning.terminal import quiet_libraries
 
 Quantize = Literal["none", "int8", "nf4"]
 Dtype = Literal["float32", "bfloat16"]
@@ -218,6 +219,7 @@ class TreeModel(nn.Module):
         return weight[ids].detach().float()
 
 
+@quiet_libraries()
 def load_backbone(
     config: Backbone,
     *,

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,12 @@ from typing import Any
 
 import torch
 
-from prm_lightning.files import cache_folder, written_folder
+from prm_lightning.files import (
+    cache_folder,
+    near_path,
+    stay_off_the_hub_without_network,
+    written_folder,
+)
 
 PACKAGE_PREFIX = "package://"
 
@@ -110,16 +114,7 @@ def refuse_mistyped_path(name: str) -> None:
     path = Path(name)
     if path.exists() or len(path.parts) < 2:
         return
-    hint, nearest = "", Path(path.anchor)
-    for part in path.parts[len(nearest.parts) :]:
-        names = [p.name for p in nearest.iterdir()] if nearest.is_dir() else []
-        exists = (nearest / part).exists()
-        close = [part] if exists else get_close_matches(part, names, n=1, cutoff=0.75)
-        if not close:
-            break
-        nearest /= close[0]
-    else:
-        hint = f" Did you mean {str(nearest)!r}?"
+    hint = near_path(name)
     if hint or path.is_absolute() or name.startswith(".") or path.parent.is_dir():
         raise ValueError(f"backbone: there is no folder or file {name!r}.{hint}")
 
@@ -127,23 +122,25 @@ def refuse_mistyped_path(name: str) -> None:
 @contextmanager
 def explained(name: str) -> Iterator[None]:
     """One line in place of the loaders' many, naming what the user can change."""
+    if not Path(name).exists():
+        stay_off_the_hub_without_network()
     try:
         yield
     except (OSError, ValueError) as error:
         if str(error).startswith("backbone:"):
             raise
+        first = next(line for line in str(error).splitlines() if line.strip())
         text = f"{error} {error.__cause__}"
         if "trust_remote_code" in text:
             hint = "It comes with Python code of its own: read it, and allow it by the argument "
             hint += "trust_remote_code if you trust it (fit: model.backbone.trust_remote_code)."
         elif any(code in text for code in ("401", "403", "gated")):
             hint = "The Hub refused access: accept the model's licence there and set HF_TOKEN."
-        elif "couldn't connect" in text:
-            hint = (
-                "Without a network give a folder as its name: hf download NAME --local-dir FOLDER "
-            )
-            hint += "makes one where there is a network. HF_HUB_OFFLINE=1 spares the waiting."
+        elif "couldn't connect" in text or "outgoing traffic" in text:
+            first = "the Hub cannot be reached, and its cache does not have it."
+            hint = "Without a network give a folder, which hf download NAME --local-dir FOLDER "
+            hint += "makes elsewhere."
         else:
             hint = "Give a Hub id, a folder or a .gguf file that exists (fit: model.backbone.name)."
-        first = next(line for line in str(error).splitlines() if line.strip())
-        raise ValueError(f"backbone: cannot load {name!r}: {first.strip()} {hint}") from error
+        near = near_path(name)
+        raise ValueError(f"backbone: cannot load {name!r}: {first.strip()}{near} {hint}") from error

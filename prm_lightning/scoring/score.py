@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from prm_lightning.command import run_verb
+from prm_lightning.command import UsageError, run_verb
 from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.scoring.on_ray import map_on_ray
@@ -93,7 +93,7 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         if (self.input is None) == (self.steps is None):
-            raise ValueError("score: give either --problem with --steps, or --input with --output.")
+            raise UsageError("score: give either --problem with --steps, or --input with --output.")
         if (self.input is None) != (self.output is None) or bool(self.steps) != bool(self.problem):
             raise ValueError("score: --problem goes with --steps, and --input goes with --output.")
         if self.threshold is not None and not 0 <= self.threshold <= 1:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple, TypeVar
 
+from prm_lightning.files import near_path, stay_off_the_hub_without_network
 from prm_lightning.types import Dropped, Solution
 
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -95,8 +96,8 @@ def _read(path: Rows, split: str, streaming: bool) -> Iterator[Row | Dropped]:
     if HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
         return _read_hub(path, split, streaming)
     raise FileNotFoundError(
-        f"{path!r}: no such file or folder, and not a Hub id of the form owner/name; "
-        f"name an existing file ({', '.join(DATA_SUFFIXES)}), a folder of such files or a Hub id."
+        f"{path!r}: no such file or folder, and no Hub id of the form owner/name.{near_path(path)} "
+        f"Name a file ({', '.join(DATA_SUFFIXES)}), a folder of such files or a Hub id."
     )
 
 
@@ -258,6 +259,7 @@ def _read_parquet(file: Path) -> Iterator[Row | Dropped]:
 
 
 def _read_hub(path: str, split: str, streaming: bool) -> Iterator[Row | Dropped]:
+    stay_off_the_hub_without_network()
     from datasets import load_dataset
 
     place = path
@@ -267,9 +269,8 @@ def _read_hub(path: str, split: str, streaming: bool) -> Iterator[Row | Dropped]
             yield Row(place, values)
     except Exception as error:  # of datasets, the Hub client, httpx, arrow: no common class
         raise FileNotFoundError(
-            f"{path!r}: no local file or folder has this path, so it was taken for a Hub id, and "
-            f"its split {split!r} could not be loaded after {place} ({_first_line(error)}). Check "
-            "the spelling and the network; a gated or private data set needs HF_TOKEN."
+            f"{path!r}: no local file or folder, so taken for a Hub id; split {split!r} not loaded "
+            f"({place}: {_first_line(error)}). Check spelling and network; if gated, set HF_TOKEN."
         ) from error
 
 

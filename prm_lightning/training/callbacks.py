@@ -218,7 +218,8 @@ def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> Iterator[tup
             if number and what not in ("solutions", "tokens", "tokens_in_trees"):
                 yield "", f"{number} {what.replace('_', ' ')}"
     steps = int(trainer.estimated_stepping_batches)
-    yield "steps", f"{steps} optimizer steps in {trainer.max_epochs or '?'} epochs"
+    epochs = trainer.max_epochs or "?"
+    yield "steps", f"{steps} optimizer steps in {epochs} epoch{'s' * (epochs != 1)}"
     yield "output", str(folder)
 
 

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
 from prm_lightning.command import OneLineParser
-from prm_lightning.files import disk_faults_named, write_json, write_rows
+from prm_lightning.files import disk_faults_named, near_path, write_json, write_rows
 from prm_lightning.sources.rows import DATA_SUFFIXES
 from prm_lightning.terminal import quieten_libraries
 from prm_lightning.training.callbacks import (
@@ -90,9 +90,8 @@ class Parser(OneLineParser, LightningArgumentParser):
             if section != group:
                 group = section
                 lines.append("")
-            text = HELP.get(name) or " ".join((action.help or "").split()).partition(". ")[
-                0
-            ].rstrip(".")
+            said = " ".join((action.help or "").split()).partition(". ")[0].rstrip(".")
+            text = HELP.get(name) or said
             if action.default not in (None, False, argparse.SUPPRESS):
                 text += f" (default: {action.default})"
             lines += wrap(f"  --{name:27} {text}", 98, subsequent_indent=" " * 32)
@@ -130,6 +129,8 @@ class PRMCLI(LightningCLI):
             help="folder of the run (default: outputs/ and the name of the config file)",
         )  # fmt: skip
         add("--overwrite", action="store_true", help="replace what a run left in the folder")
+        sources = parser._option_string_actions["--data.sources"]
+        sources.required, sources.default = False, []  # `test` and `predict` have their own
         keep = "step checkpoints that are kept (-1: all, 0: last.ckpt alone)"
         add("--keep", type=int, default=2, help=keep)
         every = "optimizer steps between checkpoints"
@@ -138,13 +139,7 @@ class PRMCLI(LightningCLI):
         add("--monitor", type=str, default="processbench_f1", help=monitor)
         models = "optimizer steps between models that stay, in checkpoint-500 and so on; 0: none"
         add("--save_models_every", type=int, default=0, help=models)
-        add(
-            "--help_all",
-            action=HelpAll,
-            nargs=0,
-            default=argparse.SUPPRESS,
-            help="show all options",
-        )
+        add("--help_all", action=HelpAll, nargs=0, default=argparse.SUPPRESS, help="show them all")
         parser.link_arguments("data.template", "model.template")
         parser.link_arguments("data.step_end", "model.step_end")
         parser.link_arguments("model.reward_as", "data.reward_as")
@@ -275,7 +270,8 @@ def require_files(data: Any) -> None:
     """
     if isinstance(data, str) and data.endswith(DATA_SUFFIXES) and not Path(data).exists():
         raise FileNotFoundError(
-            f"data: there is no file {data!r}. Give a file, a folder or a Hub id that exists."
+            f"data: there is no file {data!r}.{near_path(data)} Give a file, a folder or a Hub id "
+            "that exists."
         )
     if isinstance(data, Mapping):
         data = list(data.values())
@@ -293,14 +289,16 @@ def as_list(value: Any) -> list[Any]:
 def name_sources(args: Sequence[str]) -> list[str]:
     """A command line in which ``--data rows.jsonl`` is ``--data.sources rows.jsonl``.
 
-    With a YAML or JSON file, `--data` stays what it is for Lightning: options of the data module.
+    `test` and `predict` have sources of their own. With a YAML or JSON file, `--data` stays what it
+    is for Lightning: options of the data module.
     """
     named = list(args)
+    own = f"{args[0]}_" if args[:1] in (["test"], ["predict"]) else ""
     for k, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         value = value if equals else next(iter(args[k + 1 : k + 2]), "")
         if option == "--data" and not value.endswith((".yaml", ".yml", ".json", "}")):
-            named[k] = f"--data.sources{equals}{value if equals else ''}"
+            named[k] = f"--data.{own}sources{equals}{value if equals else ''}"
     return named
 
 

@@ -38,7 +38,7 @@ class PRMModule(LightningModule):
 
     Args:
         backbone: the language model, its quantization and its adapters.
-        head: `scalar`, `classes`, `token` or `two_layers`, see `StepHead`.
+        head: `scalar`, `classes`, `token` or `two_layers`.
         loss: `bce`, `focal`, `mse` or `pqm`.
         lm_loss: weight of the language model's cross-entropy on the tokens of right steps, which
             is added to the loss; 0 leaves it out. See `losses.lm_loss`.
@@ -216,8 +216,10 @@ class PRMModule(LightningModule):
         measured = measure(self.evaluated.compute(), names, *how)
         self.last_metrics = {"loss": self.eval_loss.compute().item(), **measured}
         prefix = "val" if side == "validate" else side
-        defined = {f"{prefix}/{n}": v for n, v in self.last_metrics.items() if math.isfinite(v)}
-        self.log_dict(defined)
+        for name, value in self.last_metrics.items():
+            if math.isfinite(value):
+                by = "_by_" if name.startswith(("source/", "position/")) else "/"  # a group each
+                self.log(f"{prefix}{by}{name}", value)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -6,7 +6,8 @@ import csv
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def quiet_lightning() -> Iterator[None]:
     """Keep off the terminal what Lightning says about every run; see `log_lightning`."""
     loggers = [logging.getLogger(name) for name in LIGHTNING_LOGGERS]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
+    shown, warnings.formatwarning = warnings.formatwarning, _plain_warning
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
@@ -143,6 +145,11 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, (handlers, propagate) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
+        warnings.formatwarning = shown
+
+
+def _plain_warning(message: Warning | str, *_: Any) -> str:
+    return f"warning: {message}\n"
 
 
 def log_lightning(folder: Path, held: ExitStack) -> None:
@@ -157,9 +164,18 @@ def log_lightning(folder: Path, held: ExitStack) -> None:
 def run_loggers(folder: Path) -> list[Logger]:
     """The loggers of a run, both writing into its folder."""
     return [
-        TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
+        RunTensorBoard(folder, name="", version="", default_hp_metric=False),
         RunCSVLogger(folder),
     ]
+
+
+class RunTensorBoard(TensorBoardLogger):
+    """TensorBoard without `epoch`, which would be the first thing that it shows."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log the others."""
+        super().log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
 
 class RunCSVLogger(Logger):
