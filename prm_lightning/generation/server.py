@@ -108,7 +108,7 @@ class ServerGenerator:
         check_sampling(sampling)
         samples = numbered(prompts, sampling.n)
         with ThreadPoolExecutor(self.concurrency) as pool:  # after an error nothing more is asked
-            done = list(pool.map(lambda sample: self._complete(*sample, sampling), samples))
+            done = list(pool.map(lambda one: self._complete(one[0], one[1], sampling), samples))
         return [done[i * sampling.n : (i + 1) * sampling.n] for i in range(len(prompts))]
 
     def _complete(self, prompt: Prompt, number: int, sampling: Sampling) -> Completion:

@@ -132,8 +132,8 @@ def _settings(
     model: str, max_tokens: int, thinking: Any, system: Any, schema: Any, effort: str
 ) -> str:
     output = {"effort": effort, "format": {"type": "json_schema", "schema": schema}}
-    settings = {"system": [{"type": "text", **system}], "output_config": output}
-    settings |= {"model": model, "max_tokens": max_tokens}
+    settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens}
+    settings |= {"system": [{"type": "text", **system}], "output_config": output}
     return canonical(settings | ({"thinking": thinking} if thinking else {}))
 
 
