@@ -210,18 +210,6 @@ def test_a_probability_that_underflows_to_0_is_the_score_of_its_step(
     assert scores == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_company_of_other_lengths_changes_no_score(loaded, family):
-    """search-and-learn's scorer pads a batch without a mask."""
-    scorer = loaded(family)
-    long = [[f"She has {n} + 12 = {n + 12} apples." for n in range(9)]]
-    items = [(PROBLEM, SOLUTIONS[2:]), ("How many?" * 9, long), (PROBLEM, SOLUTIONS[:2])]
-    alone = [scorer.score(*item) for item in items]
-    for found, expected in zip(scorer.score_all(items), alone, strict=True):
-        for scores, others in zip(found, expected, strict=True):
-            assert scores == pytest.approx(others, abs=1e-5)
-
-
 @pytest.mark.parametrize("family", ["trl", "qwen-math-prm", "skywork"])
 def test_what_the_configuration_tells_is_recognised(checkpoints, family):
     scorer = load_scorer(str(checkpoints[family][0]))

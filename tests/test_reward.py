@@ -92,28 +92,6 @@ def test_failures_of_a_server_are_errors(prm):
         PRMReward(prm, problem_from="question")(["a"], ["x."], answer=["1"])
 
 
-@pytest.mark.slow
-def test_trl_trains_with_it_on_plain_prompts(folder, tiny_model_folder, tmp_path):
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    prompts = [QUESTION, "How many pears?"]
-    trainer = GRPOTrainer(
-        model=str(tiny_model_folder("llama")),
-        reward_funcs=PRMReward(str(folder), aggregate="mean", device="cpu"),
-        args=GRPOConfig(
-            str(tmp_path / "grpo"), max_steps=2, per_device_train_batch_size=4, num_generations=4,
-            max_completion_length=12, logging_steps=1, report_to=[], use_cpu=True,
-            save_strategy="no",
-        ),
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-    )  # fmt: skip
-    trainer.train()
-    logged = [r["rewards/prm_mean/mean"] for r in trainer.state.log_history if "reward" in r]
-    assert len(logged) == 2
-    assert all(0 < value < 1 for value in logged)
-
-
 # -- scripts ---------------------------------------------------------------------------------
 
 

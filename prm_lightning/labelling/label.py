@@ -69,8 +69,6 @@ def label(options: LabelOptions) -> dict[str, Any] | None:
 
     Raises:
         UnfinishedError: the budget is reached or the API does not answer. Nothing received is lost.
-        ValueError: something is wrong with what is to be read, or with the API key.
-        BlockingIOError: another process uses the journal.
     """
     prices = load_prices(options.prices)
     for model in options.claude_models:

@@ -46,8 +46,8 @@ def map_on_ray(
         load: makes the model; files it reads are seen by every machine.
         work: makes a result of the model and a chunk.
         chunks: are read as they are needed.
-        workers: actors; None is one per GPU, or one per CPU without any.
-        use_gpus: give each actor a GPU, if the cluster has any.
+        workers: actors, each with a GPU if the cluster has any and `use_gpus`; None is one per GPU,
+            or one per CPU without any.
 
     Raises:
         ValueError: Ray is not installed, there is no place for so many workers, or they keep dying.

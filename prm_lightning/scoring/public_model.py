@@ -45,10 +45,7 @@ HEAD_TENSORS: dict[str, list[tuple[str, ...]]] = {  # layers; the first that is 
 
 
 def find_public(model: str) -> tuple[PublicManifest, Path]:
-    """How a public model scores, and the folder that it is in.
-
-    Args:
-        model: a folder, a Hub id, or a manifest file.
+    """How a public model, a folder, Hub id or manifest file, scores, and the folder that it is in.
 
     Raises:
         ValueError: it cannot be found, or nothing tells how it scores.
@@ -68,14 +65,10 @@ def load_public(
     *,
     trust_remote_code: bool = False,
 ) -> StepModel:
-    """A public model as a scorer, in eval mode.
+    """A public model as a scorer, in eval mode, on the first GPU or the CPU if no device is given.
 
-    Args:
-        manifest: how it scores.
-        folder: where it is.
-        device: None takes the first GPU if there is one, else the CPU.
-        trust_remote_code: run Python code that comes with the model, if `transformers` has none
-            for it. Nothing in the folder or the manifest can turn it on.
+    With `trust_remote_code` Python code that comes with the model is run, if `transformers` has
+    none for it. Nothing in the folder or the manifest can turn that on.
 
     Raises:
         ValueError: the weights cannot be read, or lack the head, or it is broken.

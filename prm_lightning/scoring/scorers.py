@@ -84,9 +84,8 @@ def our_folder(model: str) -> Path | None:
 def fingerprint(model: str) -> str:
     """32 hexadecimal digits that change when a model does.
 
-    Args:
-        model: as for `load_scorer`. Of a server it is the URL and the model that it is given the
-            encoding of, since nobody can see whether the server was given other weights.
+    Of a server they are those of its URL and the model that it is given the encoding of, since
+    nobody can see whether the server was given other weights.
     """
     digest = hashlib.sha256()
     if is_url(model):

@@ -122,14 +122,7 @@ class SearchOptions:
 
 
 def main(args: Sequence[str]) -> None:
-    """Search, and print what was found.
-
-    Raises:
-        FileExistsError: the output is there already.
-        ValueError: an option is out of range, a model or the problems cannot be read, another job
-            was begun there, or the generator or the scorer fails.
-        OSError: a server or the disk fails, or another process writes the output.
-    """
+    """Search, and print what was found."""
     options: SearchOptions = run_verb("search", SearchOptions, args)
     check_sampling(options.settings.sampling)
     if options.limit is not None and options.limit < 1:
