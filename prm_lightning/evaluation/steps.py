@@ -52,6 +52,22 @@ KINDS = {
 }
 ALL_RIGHT = "multi_solutions"  # its solutions have no wrong step, so it is scored by F1 alone
 COUNTS = ("steps", "solutions", "cut_before_error")  # of the data, not of a model
+Part = tuple[str, Mapping[str, Floats], dict[str, object]]  # name, metrics, what else a row says
+
+
+def _measure(
+    entries: Sequence[Entry], parts: Callable[[Entry, StepScores], Iterator[Part]]
+) -> list[Row]:
+    """The rows of all parts of every entry, then of constant baselines on the same solutions."""
+    scored = [(entry, gather_steps(entry.scored)) for entry in entries]
+    for name, scores in constant_baselines(scored[0][1]).items():
+        scored.append((Entry(name, "baseline", ()), scores))
+    rows = []
+    for entry, scores in scored:
+        for part, metrics, about in parts(entry, scores):
+            found = {name: summarise(v) for name, v in metrics.items() if name not in COUNTS}
+            rows.append(Row(entry.name, entry.kind, part, found, about))
+    return rows
 
 
 def report_processbench(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0) -> Report:
@@ -73,51 +89,25 @@ def report_processbench(entries: Sequence[Entry], resamples: int = 1000, seed: i
     }
     sizes = {name: len(scores.starts) for name, scores in subsets.items()}
 
-    def measure(scores: StepScores, threshold: float) -> dict[str, Mapping[str, Floats]]:
-        measured: dict[str, Mapping[str, Floats]] = {}
-        for name, part in _split_by_source(scores, names).items():
-            found = measure_first_errors(part, threshold, counts[name])
-            measured[name] = {half: found[half] for half in ("f1", "wrong", "right")}
-        return {**measured, **_averages(measured, sizes)}
+    def parts(entry: Entry, scores: StepScores) -> Iterator[Part]:
+        of_sources = _split_by_source(scores, names)
+        for at in entry.thresholds:
+            measured: dict[str, Mapping[str, Floats]] = {}
+            for name, part in of_sources.items():
+                found = measure_first_errors(part, at.threshold, counts[name])
+                measured[name] = {half: found[half] for half in ("f1", "wrong", "right")}
+            measured |= _averages(measured, sizes)
+            for name, metrics in measured.items():
+                about = {**at._asdict(), "solutions": sizes.get(name, sum(sizes.values()))}
+                yield name, metrics, about
 
-    whole = sum(sizes.values())
-    rows = _measure_at_thresholds(
-        entries, measure, {**sizes, "mean": whole, "weighted mean": whole}
-    )
+    rows = _measure(entries, parts)
     errors = {name: part.first_errors[part.starts] for name, part in subsets.items()}
     wrong_right = {
         name: (int((of_part >= 0).sum()), int((of_part == ALL_CORRECT).sum()))
         for name, of_part in errors.items()
     }
     return Report(rows, _processbench_tables(rows, wrong_right), _processbench_notes(wrong_right))
-
-
-def _add_constants(entries: Sequence[Entry]) -> Iterator[tuple[Entry, StepScores]]:
-    """Entries with their scores as columns, then the constant baselines on the same solutions."""
-    for entry in entries:
-        yield entry, gather_steps(entry.scored)
-    for name, scores in constant_baselines(gather_steps(entries[0].scored)).items():
-        yield Entry(name, "baseline", ()), scores
-
-
-def _measure_at_thresholds(
-    entries: Sequence[Entry],
-    measure: Callable[[StepScores, float], Mapping[str, Mapping[str, Floats]]],
-    sizes: Mapping[str, int],
-) -> list[Row]:
-    """Rows of every entry and baseline, at each threshold, by part; `sizes` are solutions."""
-    return [
-        Row(
-            entry.name,
-            entry.kind,
-            part,
-            {name: summarise(values) for name, values in metrics.items()},
-            {**at._asdict(), "solutions": sizes[part]},
-        )
-        for entry, scores in _add_constants(entries)
-        for at in entry.thresholds
-        for part, metrics in measure(scores, at.threshold).items()
-    ]
 
 
 def _split_by_source(scores: StepScores, names: Sequence[str]) -> dict[str, StepScores]:
@@ -185,41 +175,32 @@ def report_steps(entries: Sequence[Entry], resamples: int = 1000, seed: int = 0)
         resamples: of problems, for the intervals.
         seed: of the resamples.
     """
-    names = list(dict.fromkeys(item.solution.source for item in entries[0].scored))
+    names = list(enumerate(dict.fromkeys(item.solution.source for item in entries[0].scored)))
     counts = _draw(gather_steps(entries[0].scored), resamples, seed)
-    rows = [
-        row
-        for entry, scores in _add_constants(entries)
-        for row in _step_rows(entry, scores, names, counts)
-    ]
+
+    def parts(entry: Entry, scores: StepScores) -> Iterator[Part]:
+        threshold, fitted_on = entry.threshold or (None, None)
+        about = {"threshold": threshold, "threshold_from": fitted_on}
+        aggregation = entry.choice.aggregation if entry.choice else "min"
+        some = {f"source/{name}": scores.select(scores.sources == i) for i, name in names}
+        for part, mine in {"all": scores, **some}.items():
+            metrics = measure_part(mine, threshold, counts, aggregation)
+            sizes = {name: int(metrics[name][0]) for name in ("steps", "solutions")}
+            yield part, metrics, {**about, **sizes}
+        found = _first_errors_found(scores, counts)
+        for part, steps in split_by_position(scores.supervised).items():
+            if len(steps.labels):
+                share, solutions = found[part]
+                metrics = measure_steps(steps, threshold, counts) | {"first_errors_found": share}
+                sizes = {"steps": len(steps.labels), "solutions": solutions}
+                yield f"position/{part}", metrics, {**about, **sizes}
+
+    rows = _measure(entries, parts)
     notes = [
         "Wrong steps are the positive class of every error_ metric. Steps are flagged below 0.5 "
         "unless a name says otherwise. Baselines know the labels of these data.",
     ]
     return Report(rows, _step_tables(rows), notes)
-
-
-def _step_rows(entry: Entry, scores: StepScores, names: Sequence[str], counts: Floats) -> list[Row]:
-    threshold, fitted_on = entry.threshold or (None, None)
-    about = {"threshold": threshold, "threshold_from": fitted_on}
-    parts = {"all": scores} | {
-        f"source/{name}": scores.select(scores.sources == index) for index, name in enumerate(names)
-    }
-    aggregation = entry.choice.aggregation if entry.choice else "min"
-    rows = []
-    for part, some in parts.items():
-        metrics = measure_part(some, threshold, counts, aggregation)
-        sizes = {name: int(metrics[name][0]) for name in ("steps", "solutions")}
-        rows.append(_row(entry, part, metrics, {**about, **sizes}))
-    found = _first_errors_found(scores, counts)
-    for part, steps in split_by_position(scores.supervised).items():
-        if not len(steps.labels):
-            continue
-        metrics = measure_steps(steps, threshold, counts)
-        metrics["first_errors_found"], solutions = found[part]
-        sizes = {"steps": len(steps.labels), "solutions": solutions}
-        rows.append(_row(entry, f"position/{part}", metrics, {**about, **sizes}))
-    return rows
 
 
 def _first_errors_found(scores: StepScores, counts: Floats) -> dict[str, tuple[Floats, int]]:
@@ -235,13 +216,6 @@ def _first_errors_found(scores: StepScores, counts: Floats) -> dict[str, tuple[F
         )
         for place, name in enumerate(POSITION_NAMES)
     }
-
-
-def _row(
-    entry: Entry, part: str, metrics: Mapping[str, Floats], about: Mapping[str, object]
-) -> Row:
-    figures = {name: summarise(values) for name, values in metrics.items() if name not in COUNTS}
-    return Row(entry.name, entry.kind, part, figures, about)
 
 
 def _step_tables(rows: Sequence[Row]) -> list[Table]:
@@ -290,19 +264,19 @@ def report_prmbench(entries: Sequence[Entry], resamples: int = 1000, seed: int =
     kinds = list(sizes)
     present = [kind for kind in KINDS if kind in sizes] + sorted(set(sizes) - set(KINDS))
 
-    def measure(scores: StepScores, threshold: float) -> dict[str, dict[str, Floats]]:
+    def parts(entry: Entry, scores: StepScores) -> Iterator[Part]:
         steps = scores.supervised
-        figures = {}
-        for part in ("all", *present):
-            some = steps if part == "all" else steps.select(steps.sources == kinds.index(part))
-            draws = Draws(counts, some.problems)
-            passed, right = some.probabilities >= threshold, some.labels >= 0.5
-            f1, error_f1 = _f1(passed, right, draws), _f1(~passed, ~right, draws)
-            score = f1 if part == ALL_RIGHT else (f1 + error_f1) / 2
-            figures[part] = {"prm_score": score, "f1": f1, "error_f1": error_f1}
-        return figures
+        for at in entry.thresholds:
+            for part in ("all", *present):
+                some = steps if part == "all" else steps.select(steps.sources == kinds.index(part))
+                draws = Draws(counts, some.problems)
+                passed, right = some.probabilities >= at.threshold, some.labels >= 0.5
+                f1, error_f1 = _f1(passed, right, draws), _f1(~passed, ~right, draws)
+                score = f1 if part == ALL_RIGHT else (f1 + error_f1) / 2
+                metrics = {"prm_score": score, "f1": f1, "error_f1": error_f1}
+                yield part, metrics, {**at._asdict(), "solutions": sizes.get(part, len(first))}
 
-    rows = _measure_at_thresholds(entries, measure, {"all": len(first), **sizes})
+    rows = _measure(entries, parts)
     cells = []
     for names, line in lines_by_threshold(rows).items():
         whole = line["all"].metrics
