@@ -47,7 +47,8 @@ from prm_lightning.interop.formats import compute_in_float32
 from prm_lightning.interop.parity import PROBES, Parity, compare
 from prm_lightning.modeling.backbone import Backbone, Lora, load_tokenizer
 from prm_lightning.modeling.heads import HeadKind, StepHead
-from prm_lightning.modeling.prm import PRM, read_manifest
+from prm_lightning.modeling.model_folder import read_manifest
+from prm_lightning.modeling.prm import PRM
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.scorers import load_scorer
 from prm_lightning.sources import Synthetic

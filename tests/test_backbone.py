@@ -15,6 +15,8 @@ from prm_lightning.modeling import cpu
 from prm_lightning.modeling.attention import tree_masks
 from prm_lightning.modeling.backbone import (
     Backbone,
+    Lora,
+    explained,
     hub_token,
     load_backbone,
     load_tokenizer,
@@ -103,12 +105,9 @@ def test_the_mask_goes_with_the_attention_that_reads_it(tiny_model_folder):
 
 
 def test_checkpointed_activations_change_no_gradient(tiny_model_folder):
-    grads = []
-    for checkpointing in (False, True):
-        prm = tiny_prm(tiny_model_folder(), gradient_checkpointing=checkpointing)
-        (batch,) = batches_of(prm, rollouts())
-        grads.append(lora_gradients(prm, batch))
-    assert_close(*grads)
+    prms = [tiny_prm(tiny_model_folder(), gradient_checkpointing=on) for on in (False, True)]
+    (batch,) = batches_of(prms[0], rollouts())
+    assert_close(*(lora_gradients(prm, batch) for prm in prms))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -158,8 +157,6 @@ def test_full_training_keeps_float32_weights(tiny_model_folder):
 
 
 def test_only_the_step_ends_embedding_is_trained_where_asked_for(tiny_model_folder):
-    from prm_lightning.modeling.backbone import Lora
-
     prm = tiny_prm(tiny_model_folder(), lora=Lora(r=4, train_step_end=True))
     rows = [p for n, p in prm.named_parameters() if "trainable_tokens" in n and p.requires_grad]
     assert [tuple(p.shape) for p in rows] == [(1, 32)]
@@ -182,24 +179,26 @@ def test_tokens_come_from_the_environment_and_then_from_env_files(tmp_path, monk
     assert hub_token(env) is None
     env.write_text("HF_AUTH_TOKEN=from-file\n")
     assert hub_token(env) == "from-file"
-    monkeypatch.setenv("HF_AUTH_TOKEN", "from-environment")
-    assert hub_token(env) == "from-environment"
-    monkeypatch.setenv("HF_TOKEN", "first")
-    assert hub_token(env) == "first"
+    for name in ("HF_AUTH_TOKEN", "HF_TOKEN"):
+        monkeypatch.setenv(name, f"from {name}")
+        assert hub_token(env) == f"from {name}"
 
 
 def test_bad_backbones_are_named(tmp_path, tiny_model_folder):
-    with pytest.raises(ValueError, match=r"backbone: cannot load 'no/such-model'"):
-        load_backbone(Backbone("no/such-model"))
-    with pytest.raises(ValueError, match=r"backbone: cannot load 'no/such-model'"):
-        load_tokenizer("no/such-model")
-    with pytest.raises(ValueError, match="package 'no_such_package', which is not installed"):
-        load_backbone(Backbone("package://no_such_package/x.gguf"))
-    with pytest.raises(ValueError, match=r"there is no file '.*x\.gguf'"):
-        load_backbone(Backbone(str(tmp_path / "x.gguf")))
     folder = str(tiny_model_folder("qwen3", hidden_size=64, intermediate_size=128))
-    with pytest.raises(ValueError, match="a quantized model cannot be trained in full"):
-        load_backbone(Backbone(folder, quantize="nf4", lora=None))
+    for backbone, message in (
+        (Backbone("no/such-model"), "backbone: cannot load 'no/such-model'"),
+        (Backbone("package://no_such_package/x.gguf"), "'no_such_package', which is not installed"),
+        (Backbone(str(tmp_path / "x.gguf")), r"there is no file '.*x\.gguf'"),
+        (Backbone(folder, quantize="nf4", lora=None), "quantized model cannot be trained in full"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_backbone(backbone)
+    with pytest.raises(ValueError, match="backbone: cannot load 'no/such-model'"):
+        load_tokenizer("no/such-model")
+    refused = pytest.raises(ValueError, match=r"cannot load 'meta-llama/gated'.*HF_TOKEN")
+    with refused, explained("meta-llama/gated"):
+        raise OSError("401 Client Error: access to this model is gated")
 
 
 @pytest.mark.slow

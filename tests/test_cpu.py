@@ -73,11 +73,10 @@ def test_it_is_attention_under_the_dense_mask(seed, heads, whole, block, spread,
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(scored, expected, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(expected)
-    for one, other in zip(
-        torch.autograd.grad((found * weights).sum(), (query, key, value)),
-        torch.autograd.grad((expected * weights).sum(), (query, key, value)),
-        strict=True,
-    ):
+    grads = (
+        torch.autograd.grad((out * weights).sum(), (query, key, value)) for out in (found, expected)
+    )
+    for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -117,20 +116,16 @@ def test_products_in_bfloat16_are_as_exact_as_bfloat16(small_blocks, monkeypatch
     found, _ = attend(torch.nn.Identity(), *short, mask)
     expected = scaled_dot_product_attention(*exact, attn_mask=mask, enable_gqa=True)
     outputs = [found, *torch.autograd.grad(found.float().square().sum(), short)]
-    exact_outputs = [
-        expected.transpose(1, 2),
-        *torch.autograd.grad(expected.square().sum(), exact),
-    ]
-    for one, other in zip(outputs, exact_outputs, strict=True):
+    grads = torch.autograd.grad(expected.square().sum(), exact)
+    for one, other in zip(outputs, (expected.transpose(1, 2), *grads), strict=True):
         assert (one - other).norm() < 2 * torch.finfo(torch.bfloat16).eps * other.norm()
 
 
 def test_what_sdpa_refuses_is_refused():
     query = torch.randn(1, 2, 40, 8)
+    mask = random_mask(random.Random(0), 1)
     with pytest.raises(ValueError, match="softcap"):
-        attend(
-            torch.nn.Identity(), query, query, query, random_mask(random.Random(0), 1), softcap=3
-        )
+        attend(torch.nn.Identity(), query, query, query, mask, softcap=3)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -151,9 +146,9 @@ def test_scores_and_gradients_are_the_same_without_it(tiny_model_folder, monkeyp
     implementations = [m.backbone.causal_lm.config._attn_implementation for m in (prm, plain)]
     assert implementations == [cpu.NAME, "sdpa"]
     found, expected = prm(batch), plain(batch)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(prm(batch), expected, rtol=0, atol=1e-5)
+        for logits in (found, prm(batch)):
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
     for logits in (found, expected):
         logits.pow(2).sum().backward()
     grads = gradients(plain)

@@ -64,7 +64,7 @@ def tiny_prms(tiny_model_folder, tmp_path_factory) -> list[str]:
         prm = PRM.create(Backbone(str(tiny_model_folder()), lora=None), template="plain")
         prm.head.weight.data *= 20  # spread the scores
         if not seed:
-            prm.record_threshold(0.4, "val.jsonl")
+            prm.record(threshold=0.4, threshold_fitted_on="val.jsonl")
         folder = tmp_path_factory.mktemp("prm") / f"model{seed}"
         prm.save_pretrained(folder)
         folders.append(str(folder))

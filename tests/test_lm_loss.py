@@ -41,14 +41,8 @@ def attempts(draw):
     solutions, labels = [], st.sampled_from([1.0, 1.0, 0.7, 0.0, None])
     for number in range(draw(st.integers(1, 7))):
         texts = draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4))
-        steps = tuple(
-            Step(
-                text,
-                draw(labels),
-                draw(st.sampled_from([0.0, 1.0, 3.0])),
-            )
-            for text in texts
-        )
+        weights = st.sampled_from([0.0, 1.0, 3.0])
+        steps = tuple(Step(text, draw(labels), draw(weights)) for text in texts)
         problem = draw(st.sampled_from(["Ann has 3 apples?", "A train runs?"]))
         solutions.append(Solution(problem, steps, "test", str(number)))
     return [supervise(s, "weight", draw(st.sampled_from(["mask", "keep"]))) for s in solutions]
@@ -127,29 +121,24 @@ def test_a_confident_right_token_costs_less_than_a_confident_wrong_one():
     right = lm_loss(hidden, torch.tensor([0]), one, one, head)
     wrong = lm_loss(hidden, torch.tensor([1]), one, one, head)
     assert right < wrong
-    assert right.item() == pytest.approx(
-        F.cross_entropy(hidden, torch.tensor([0])).item(), rel=1e-4
-    )
+    expected = F.cross_entropy(hidden, torch.tensor([0])).item()
+    assert right.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_no_right_token_costs_nothing_and_keeps_the_graph():
-    hidden = torch.zeros(0, 4, requires_grad=True)
-    loss = lm_loss(
-        hidden, torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.ones(()), torch.eye(4)
-    )
+    hidden, targets = torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.int64)
+    loss = lm_loss(hidden, targets, torch.zeros(0), torch.ones(()), torch.eye(4))
     loss.backward()
     assert loss.item() == 0
     assert hidden.grad is not None
 
 
-@pytest.mark.parametrize("name", ["final_logit_softcapping", "logits_scaling"])
-def test_a_model_that_changes_its_logits_is_refused(prm, name, monkeypatch):
-    monkeypatch.setattr(prm.backbone.causal_lm.config, name, 30.0, raising=False)
-    with pytest.raises(ValueError, match=f"lm_loss: 'tiny' .*{name}.* Set model.lm_loss to 0"):
-        _ = prm.backbone.lm_head
-
-
-def test_a_model_without_an_lm_head_is_refused(prm, monkeypatch):
+def test_models_that_change_their_logits_or_have_no_lm_head_are_refused(prm, monkeypatch):
+    for name in ("final_logit_softcapping", "logits_scaling"):
+        with monkeypatch.context() as patch:
+            patch.setattr(prm.backbone.causal_lm.config, name, 30.0, raising=False)
+            with pytest.raises(ValueError, match=f"lm_loss: 'tiny' .*{name}.* model.lm_loss to 0"):
+                _ = prm.backbone.lm_head
     monkeypatch.setattr(prm.backbone.causal_lm, "get_output_embeddings", lambda: None)
     with pytest.raises(ValueError, match="it has no plain LM head"):
         _ = prm.backbone.lm_head

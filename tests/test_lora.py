@@ -69,14 +69,14 @@ def test_adapters_can_still_be_switched_off_pickled_and_merged():
     assert_close(model.merge_and_unload()(x), whole)
 
 
-@pytest.mark.parametrize("settings", [{"lora_dropout": 0.1}, {"use_dora": True}])
-def test_other_adapters_are_left_to_peft(settings):
-    assert fuse_adapters(adapted(**settings)) == 0
+def test_other_adapters_are_left_to_peft():
+    for settings in ({"lora_dropout": 0.1}, {"use_dora": True}):
+        assert fuse_adapters(adapted(**settings)) == 0
 
 
 @pytest.mark.parametrize(("quantize", "fused"), [("none", True), ("nf4", False)])
 def test_a_backbone_runs_fused_unless_it_is_quantized(tiny_model_folder, quantize, fused):
     folder = str(tiny_model_folder("qwen3", hidden_size=64, intermediate_size=128))
     model = load_backbone(Backbone(folder, quantize=quantize, lora=Lora(r=4)))
-    adapters = [type(m).__name__ for m in model.modules() if hasattr(m, "lora_A")]
-    assert adapters == ["FusedLinear" if fused else "Linear4bit"] * 14
+    adapters = [m for m in model.modules() if hasattr(m, "lora_A")]
+    assert ["forward" in vars(m) for m in adapters] == [fused] * 14

@@ -37,8 +37,6 @@ from prm_lightning.types import ALL_CORRECT, UNKNOWN, StepBatch
 
 SEEDS = st.integers(0, 2**16)
 NAMES = ("easy", "hard")
-
-
 FIELDS = ("logits", "labels", "first_error", "weights", "source", "id")
 
 
@@ -306,7 +304,7 @@ def test_many_resamples_are_measured_in_parts_with_the_same_result(monkeypatch):
         np.testing.assert_allclose(values, whole[name])
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=SEEDS, count=st.integers(4, 25))
 def test_no_threshold_has_a_better_smoothed_f1_than_the_fitted_one(seed, count):
     scores = drawn_solutions(count, seed, skill=1.0)
@@ -339,9 +337,7 @@ def test_first_errors_by_hand():
     assert first_errors(scores, 0.5) == pytest.approx(
         {"f1": 2 * (2 / 3) * 0.5 / (2 / 3 + 0.5), "wrong": 2 / 3, "right": 0.5, "match": 3 / 5}
     )
-
-
-def test_a_score_of_exactly_0_is_a_score_and_the_threshold_itself_is_no_flag():
+    # A score of exactly 0 is a score, and the threshold itself is no flag.
     scores, _ = to_step_scores([scored([0.0, 0.9], 0), scored([0.5], ALL_CORRECT)])
     assert first_errors(scores, 0.5)["f1"] == 1.0
 
@@ -364,19 +360,17 @@ def test_the_aggregation_that_orders_most_pairs_is_chosen_and_a_given_one_is_kep
 
 
 @settings(max_examples=12)
-@given(seed=SEEDS, cuts=st.lists(st.integers(0, 12), max_size=4))
-def test_cutting_the_data_into_batches_changes_nothing(seed, cuts):
+@given(
+    seed=SEEDS,
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+    pad=st.integers(0, 4),
+    filler=st.sampled_from([math.nan, -9.0, math.inf]),
+)
+def test_neither_cutting_into_batches_nor_padding_changes_anything(seed, cuts, pad, filler):
     solutions = random_solutions(seed)
     edges = [0, *sorted(cuts), len(solutions)]  # equal edges make empty batches
     parts = [solutions[a:b] for a, b in pairwise(edges)]
-    assert computed(*parts) == close(computed(solutions), abs=0)
-
-
-@settings(max_examples=12)
-@given(seed=SEEDS, pad=st.integers(0, 4), filler=st.sampled_from([math.nan, -9.0, math.inf]))
-def test_what_stands_in_padded_places_changes_nothing(seed, pad, filler):
-    solutions = random_solutions(seed)
-    assert computed(solutions, pad=pad, filler=filler) == close(computed(solutions), abs=0)
+    assert computed(*parts, pad=pad, filler=filler) == close(computed(solutions), abs=0)
 
 
 @settings(max_examples=12)
@@ -392,10 +386,10 @@ def test_labels_of_weight_zero_are_not_read_and_other_weights_count_alike(seed):
 
 
 def test_what_the_data_leave_undefined_is_nan_and_never_zero():
+    assert computed([solution([30.0, 25.0, 20.0], [1.0, 1.0, 0.0], 2)])["auroc"] == 1  # defined
     found = computed([solution([2.0, 1.0], [1.0, 1.0], ALL_CORRECT)])
-    undefined = ("auroc", "error_ap", "error_recall", "balanced_accuracy", "processbench_f1")
-    assert all(math.isnan(found[key]) for key in undefined)
-    assert math.isnan(found["processbench_wrong"])
+    undefined = ("auroc", "error_ap", "error_recall", "balanced_accuracy", "processbench_wrong")
+    assert all(math.isnan(found[key]) for key in (*undefined, "processbench_f1"))
     assert (found["processbench_right"], found["threshold"], found["accuracy"]) == (1, 0.5, 1)
 
 
@@ -406,11 +400,6 @@ def test_no_data_gives_zero_counts_and_nan_under_the_same_keys():
     counts = {key for key in found if key.rpartition("/")[2] in names}
     assert all(found[key] == 0 for key in counts)
     assert all(math.isnan(found[key]) for key in found.keys() - counts - {"threshold"})
-
-
-def test_confident_logits_keep_their_order():
-    found = computed([solution([30.0, 25.0, 20.0], [1.0, 1.0, 0.0], 2)])
-    assert found["auroc"] == 1
 
 
 def test_a_scorer_that_knows_the_majority_only():
@@ -446,15 +435,6 @@ def test_gathering_resumes_after_compute_and_forgets_at_begin():
     steps.begin()
     steps.update(*collate(first))
     assert len(steps.compute().labels) == len(gathered(first).labels)
-
-
-@pytest.mark.parametrize(
-    ("monitor", "sign"),
-    [("loss", -1), ("brier", -1), ("ece", -1), ("processbench_f1", 1), ("pair_accuracy", 1)],
-)
-def test_the_better_validation_is_the_one_with_less_loss_and_more_of_everything_else(monitor, sign):
-    low, high = ({monitor: value, "auroc": 0.5} for value in (0.25, 0.75))
-    assert (rank_validation(high, monitor) > rank_validation(low, monitor)) == (sign > 0)
 
 
 def test_ties_and_undefined_metrics_are_decided_by_auroc():

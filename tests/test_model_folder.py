@@ -56,6 +56,12 @@ def refusal(folder):
     return str(caught.value)
 
 
+def test_the_adapter_names_the_base_model_as_the_user_did(made, tiny_model_folder):
+    record = json.loads((made / "adapter_config.json").read_text())
+    assert record["base_model_name_or_path"] == str(tiny_model_folder("qwen3"))
+    assert record["revision"] is None
+
+
 def test_a_shipped_model_is_known_by_its_name(shipped, folder):
     assert not list(shipped.glob("tok*"))
     expected = PRM.from_pretrained(folder).score(*ITEM)
@@ -77,6 +83,8 @@ def test_training_starts_from_a_shipped_model(shipped, tiny_model_folder):
     backbone = Backbone(str(tiny_model_folder("qwen3")), dtype="float32")
     module = PRMModule(backbone, head="classes", init_from="tiny-135m-prm")
     module.configure_model()
+    for name, parameter in module.model.named_parameters():
+        assert parameter.requires_grad == ("lora_" in name or name.startswith("head.")), name
     assert module.model.score(*ITEM) == PRM.from_pretrained(shipped).score(*ITEM)
 
 
@@ -121,9 +129,9 @@ def test_the_command_line_takes_the_name(shipped, monkeypatch, capsys):
     assert "Did you mean tiny-135m-prm?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
+def test_what_cannot_be_is_refused(folder):
+    record = json.loads((folder / "prm.json").read_text())
+    for entries, message in (
         ({"template": "charm"}, "has the template 'charm', expected 'chat', 'plain' or 'guide'"),
         ({"template": ["chat"]}, "has the template"),
         ({"head": "tokens"}, "expected 'scalar'"),
@@ -143,54 +151,43 @@ def test_the_command_line_takes_the_name(shipped, monkeypatch, capsys):
         ({"backbone": {"lora": {"rank": 3}}}, "lora has the unknown entry 'rank'"),
         ({"run": "rm -rf"}, "has the unknown entry 'run'"),
         ({"format_version": 99}, "format_version 99"),
-    ],
-)
-def test_what_cannot_be_is_refused(folder, entries, message):
-    change(folder, **entries)
-    assert message in refusal(folder)
+    ):
+        (folder / "prm.json").write_text(json.dumps(record | entries))
+        assert message in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[1, 2]", "is a list, expected an object"),
-        ("[" * 200_000, "nested too deeply"),
-        ('{"format_version": 1', "is not JSON"),
-        ('{"format_version": 1}', "argument: 'name'"),
+def test_files_that_are_no_manifest_are_one_line(folder):
+    for text, message in (
+        (b"[1, 2]", "is a list, expected an object"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"format_version": 1', "is not JSON"),
+        (b'{"format_version": 1}', "argument: 'name'"),
         (b"\xff\xfe{\x00}\x00", "is not JSON"),
-    ],
-)
-def test_files_that_are_no_manifest_are_one_line(folder, text, message):
-    path = folder / "prm.json"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert message in refusal(folder)
+    ):
+        (folder / "prm.json").write_bytes(text)
+        assert message in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["head.safetensors", "adapter_model.safetensors"])
-@pytest.mark.parametrize("keep", [0, 5, -8])
-def test_cut_weights_are_one_line(folder, name, keep):
-    path = folder / name
-    path.write_bytes(path.read_bytes()[:keep])
-    assert f"{name} is cut or is no safetensors file" in refusal(folder)
+def test_cut_weights_are_one_line(folder):
+    for name in ("adapter_model.safetensors", "head.safetensors"):
+        whole = (folder / name).read_bytes()
+        for keep in (0, 5, -8):
+            (folder / name).write_bytes(whole[:keep])
+            assert f"{name} is cut or is no safetensors file" in refusal(folder)
+        (folder / name).write_bytes(whole)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
+def test_a_wrong_or_missing_head_is_one_line(folder):
+    for tensors, message in (
         ({"weight": torch.ones(1, 32)}, "no classes head"),
         ({"weight": torch.ones(2, 48)}, "size 48, those of"),
         ({"weight": torch.ones(2, 32), "bias": torch.ones(1)}, "no classes head"),
         ({"weights": torch.ones(2, 32)}, "no classes head"),
         ({"weight": torch.tensor([[float("nan")] * 32] * 2)}, "not finite"),
         ({"weight": torch.zeros(2, 32)}, "all zero"),
-    ],
-)
-def test_a_wrong_head_is_one_line(folder, tensors, message):
-    save_file(tensors, folder / "head.safetensors")
-    assert message in refusal(folder)
-
-
-def test_a_missing_head_is_one_line(folder):
+    ):
+        save_file(tensors, folder / "head.safetensors")
+        assert message in refusal(folder)
     (folder / "head.safetensors").unlink()
     assert "no head.safetensors" in refusal(folder)
 
@@ -259,9 +256,3 @@ def test_no_file_can_allow_code_to_run(with_code):
     assert not mark.exists()
     assert load_scorer(str(place), "cpu", trust_remote_code=True).score(*ITEM)
     assert mark.exists()
-
-
-def test_the_adapter_names_the_base_model_as_the_user_did(made, tiny_model_folder):
-    record = json.loads((made / "adapter_config.json").read_text())
-    assert record["base_model_name_or_path"] == str(tiny_model_folder("qwen3"))
-    assert record["revision"] is None

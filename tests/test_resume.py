@@ -20,7 +20,7 @@ from prm_lightning.training.checkpoints import (
 )
 from prm_lightning.training.cli import main
 from prm_lightning.training.module import PRMModule
-from prm_lightning.training.run_folder import cut_back, cut_back_lines
+from prm_lightning.training.run_folder import cut_back
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_a_row_that_was_cut_off_is_dropped(tmp_path):
     metrics.write_text("a,step\n1,0\n2,1\n3,2\n4")
     record.write_text('{"step": 0}\n{"step": 2}\n{"st')
     cut_back(metrics, 2)
-    cut_back_lines(record, 2)
+    cut_back(record, 2)
     assert metrics.read_text().split() == ["a,step", "1,0", "2,1"]
     assert record.read_text() == '{"step": 0}\n'
 

@@ -97,7 +97,7 @@ def test_scores_that_are_no_numbers_are_an_error(tiny_model_folder):
 def test_our_folder_is_a_scorer_with_its_own_reading(prm, saved):
     scorer = load_scorer(saved)
     assert isinstance(scorer.name, str)
-    prm.record_threshold(0.25, "val")
+    prm.record(threshold=0.25)
     assert prm.threshold == 0.25
     assert (scorer.threshold, scorer.aggregation) == (0.5, "min")
     typed: Scorer = scorer

@@ -29,27 +29,22 @@ def arguments(tiny_model_folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_train_does_what_fit_does(arguments, tiny_model_folder, tmp_path):
-    rows = write_rows(tmp_path / "rows.jsonl")
-    main(["fit", *options(tiny_model_folder("qwen3"), rows, tmp_path / "fit")])
-    prm = train(str(rows), output=tmp_path / "train", **arguments)
-    assert isinstance(prm, PRM)
-    assert metrics(tmp_path / "train") == metrics(tmp_path / "fit")
-    again = train(str(rows), output=tmp_path / "train", **arguments)  # resumes at its end
-    scores = [model.score("1 + 1?", ["1 + 1 = 2", "So 2"]) for model in (prm, again)]
-    assert scores[0] == scores[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["list", "dataset", "source"])
-def test_rows_in_memory_and_sources_train_like_their_file(arguments, tmp_path, kind):
+def test_train_does_what_fit_does_from_any_rows(arguments, tiny_model_folder, tmp_path):
     file = write_rows(tmp_path / "rows.jsonl")
+    main(["fit", *options(tiny_model_folder("qwen3"), file, tmp_path / "fit")])
+    expected = adapter(tmp_path / "fit" / "final_model")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    rows = {"list": lines, "dataset": Dataset.from_list(lines), "source": Stepwise(str(file))}[kind]
-    train(str(file), output=tmp_path / "file", **arguments)
-    train(rows, output=tmp_path / kind, **arguments)
-    first, second = (adapter(tmp_path / name / "final_model") for name in ("file", kind))
-    assert all(first[name].equal(second[name]) for name in first)
+    kinds = {"list": lines, "dataset": Dataset.from_list(lines), "source": Stepwise(str(file))}
+    scores = []
+    for name, rows in {**kinds, "file": str(file), "resumed at its end": str(file)}.items():
+        output = tmp_path / ("file" if name.startswith("resumed") else name)
+        prm = train(rows, output=output, **arguments)
+        assert isinstance(prm, PRM)
+        scores.append(prm.score("1 + 1?", ["1 + 1 = 2", "So 2"]))
+        found = adapter(output / "final_model")
+        assert all(expected[key].equal(found[key]) for key in expected), name
+    assert metrics(tmp_path / "file") == metrics(tmp_path / "fit")
+    assert scores[-1] == scores[-2]
 
 
 def test_a_setting_in_the_wrong_place_names_the_right_one():

@@ -15,9 +15,8 @@ from conftest import dev_data
 from prm_lightning.command import UsageError
 from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.backbone import Backbone
-from prm_lightning.modeling.locate import explained
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.training.callbacks import ClosingTable
+from prm_lightning.training.callbacks import RunReport
 from prm_lightning.training.checkpoints import WholeCheckpointIO
 from prm_lightning.training.cli import main
 from prm_lightning.training.module import PRMModule, learning_rate_share
@@ -215,8 +214,9 @@ def test_learning_rates_have_defaults_by_kind(tiny_model_folder):
     with_adapters, full = PRMModule(Backbone(name)), PRMModule(Backbone(name, lora=None))
     assert (with_adapters.lr, full.lr, full.head_lr) == (1e-3, 1e-4, 1e-3)
     assert PRMModule(Backbone(name), lr=0.0).lr == 0
-    with pytest.raises(ValueError, match=r"model\.lm_loss is -1, expected a weight of 0 or more"):
-        PRMModule(Backbone(name), lm_loss=-1)
+    for wrong in ({"lm_loss": -1}, {"warmup": 1.5}):
+        with pytest.raises(ValueError, match=rf"model\.{next(iter(wrong))} is .*, expected a"):
+            PRMModule(Backbone(name), **wrong)
 
 
 @pytest.mark.slow
@@ -333,22 +333,11 @@ def test_real_rows_train(fit, name):
     assert PRM.from_pretrained(output / "final_model")
 
 
-def test_a_gated_model_names_the_token():
-    refused = pytest.raises(ValueError, match=r"cannot load 'meta-llama/gated'.*HF_TOKEN")
-    with refused, explained("meta-llama/gated"):
-        raise OSError("401 Client Error: access to this model is gated")
-
-
 def test_a_run_without_validation_says_that_nothing_was_measured(tmp_path, capsys):
     trainer = SimpleNamespace(is_global_zero=True)
     module = SimpleNamespace(last_metrics={}, best_metrics={})
-    ClosingTable(tmp_path).on_fit_end(trainer, module)
+    RunReport(tmp_path).on_fit_end(trainer, module)
     assert capsys.readouterr().out == "No validation data: nothing was measured.\n"
-
-
-def logged_steps(path):
-    with path.open(newline="") as file:
-        return [row["step"] for row in csv.DictReader(file) if row.get("train/loss")]
 
 
 @pytest.mark.slow
@@ -357,11 +346,11 @@ def test_loggers_are_added_to_those_of_the_run(fit, tmp_path, monkeypatch):
     theirs = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "mine"}}
     for k, logger in enumerate((theirs, [theirs], True)):
         run = fit(f"run{k}", **{"trainer.max_steps": 2, "trainer.logger": json.dumps(logger)})
-        assert logged_steps(run / "metrics.csv") == ["0", "1"]
+        assert [row["step"] for row in metrics(run) if "train/loss" in row] == ["0", "1"]
         assert list(run.glob("events.*"))
     for k in (0, 1):
-        file = tmp_path / "mine" / f"version_{k}" / "metrics.csv"
-        assert logged_steps(file) == ["0", "1"]
+        rows = metrics(tmp_path / "mine" / f"version_{k}")
+        assert [row["step"] for row in rows if "train/loss" in row] == ["0", "1"]
     assert not (tmp_path / "lightning_logs").exists()
     run = fit("false", **{"trainer.max_steps": 1, "trainer.logger": "false"})
     assert (run / "best_model" / "prm.json").is_file()

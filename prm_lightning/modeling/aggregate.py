@@ -25,9 +25,6 @@ def aggregate(scores: Sequence[float], how: Aggregation) -> float:
         scores: P(correct) of each step, in [0, 1]; at least one.
         how: the least, the product, the last, the mean or the geometric mean.
 
-    Raises:
-        ValueError: there are no scores, or there is no such aggregation.
-
     Examples:
         >>> [aggregate([0.5, 0.25, 0.75], how) for how in ("min", "prod", "last", "mean")]
         [0.25, 0.09375, 0.75, 0.5]
@@ -92,13 +89,10 @@ def order_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Compare each right with each wrong attempt at the same problem.
 
-    Args:
-        values: ``(A,)`` scores of the attempts, with `right` and `problems` as above.
-        lengths: ``(A,)``; if given, only attempts of equal length are compared.
-
-    Returns:
-        Of the K problems with both kinds: which they are, ``(K,)``, the pairs in which the right
-        attempt scores higher, where ties count half, and all pairs.
+    Takes ``(A,)`` scores of attempts, with `right` and `problems` as above; with `lengths` ``(A,)``
+    only attempts of equal length are compared. Returns, of the K problems with both kinds, ``(K,)``
+    each: which they are, the pairs in which the right attempt scores higher, where ties count half,
+    and all pairs.
     """
     found = []
     by_problem = np.argsort(problems, kind="stable")

@@ -20,12 +20,8 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 def windows(config: Any) -> dict[str, int | None]:
     """The kinds of attention layers, each with its window: queries see keys less than it away.
 
-    Args:
-        config: the language model's text configuration.
-
-    Raises:
-        ValueError: a layer is no attention, so that it would read the branches of a tree one after
-            the other.
+    A ValueError says that a layer of this text configuration is no attention, so that it would
+    read the branches of a tree one after the other.
     """
     window: int | None = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -62,15 +58,9 @@ def rope_switch(config: Any) -> int | None:
 
 
 def tree_masks(config: Any, subtree_end: Tensor, position_ids: Tensor) -> Any:
-    """What a language model attends by in a batch of trees.
+    """What a language model attends by in a batch of trees: a mask, or several by kind of layer.
 
-    Args:
-        config: the language model's text configuration.
-        subtree_end: ``(R, T)`` int64, see `StepBatch`.
-        position_ids: ``(R, T)`` int64, see `StepBatch`.
-
-    Returns:
-        A mask as the model's attention reads it, or several by the kind of layer.
+    Takes its text configuration, and two ``(R, T)`` int64 tensors of a `StepBatch`.
     """
     make = block_mask if config._attn_implementation == "flex_attention" else attention_mask
     longest = subtree_end.shape[1]
@@ -80,10 +70,8 @@ def tree_masks(config: Any, subtree_end: Tensor, position_ids: Tensor) -> Any:
 def extended_masks(config: Any, sees: Tensor, depths: Tensor) -> Any:
     """What a language model attends by where new nodes come after those of a cache.
 
-    Args:
-        config: the language model's text configuration.
-        sees: ``(Q, N + Q)`` bool, which nodes are ancestors of each new node or itself.
-        depths: ``(N + Q,)`` int64 of all nodes, the new ones last.
+    `sees` is ``(Q, N + Q)`` bool, which nodes are ancestors of each new node or itself, and
+    `depths` ``(N + Q,)`` int64 of all nodes, the new ones last.
     """
     apart = depths[-len(sees) :, None] - depths[None]  # (Q, N + Q)
 

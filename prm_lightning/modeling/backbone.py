@@ -96,6 +96,9 @@ class TreeModel(nn.Module):
     Args:
         model: a `transformers` causal language model, with or without PEFT adapters.
         config: how it was made, settled.
+
+    Raises:
+        ValueError: the model cannot read trees.
     """
 
     def __init__(self, model: Any, config: Backbone) -> None:
@@ -103,22 +106,12 @@ class TreeModel(nn.Module):
         self.model = model
         self.config = config
         self.compiled = False
-        attention.windows(self._text_config)  # refuses a model that cannot read trees
+        text_config = self._text_config
+        self.hidden_size = int(text_config.hidden_size)
+        self.context = attention.context_of(text_config)  # most tokens that a path may have
+        # Length beyond which a path needs forward passes of its own; None for most models.
+        self.rope_switch = attention.rope_switch(text_config)
         self.reading = speed_up(self.causal_lm)
-
-    @property
-    def hidden_size(self) -> int:
-        return int(self._text_config.hidden_size)
-
-    @property
-    def context(self) -> int:
-        """Most tokens that a path may have."""
-        return attention.context_of(self._text_config)
-
-    @property
-    def rope_switch(self) -> int | None:
-        """Length beyond which a path needs forward passes of its own; None for most models."""
-        return attention.rope_switch(self._text_config)
 
     @property
     def _text_config(self) -> Any:
@@ -148,9 +141,7 @@ class TreeModel(nn.Module):
         """Hidden states after the last norm.
 
         Args:
-            input_ids: ``(R, T)`` int64, see `StepBatch`, as all three.
-            position_ids: ``(R, T)`` int64.
-            subtree_end: ``(R, T)`` int64.
+            input_ids: ``(R, T)`` int64, see `StepBatch`, as `position_ids` and `subtree_end`.
             read: int64 of any shape, flat indices into R*T of the nodes whose hidden states are
                 read; None is all. On a CPU most of the last layer is computed for them alone.
 
@@ -175,9 +166,7 @@ class TreeModel(nn.Module):
 
         Args:
             input_ids: ``(Q,)`` int64 of the new nodes.
-            depths: ``(N + Q,)`` int64, depth in their tree of the N nodes in the cache and of the
-                new ones.
-            sees: ``(Q, N + Q)`` bool: which of all nodes are ancestors of each new node or itself.
+            depths: see `attention.extended_masks`, as `sees`.
             cache: a `transformers` cache of N nodes, one batch row; it holds N + Q afterwards.
         """
         if self.config.attention != "sdpa":
@@ -283,6 +272,15 @@ def load_language_model(
     with explained(config.name):
         import transformers
 
+        quantization = None
+        if config.quantize != "none":
+            quantization = transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+                load_in_8bit=config.quantize == "int8",
+                load_in_4bit=config.quantize == "nf4",
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+            )
         model: Any = getattr(transformers, kind).from_pretrained(
             str(weights or locate(config.name, dtype)),
             revision=config.revision,
@@ -291,7 +289,7 @@ def load_language_model(
             attn_implementation="flex_attention" if config.attention == "flex" else None,
             trust_remote_code=config.trust_remote_code,
             token=hub_token(),
-            quantization_config=None if config.quantize == "none" else _quantization(config),
+            quantization_config=quantization,
             device_map=None if device is None else {"": str(device)},
         )
         _use_plain_nf4_layout(model)
@@ -337,18 +335,6 @@ def pick_device(device: str | torch.device | None) -> str:
             "cpu, or leave the device out."
         )
     return str(device)
-
-
-def _quantization(config: Backbone) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_8bit=config.quantize == "int8",
-        load_in_4bit=config.quantize == "nf4",
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
-    )
 
 
 def _use_plain_nf4_layout(model: nn.Module) -> None:

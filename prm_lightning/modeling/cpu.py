@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -48,18 +48,13 @@ def speed_up(causal_lm: Any) -> Reading:
 
 
 class Blocks(NamedTuple):
-    """``B`` blocks of ``Q`` queries, each block with at most ``K`` keys.
+    """``B`` blocks of ``Q`` queries, each block with at most ``K`` keys."""
 
-    Args:
-        queries: ``(B, Q)`` int64, places among those of all rows; None if blocks are rows.
-        keys: ``(B, K)`` int64, places of every key that a query of the block sees, and of others
-            where it sees fewer than K; None as before.
-        bias: ``(B, 1, Q, K)`` in the dtype of the queries: 0 where one sees a key, else -inf.
-    """
-
-    queries: Tensor | None
+    queries: Tensor | None  # (B, Q) int64, places among those of all rows; None if blocks are rows
+    # (B, K) int64, places of every key that a query of the block sees, and of others where it sees
+    # fewer than K; None if blocks are rows
     keys: Tensor | None
-    bias: Tensor
+    bias: Tensor  # (B, 1, Q, K) in the dtype of the queries: 0 where one sees a key, else -inf
 
 
 # The layers of a model share one mask.
@@ -69,9 +64,7 @@ _BLOCKS: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def divide(mask: Tensor, dtype: torch.dtype) -> list[Blocks]:
     """The blocks of a mask: all short rows whole, else `QUERIES` of a row, grouped by their keys.
 
-    Args:
-        mask: ``(R, 1, Q, K)`` bool; every query sees a key.
-        dtype: of the queries.
+    The mask is ``(R, 1, Q, K)`` bool, every query sees a key, and `dtype` is that of the queries.
     """
     rows, _, length, width = mask.shape
     if width <= WHOLE:
@@ -116,15 +109,9 @@ def attend(
     """What transformers asks of an attention function; equal to its `sdpa` up to rounding.
 
     What `sdpa` refuses or treats in ways of its own is left to it, like dropout, other devices and
-    compiled code.
-
-    Args:
-        query: ``(R, H, Q, D)``; key and value are ``(R, G, K, D)``, where G divides H.
-        attention_mask: ``(R, 1, Q, K)`` bool, such as `batching.tree.attention_mask` makes.
-        scaling: of the products; None takes ``D ** -0.5``.
-
-    Returns:
-        ``(R, Q, H, D)``, and no weights.
+    compiled code. The query is ``(R, H, Q, D)``, key and value are ``(R, G, K, D)``, where G
+    divides H, and the mask is ``(R, 1, Q, K)`` bool, see `batching.tree.attention_mask`.
+    Returns ``(R, Q, H, D)``, and no weights.
     """
     if (
         query.device.type != "cpu"
@@ -311,14 +298,16 @@ def fuse_adapters(model: nn.Module) -> int:
 
     Those with dropout, a bias in the adapter or a variant such as DoRA stay as they are.
     """
-    layers = [m for m in model.modules() if hasattr(m, "lora_A") and _is_plain(m)]
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "lora_A") and _is_plain(m)]
     for layer in layers:
-        layer.__class__ = _fused_class()
+        layer.forward = partial(_forward_fused, layer)
     return len(layers)
 
 
 def _is_plain(layer: Any) -> bool:
-    if type(layer) is not _fused_class().__base__ or type(layer.base_layer) is not nn.Linear:
+    from peft.tuners.lora.layer import Linear  # takes seconds, and only adapters need it
+
+    if type(layer) is not Linear or type(layer.base_layer) is not nn.Linear:
         return False
     (name, *others) = layer.active_adapters
     return (
@@ -332,33 +321,17 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-@cache
-def _fused_class() -> Any:
-    from peft.tuners.lora.layer import Linear  # takes seconds, and only adapters need it
-
-    class FusedLinear(Linear):
-        """PEFT's layer with its parameters, names and methods, and another forward pass."""
-
-        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if self.disable_adapters or self.merged or args or kwargs:
-                return super().forward(x, *args, **kwargs)
-            (name,) = self.active_adapters
-            base: Any = self.base_layer
-            down, up = self.lora_A[name].weight, self.lora_B[name].weight
-            with torch.autocast(x.device.type, enabled=False):
-                rows = x.reshape(-1, x.shape[-1]).to(base.weight.dtype)
-                settings = (base.weight, base.bias, down, up, self.scaling[name])
-                out: Tensor = _AddAdapter.apply(rows, *settings)  # type: ignore[no-untyped-call]
-            return out.view(*x.shape[:-1], -1)
-
-    FusedLinear.__qualname__ = "FusedLinear"
-    return FusedLinear
-
-
-def __getattr__(name: str) -> Any:
-    if name == "FusedLinear":  # which a pickled model names
-        return _fused_class()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _forward_fused(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In place of the forward pass of a layer of PEFT."""
+    if layer.disable_adapters or layer.merged or args or kwargs:
+        return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
+    (name,) = layer.active_adapters
+    base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
+    with torch.autocast(x.device.type, enabled=False):
+        rows = x.reshape(-1, x.shape[-1]).to(base.weight.dtype)
+        settings = (base.weight, base.bias, down, up, layer.scaling[name])
+        out: Tensor = _AddAdapter.apply(rows, *settings)  # type: ignore[no-untyped-call]
+    return out.view(*x.shape[:-1], -1)
 
 
 class _AddAdapter(torch.autograd.Function):

@@ -81,10 +81,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 def verdict_ids(tokenizer: Any, template: str) -> tuple[int, int]:
-    """Ids of the tokens that say wrong and right.
-
-    The first ids of ``INCORRECT`` and ``CORRECT`` for the template `guide`, of ``-`` and ``+``
-    for the others.
+    """The first ids of ``INCORRECT`` and ``CORRECT`` for the template `guide`, else of - and +.
 
     Raises:
         ValueError: both words begin with the same id.

@@ -36,16 +36,9 @@ NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")  # al
 def use_kernels(model: StepModel, wanted: Kernels) -> Kernels:
     """Let a model train by a faster path, if its gradients on a small batch are those of the plain.
 
-    Args:
-        model: on the device that it is trained on, in training mode and without gradients.
-        wanted: see `Backbone`.
-
-    Returns:
-        The path that the model takes from now on. If it is not the one wanted, a warning has said
-        why.
-
-    Raises:
-        ValueError: `liger` is wanted where it cannot run.
+    The model is on the device that it is trained on, in training mode and without gradients.
+    Returns the path that it takes from now on. If it is not the one wanted (see `Backbone`), a
+    warning has said why; a ValueError says that `liger` is wanted where it cannot run.
     """
     device = model.backbone.device.type
     has_liger = device == "cuda" and find_spec("liger_kernel") is not None
@@ -71,14 +64,7 @@ def switch(model: StepModel, forwards: Forwards, name: str) -> bool:
 
     They are compared with those of the last layer alone replaced: layers are alike, and where all
     are replaced in bfloat16, roundings add up to 5 % in a right path of a model of 30 layers.
-
-    Args:
-        model: see `use_kernels`.
-        forwards: modules of it, and what each is to compute in place of its own forward pass.
-        name: of all of them, for the warning.
-
-    Returns:
-        Whether they are replaced. If not, a warning has said why.
+    Returns whether they are replaced; if not, a warning, which says `name`, has said why.
     """
     batch = small_batch(model)
     limit = LIMITS[str(model.backbone.config.dtype)]

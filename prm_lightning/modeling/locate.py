@@ -5,7 +5,6 @@ In: the name of a backbone. Out: what `from_pretrained` of transformers takes. N
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import torch
 
 from prm_lightning.files import (
     cache_folder,
+    digest,
     near_path,
     stay_off_the_hub_without_network,
     written_folder,
@@ -80,8 +80,7 @@ def converted(file: Path, dtype: torch.dtype) -> Path:
 
     stat = file.stat()
     made_from = (str(file.resolve()), stat.st_size, stat.st_mtime_ns, transformers.__version__)
-    digest = hashlib.sha256(repr((made_from, str(dtype))).encode()).hexdigest()[:16]
-    folder = cache_folder() / f"{file.stem}-{digest}"
+    folder = cache_folder() / f"{file.stem}-{digest(repr((made_from, str(dtype))))[:16]}"
     if folder.exists():
         return folder
     kwargs: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True), "dtype": dtype}

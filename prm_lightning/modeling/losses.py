@@ -57,9 +57,7 @@ def reward_weighted_loss(
 
     Source: hard and soft step labels as in Wang et al. 2024, "Math-Shepherd", arXiv:2312.08935.
     """
-    _require_one_shape(logits, labels, weights)
-    trusted = weights > 0
-    logits = torch.where(trusted, at_least_float32(logits), 0.0)  # bf16 loses the small losses
+    trusted, logits = _trusted(logits, labels, weights)
     labels = torch.where(trusted, labels.to(logits.dtype), 0.0)  # padding may hold NaN
     weights = torch.where(trusted, weights.to(logits.dtype), 0.0)
     return (weights * COSTS[kind](logits, labels)).sum() / total_weight
@@ -80,25 +78,15 @@ def ranking_loss(
     Labels are cut at 0.5; weights only say which steps take part.
 
     Args:
-        logits: ``(B, S)`` float, log-odds that each step is correct.
-        labels: ``(B, S)`` float in [0, 1]; read only where ``weights > 0``.
-        weights: ``(B, S)`` float >= 0.
+        logits: see `reward_weighted_loss`, as `labels`, `weights`, what is returned, in nats, and
+            what is refused.
         total_solutions: scalar > 0, solutions with a trusted step in the whole optimizer step.
-
-    Returns:
-        Scalar float32, or float64 if the logits are, nats. Zero, with a graph, if no step is
-        trusted.
-
-    Raises:
-        ValueError: the three shapes differ.
 
     Source: Li and Li 2024, "Process Reward Model with Q-Value Rankings", arXiv:2410.11287, eq. 10.
     """
-    _require_one_shape(logits, labels, weights)
-    trusted = weights > 0
+    trusted, logits = _trusted(logits, labels, weights)
     right, wrong = trusted & (labels >= 0.5), trusted & ~(labels >= 0.5)
     has_wrong = wrong.any(1, keepdim=True)
-    logits = torch.where(trusted, at_least_float32(logits), 0.0)
     logits = F.pad(logits, (1, 0))  # (B, 1 + S): the problem
     takes_part = torch.cat([torch.ones_like(has_wrong), right], 1)
     lowest = torch.finfo(logits.dtype).min
@@ -117,11 +105,8 @@ def lm_loss(
     """This batch's share of the language model's cross-entropy on the tokens of right steps.
 
     Summed over the batches of one optimizer step it is the mean over these tokens, where one that
-    k solutions share counts k times.
-
-    Memory: logits exist for at most `LM_CHUNK` / V tokens at a time (a vocabulary V of 151,936:
-    220 tokens), in float32 with their gradient, which is 256 MiB whatever the batch. Their
-    gradient is taken in the forward pass, so that none is computed twice.
+    k solutions share counts k times. Logits exist for at most `LM_CHUNK` / V tokens at a time, V
+    being the vocabulary, with their gradient, which is taken in the forward pass: 256 MiB.
 
     Args:
         hidden: ``(L, H)`` float, hidden states of the tokens before the targets.
@@ -196,9 +181,12 @@ COSTS: dict[StepCost, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _require_one_shape(logits: Tensor, labels: Tensor, weights: Tensor) -> None:
+def _trusted(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Which steps are trusted, and the logits, 0 elsewhere."""
     if not logits.shape == labels.shape == weights.shape:
         raise ValueError(
             "losses: logits, labels and weights must share one (batch, steps) shape, got "
             f"{tuple(logits.shape)}, {tuple(labels.shape)}, {tuple(weights.shape)}."
         )
+    trusted = weights > 0
+    return trusted, torch.where(trusted, at_least_float32(logits), 0.0)  # bf16 loses small losses

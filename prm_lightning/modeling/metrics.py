@@ -91,12 +91,9 @@ def measure_part(
 
     Args:
         scores: any number of steps.
-        threshold: None leaves out what is measured at it.
-        counts: ``(R + 1, P)`` as in `Draws`.
+        threshold: steps below it are flagged; None leaves out what is measured at it.
+        counts: ``(R + 1, P)`` as in `Draws`; every metric is ``(R + 1,)``.
         aggregation: of ``pair_accuracy``.
-
-    Returns:
-        ``(R + 1,)`` each.
     """
     steps = measure_steps(scores.supervised, threshold, counts)
     return {**steps, **measure_solutions(scores, threshold, counts, aggregation)}
@@ -244,9 +241,7 @@ def measure_pairs(
     ``(R + 1,)`` each; ties count half, NaN without pairs.
 
     Args:
-        scores: of the steps of each of A attempts.
-        right: ``(A,)`` whether the attempt is right.
-        problems: ``(A,)``, which problem each attempt is at.
+        scores: see `choose_aggregation`, as `right` and `problems`.
         counts: ``(R + 1, P)`` as in `Draws`.
         aggregation: makes one score of an attempt.
     """
@@ -292,14 +287,8 @@ def measure_first_errors(scores: StepScores, threshold: float, counts: Floats) -
     A solution is right if every step is labelled correct, whatever its final answer is. One whose
     first error is unknown or was cut off counts in neither half.
 
-    Args:
-        scores: any number of steps.
-        threshold: a step is flagged if its score is below it.
-        counts: ``(R + 1, P)`` as in `Draws`.
-
-    Returns:
-        ``(R + 1,)`` each: ``f1`` (NaN without solutions of either kind, 0 if both halves are 0),
-        ``wrong``, ``right``, and ``match``, over both kinds together.
+    Arguments as for `measure_part`. Returns ``(R + 1,)`` each: ``f1`` (NaN without solutions of
+    either kind, 0 if both halves are 0), ``wrong``, ``right``, and ``match``, over both kinds.
 
     Source: ProcessBench F1 as in Zheng et al. 2024, arXiv:2412.06559.
     """
@@ -329,8 +318,7 @@ def fit_threshold(scores: StepScores) -> float:
     is nothing to fit, and it is 0.5.
 
     Source: the width is Silverman 1986, "Density Estimation for Statistics and Data Analysis",
-        eq. 3.31. On data that the threshold was not fitted on it was never worse than the highest
-        step in simulations of 40, 90 and 400 solutions, see docs/experiments.md.
+        eq. 3.31; docs/experiments.md compares the threshold with the highest step.
     """
     low, high, wrong, _ = first_error_windows(scores)
     if wrong.all() or not wrong.any():

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
 from prm_lightning.files import write_json, written_folder
+from prm_lightning.modeling import model_folder
 from prm_lightning.modeling.backbone import (
     Backbone,
     TreeModel,
@@ -27,30 +28,18 @@ from prm_lightning.modeling.backbone import (
 )
 from prm_lightning.modeling.heads import HeadKind, StepHead, verdict_ids
 from prm_lightning.modeling.losses import lm_loss
-from prm_lightning.modeling.model_folder import (
-    HEAD_FILE,
-    MANIFEST,
-    Manifest,
-    find_folder,
-    load_encoder,
-    name_base_model,
-    read_head,
-    read_manifest,
-    require_all_adapters,
-)
+from prm_lightning.modeling.model_folder import HEAD_FILE, MANIFEST, Manifest
 from prm_lightning.modeling.step_model import StepModel, require_steps
-from prm_lightning.types import Aggregation, StepBatch
+from prm_lightning.types import StepBatch
 
-__all__ = ["MANIFEST", "PRM", "Manifest", "read_manifest"]
+__all__ = ["MANIFEST", "PRM", "Manifest"]
 
 
 class PRM(StepModel):
     """A process reward model of this project. It is a `Scorer`.
 
     Args:
-        backbone: reads token trees.
-        head: reads scores off its hidden states.
-        encoder: makes the tokens.
+        backbone: see `StepModel`, as `head` and `encoder`.
         manifest: what is saved with the weights.
         name: for records; empty takes that of the language model.
     """
@@ -107,10 +96,9 @@ class PRM(StepModel):
         step_end: str | None = None,
         device: str | torch.device | None = None,
     ) -> PRM:
-        """A language model with fresh adapters and a fresh `StepHead`; see `Encoder` for the text.
+        """A language model with fresh adapters and a fresh `StepHead`.
 
-        Args:
-            device: where the language model is read to, see `load_backbone`.
+        See `Encoder` for `template` and `step_end`, and `load_backbone` for `device`.
         """
         tokenizer = load_tokenizer(backbone.name, backbone.revision, backbone.trust_remote_code)
         encoder = Encoder(tokenizer, template, step_end)
@@ -146,10 +134,10 @@ class PRM(StepModel):
         """
         if Path(folder).suffix == ".ckpt":
             return cls._from_checkpoint(Path(folder), device, trust_remote_code)
-        place = find_folder(folder)
-        manifest = read_manifest(place)
-        head = read_head(place, manifest.head)
-        encoder = load_encoder(place, manifest, trust_remote_code=trust_remote_code)
+        place = model_folder.find_folder(folder)
+        manifest = model_folder.read_manifest(place)
+        head = model_folder.read_head(place, manifest.head)
+        encoder = model_folder.load_encoder(place, manifest, trust_remote_code=trust_remote_code)
         chosen = pick_device(device)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
         try:
@@ -162,7 +150,7 @@ class PRM(StepModel):
                 "they belong to another base model. Copy the folder again."
             ) from error
         if config.lora is not None:
-            require_all_adapters(backbone.model, place)
+            model_folder.require_all_adapters(backbone.model, place)
         size = head.weight.shape[1]
         if size != backbone.hidden_size:
             raise ValueError(
@@ -199,8 +187,7 @@ class PRM(StepModel):
                 "the run's best_model or final_model."
             )
         prm.load_state_dict(state, strict=False)
-        prm = cls(prm.backbone, prm.head, prm.encoder, manifest, name=str(path))
-        return prm.to(chosen).eval()
+        return cls(prm.backbone, prm.head, prm.encoder, manifest, str(path)).to(chosen).eval()
 
     def save_pretrained(
         self,
@@ -236,7 +223,7 @@ class PRM(StepModel):
                     adapters.target_modules = sorted(adapters.target_modules)
             self.backbone.model.save_pretrained(target, **kwargs)
             if self.manifest.backbone.lora is not None:
-                name_base_model(target, self.manifest.backbone)
+                model_folder.name_base_model(target, self.manifest.backbone)
             (target / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             save_file({name: tensor.cpu() for name, tensor in head.items()}, target / HEAD_FILE)
             self.encoder.tokenizer.save_pretrained(target)
@@ -250,19 +237,10 @@ class PRM(StepModel):
         """
         return self.encoder.last_path(self.encoder.encode(problem, require_steps(steps)))
 
-    def record_threshold(self, threshold: float, fitted_on: str) -> None:
-        """Record the decision threshold and the data it was chosen on."""
-        self.manifest = replace(self.manifest, threshold=threshold, threshold_fitted_on=fitted_on)
-        self.threshold = threshold
-
-    def record_aggregation(self, aggregation: Aggregation) -> None:
-        """Record how one score of a solution is made of its steps' scores."""
-        self.manifest = replace(self.manifest, aggregation=aggregation)
-        self.aggregation = aggregation
-
-    def record_data(self, fingerprint: str) -> None:
-        """Record what the model was trained on."""
-        self.manifest = replace(self.manifest, data_fingerprint=fingerprint)
+    def record(self, **entries: Any) -> None:
+        """Set fields of the manifest, such as the threshold and what it was fitted on."""
+        self.manifest = replace(self.manifest, **entries)
+        self.threshold, self.aggregation = self.manifest.threshold, self.manifest.aggregation
 
 
 def shard(prm: PRM, mesh: Any) -> None:
@@ -270,11 +248,8 @@ def shard(prm: PRM, mesh: Any) -> None:
 
     A decoder layer's weights are together only while that layer computes. What is outside of the
     layers, the float32 head included, is one more such group. Trained and frozen weights may be of
-    different dtypes.
-
-    Args:
-        prm: whole, the same in every process; its parameters are shards afterwards.
-        mesh: of one dimension, a `torch.distributed` device mesh.
+    different dtypes. The model is the same in every process before, and the mesh, a device mesh of
+    `torch.distributed`, has one dimension.
     """
     config = prm.backbone.config
     if config.quantize != "none":
@@ -291,10 +266,9 @@ def shard(prm: PRM, mesh: Any) -> None:
 
 
 def gather_weights(prm: PRM) -> dict[str, Any] | None:
-    """What `PRM.save_pretrained` needs of a sharded model; every process takes part.
+    """What `PRM.save_pretrained` needs of a sharded model, None of others; all processes take part.
 
-    Whole weights on the CPU in process 0, of a model with adapters the trained ones alone, and
-    nothing in the others; None for a model that is not sharded.
+    Whole weights on the CPU in process 0 (with adapters the trained ones alone), {} elsewhere.
     """
     if not isinstance(prm, FSDPModule):
         return None

@@ -110,20 +110,12 @@ def divide(numerator: Floats, denominator: Floats) -> Floats:
 
 
 class ScoredSolution(NamedTuple):
-    """A solution with S scored steps, as files hold it.
+    """A solution with S scored steps, as files hold it."""
 
-    Args:
-        scores: S of them in [0, 1], P(correct).
-        labels: S of them in [0, 1]; None where unknown or not trusted.
-        first_error: 0-based, `ALL_CORRECT` or `UNKNOWN`; at least S where it was cut off.
-        source: that it is reported under.
-        problem: the question.
-    """
-
-    scores: Sequence[float]
-    labels: Sequence[float | None]
-    first_error: int
-    source: str
+    scores: Sequence[float]  # S of them in [0, 1], P(correct)
+    labels: Sequence[float | None]  # S of them in [0, 1]; None where unknown or not trusted
+    first_error: int  # 0-based, `ALL_CORRECT` or `UNKNOWN`; at least S where it was cut off
+    source: str  # that it is reported under
     problem: str
 
 

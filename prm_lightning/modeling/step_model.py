@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
-from typing import Protocol, TypeVar, cast, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,11 @@ Steps = TypeVar("Steps")
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The place of one solution among several.
+    """The place of one solution among several."""
 
-    Args:
-        index: which of the given solutions, from 0.
-        score: of the solution, by the model's aggregation.
-        first_flagged: its first step below the model's threshold, from 0; -1 if there is none.
-    """
-
-    index: int
-    score: float
-    first_flagged: int
+    index: int  # which of the given solutions, from 0
+    score: float  # of the solution, by the model's aggregation
+    first_flagged: int  # its first step below the model's threshold, from 0; -1 if there is none
 
 
 class StepEncoder(Protocol):
@@ -166,13 +160,7 @@ class StepModel(nn.Module):
     def rank(self, problem: str, solutions: Sequence[Sequence[str]]) -> list[Ranked]:
         """Several solutions of one problem, the best first; of equal scores the first given.
 
-        Args:
-            problem: the question.
-            solutions: the steps of each.
-
-        Raises:
-            Unscorable: as `score`.
-            ValueError: as `score`.
+        Arguments and errors are those of `score`.
         """
         several, _ = as_solutions(solutions)
         ranked = []
@@ -190,20 +178,15 @@ class StepModel(nn.Module):
         Problems of similar length share a forward pass, which changes scores by rounding alone; the
         solutions of one problem are one tree, also where it comes several times.
         """
-        waiting: list[tuple[str, Sequence[Sequence[str]]]] = []
-        for item in items:
-            waiting.append(item)
-            if sum(len(solutions) for _, solutions in waiting) >= SOLUTIONS_AT_A_TIME:
-                yield from self._score_together(waiting, tokens_per_batch)
-                waiting = []
-        yield from self._score_together(waiting, tokens_per_batch)
-
-    def _score_together(self, items: Items, tokens_per_batch: int) -> list[list[list[float]]]:
-        pairs = [
-            (problem, require_steps(steps)) for problem, solutions in items for steps in solutions
-        ]
-        scores = iter(self._score_pairs(pairs, tokens_per_batch))
-        return [[next(scores) for _ in solutions] for _, solutions in items]
+        pairs: list[tuple[str, Sequence[str]]] = []
+        counts: list[int] = []  # solutions of each item that waits
+        for number, (problem, solutions) in enumerate(items, 1):
+            pairs += [(problem, require_steps(steps)) for steps in solutions]
+            counts.append(len(solutions))
+            if len(pairs) >= SOLUTIONS_AT_A_TIME or number == len(items):
+                scores = iter(self._score_pairs(pairs, tokens_per_batch))
+                yield from ([next(scores) for _ in range(count)] for count in counts)
+                pairs, counts = [], []
 
     def _score_pairs(self, pairs: Pairs, tokens_per_batch: int) -> list[list[float]]:
         if not pairs:
@@ -242,14 +225,11 @@ class StepModel(nn.Module):
         return self(batch)  # type: ignore[no-any-return]
 
 
-def as_solutions(
-    given: Sequence[str] | Sequence[Sequence[str]],
-) -> tuple[list[Sequence[str]], bool]:
+def as_solutions(given: Sequence[str] | Sequence[Sequence[str]]) -> tuple[Any, bool]:
     """Some solutions, and whether it was one, given as its steps alone."""
     require_steps(given)
-    texts = [step for step in given if isinstance(step, str)]
-    if texts and len(texts) == len(given):
-        return [texts], True
+    if given and all(isinstance(step, str) for step in given):
+        return [given], True
     return [require_steps(steps) for steps in given], False
 
 
@@ -264,12 +244,9 @@ def require_steps(steps: Steps) -> Steps:
 
 
 def require_fit(model: StepModel, problem: str, steps: int, tokens: int, *, mixed: bool) -> None:
-    """Raise `Unscorable` for what is longer than the model reads.
+    """Raise `Unscorable` for a solution of so many steps, and tokens with its problem.
 
-    Args:
-        steps: of the solution.
-        tokens: of the solution with its problem.
-        mixed: whether its beginnings are read in the same pass, which LongRoPE bounds.
+    `mixed` says whether its beginnings are read in the same pass, which LongRoPE bounds.
     """
     switch = model.backbone.rope_switch if mixed else None
     limit = min(model.backbone.context, switch or NO_LIMIT)

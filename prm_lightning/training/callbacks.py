@@ -48,19 +48,13 @@ class KeepModels(Callback):
         self.folder = folder
         self.monitor = monitor
         self.every = every
-        self.step = 0
         self.best: list[float] = []
         self._measured: torch.Tensor | None = None  # the head as validation saw it
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.step = trainer.global_step
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        if trainer.global_step == self.step:  # gradients are still added up
-            return
-        self.step = trainer.global_step
-        if self.every and self.step % self.every == 0:
-            self._save(trainer, pl_module, f"checkpoint-{self.step}")
+        ends_step = (args[-1] + 1) % trainer.accumulate_grad_batches == 0
+        if self.every and ends_step and trainer.global_step % self.every == 0:
+            self._save(trainer, pl_module, f"checkpoint-{trainer.global_step}")
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         self._measured = pl_module.model.head.weight.detach().clone()
@@ -102,12 +96,13 @@ class KeepModels(Callback):
         """Write the model with the threshold and the aggregation that validation has found."""
         model, metrics = pl_module.model, defined(pl_module.last_metrics)
         if "threshold" in metrics:
-            model.record_threshold(metrics["threshold"], "validation data of the training run")
+            on = "validation data of the training run"
+            model.record(threshold=metrics["threshold"], threshold_fitted_on=on)
         pairs = {how: metrics.get(f"pair_accuracy/{how}", math.nan) for how in AGGREGATIONS}
         if pl_module.aggregation is not None:
-            model.record_aggregation(pl_module.aggregation)
+            model.record(aggregation=pl_module.aggregation)
         elif not math.isnan(pairs[AGGREGATIONS[0]]):
-            model.record_aggregation(max(AGGREGATIONS, key=lambda how: pairs[how]))
+            model.record(aggregation=max(AGGREGATIONS, key=lambda how: pairs[how]))
         weights = gather_weights(model)  # every rank takes part
         if trainer.is_global_zero:
             model.save_pretrained(self.folder / name, overwrite=True, weights=weights)
@@ -122,13 +117,8 @@ def defined(metrics: dict[str, float]) -> dict[str, float]:
 def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
     """What decides between validations: the higher list is the better one.
 
-    Args:
-        metrics: of one validation, without the prefix ``val/``; NaN where undefined.
-        monitor: one of them; higher is better, except for `LOWER_IS_BETTER`. Ties, and values that
-            are NaN, are decided by AUROC.
-
-    Raises:
-        ValueError: there is no such metric.
+    Of `metrics`, NaN where undefined, it is `monitor`, negated where `LOWER_IS_BETTER`. Ties, and
+    values that are NaN, are decided by AUROC. A ValueError says that there is no such metric.
     """
     if monitor not in metrics:
         raise ValueError(
@@ -148,11 +138,9 @@ def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
 
 
 def validation_rows(scores: StepScores, data: EncodedSolutions) -> Iterator[dict[str, Any]]:
-    """One row per solution, as ``scores.jsonl`` of the verb `evaluate` has them.
+    """One row per solution of the validation side, as in ``scores.jsonl`` of the verb `evaluate`.
 
-    Args:
-        scores: of all steps of all solutions of `data`, in any order of solutions.
-        data: the validation side.
+    The scores are of all steps of all solutions of `data`, in any order of solutions.
     """
     spans = zip(scores.starts.tolist(), scores.ends.tolist(), strict=True)
     for start, end in sorted(spans, key=lambda span: int(scores.solutions[span[0]])):
@@ -170,23 +158,6 @@ def validation_rows(scores: StepScores, data: EncodedSolutions) -> Iterator[dict
             "scores": scores.probabilities[start:end].tolist(),
             "first_error": int(data.first_errors[i]),
         }
-
-
-class DataReport(Callback):
-    """Writes data.json (what was read, kept, dropped and why, split and encoded), and prints it.
-
-    Args:
-        folder: the run's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            write_json(self.folder / "data.json", pl_module.datamodule.report)
-            for head, text in describe_run(trainer, pl_module, self.folder):
-                print(f"{head:12} {text}")
 
 
 def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> Iterator[tuple[str, str]]:
@@ -226,9 +197,7 @@ def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> Iterator[tup
 class RunProgress(ProgressBar):
     """The project's progress bar in optimizer steps, with the loss."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.bar: Bar | None = None
+    bar: Bar | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
@@ -295,13 +264,11 @@ class Throughput(Callback):
             pl_module.log_dict({f"throughput/{name}": value for name, value in metrics.items()})
 
 
-class ClosingTable(Callback):
-    """Prints metrics of the best and the last model, and what was written where.
+class RunReport(Callback):
+    """Prints what is trained on what and, at the end, what was measured and written to a folder.
 
-    With ``trainer.num_sanity_val_steps: -1`` the model before training is one of the columns.
-
-    Args:
-        folder: the run's folder.
+    Writes data.json too (what was read, kept, dropped and why, split and encoded). With
+    ``trainer.num_sanity_val_steps: -1`` the metrics of the model before training are shown.
     """
 
     SHOWN = (
@@ -314,6 +281,12 @@ class ClosingTable(Callback):
         self.folder = folder
         self.untrained = folder / "untrained.json"
 
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            write_json(self.folder / "data.json", pl_module.datamodule.report)
+            for head, text in describe_run(trainer, pl_module, self.folder):
+                print(f"{head:12} {text}")
+
     def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
         whole = trainer.num_sanity_val_steps == math.inf
         if whole and trainer.is_global_zero and trainer.ckpt_path is None:
@@ -324,10 +297,10 @@ class ClosingTable(Callback):
             return
         untrained = json.loads(self.untrained.read_text()) if self.untrained.is_file() else {}
         columns = (pl_module.best_metrics, pl_module.last_metrics, untrained)
-        if not pl_module.last_metrics:
-            print("No validation data: nothing was measured.")
-        else:
+        if pl_module.last_metrics:
             print(f"{'validation':24}{'best':>8}{'last':>8}{'before training':>18}")
+        else:
+            print("No validation data: nothing was measured.")
         for name in self.SHOWN:
             if name in pl_module.last_metrics:
                 values = [column.get(name, math.nan) for column in columns]

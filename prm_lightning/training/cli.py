@@ -27,10 +27,9 @@ from prm_lightning.files import disk_faults_named, near_path, write_json, write_
 from prm_lightning.sources.rows import DATA_SUFFIXES
 from prm_lightning.terminal import quieten_libraries
 from prm_lightning.training.callbacks import (
-    ClosingTable,
-    DataReport,
     KeepModels,
     RunProgress,
+    RunReport,
     Throughput,
     defined,
 )
@@ -40,13 +39,14 @@ from prm_lightning.training.module import PRMModule
 from prm_lightning.training.pictures import Pictures
 from prm_lightning.training.run_folder import (
     CutBackLogs,
+    RunCSVLogger,
+    RunTensorBoard,
     check_folder,
     locked,
     log_lightning,
     prepare_folder,
     quiet_lightning,
     remove,
-    run_loggers,
     run_record,
 )
 
@@ -123,23 +123,22 @@ class PRMCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Top-level options and what one part needs to know of the other."""
         self.verb_parsers.append(parser)
-        add = parser.add_argument
-        add(
-            "--output", "--out", "--output_dir", type=str, default=None,
-            help="folder of the run (default: outputs/ and the name of the config file)",
-        )  # fmt: skip
+        add, suppress = parser.add_argument, argparse.SUPPRESS
+        output = "folder of the run (default: outputs/ and the name of the config file)"
+        add("--output", "--out", "--output_dir", type=str, default=None, help=output)
         add("--overwrite", action="store_true", help="replace what a run left in the folder")
         sources = parser._option_string_actions["--data.sources"]
         sources.required, sources.default = False, []  # `test` and `predict` have their own
-        keep = "step checkpoints that are kept (-1: all, 0: last.ckpt alone)"
-        add("--keep", type=int, default=2, help=keep)
-        every = "optimizer steps between checkpoints"
-        add("--checkpoint_every", type=int, default=500, help=every)
-        monitor = "validation metric, without val/, that chooses best_model"
-        add("--monitor", type=str, default="processbench_f1", help=monitor)
         models = "optimizer steps between models that stay, in checkpoint-500 and so on; 0: none"
-        add("--save_models_every", type=int, default=0, help=models)
-        add("--help_all", action=HelpAll, nargs=0, default=argparse.SUPPRESS, help="show them all")
+        metric = "validation metric, without val/, that chooses best_model"
+        for name, default, text in (
+            ("keep", 2, "step checkpoints that are kept (-1: all, 0: last.ckpt alone)"),
+            ("checkpoint_every", 500, "optimizer steps between checkpoints"),
+            ("monitor", "processbench_f1", metric),
+            ("save_models_every", 0, models),
+        ):
+            add(f"--{name}", type=type(default), default=default, help=text)
+        add("--help_all", action=HelpAll, nargs=0, default=suppress, help="show them all")
         parser.link_arguments("data.template", "model.template")
         parser.link_arguments("data.step_end", "model.step_end")
         parser.link_arguments("model.reward_as", "data.reward_as")
@@ -192,7 +191,8 @@ class PRMCLI(LightningCLI):
             return super().instantiate_trainer(logger=False, **kwargs)
         if config.logger is not False:
             others = [] if config.logger is True else as_list(config.logger)
-            kwargs["logger"] = [*run_loggers(self.folder), *others]
+            events = RunTensorBoard(self.folder, name="", version="", default_hp_metric=False)
+            kwargs["logger"] = [events, RunCSVLogger(self.folder), *others]
         kwargs["callbacks"] = self._run_callbacks() + (config.callbacks or [])
         kwargs["plugins"] = [*as_list(config.plugins), WholeCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -241,13 +241,12 @@ class PRMCLI(LightningCLI):
         config = self.config["fit"]
         callbacks: list[Any] = [
             Guards(),
-            DataReport(self.folder),
             CutBackLogs(self.folder),
             FiniteSteps(self.folder),
             Throughput(),
             KeepModels(self.folder, config.monitor, config.save_models_every),
             Pictures(),
-            ClosingTable(self.folder),
+            RunReport(self.folder),
         ]
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(RunProgress())
@@ -323,7 +322,7 @@ def main(args: list[str] | None = None) -> Path | None:
                     "use_distributed_sampler": False,  # plans are sharded already
                     "gradient_clip_val": 1.0,
                     "log_every_n_steps": 10,
-                    "enable_model_summary": False,  # `DataReport` says what is trained
+                    "enable_model_summary": False,  # `RunReport` says what is trained
                 },
                 load_from_checkpoint_support=False,
                 auto_configure_optimizers=False,  # `PRMModule.configure_optimizers` makes them

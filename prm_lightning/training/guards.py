@@ -135,9 +135,6 @@ class FiniteSteps(Callback):
     The step's solutions and learning rates go to ``nonfinite.jsonl`` of the run, one line per rank.
     A skipped step changes no weight and no state of the optimizer; the schedule continues. What
     to do is `PRMModule.on_nan`; a run that skips more than `MOST_SKIPS` steps stops.
-
-    Args:
-        folder: the run's folder.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -133,7 +133,7 @@ class PRMModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Tell the saved model what it was trained on."""
-        self.model.record_data(self.datamodule.fingerprint)
+        self.model.record(data_fingerprint=self.datamodule.fingerprint)
 
     def on_train_start(self) -> None:
         """Choose how layers are computed, now that the weights are where they are trained."""
@@ -294,9 +294,8 @@ class PRMModule(LightningModule):
             )
         self.last_metrics, self.best_metrics = (checkpoint["metrics"][k] for k in ("last", "best"))
         if saved := checkpoint.get("manifest"):  # earlier releases wrote none
-            if saved["threshold_fitted_on"] is not None:
-                self.model.record_threshold(saved["threshold"], saved["threshold_fitted_on"])
-            self.model.record_aggregation(saved["aggregation"])
+            measured = ("threshold", "threshold_fitted_on", "aggregation")
+            self.model.record(**{name: saved[name] for name in measured})
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -317,12 +316,8 @@ class PRMModule(LightningModule):
 
     def _require_same_shape(self, folder: Path) -> None:
         manifest = read_manifest(folder)
-        theirs = {
-            "backbone": manifest.backbone.name,
-            "head": manifest.head,
-            "template": manifest.template,
-            "step_end": manifest.step_end,
-        }
+        theirs = {name: getattr(manifest, name) for name in self._identity}
+        theirs["backbone"] = manifest.backbone.name
         if theirs != self._identity:
             raise ValueError(
                 f"model.init_from: {folder} was made with {theirs}, this configuration says "

@@ -41,9 +41,7 @@ class Pictures(Callback):
 def reliability_diagram(probabilities: Floats, labels: Floats) -> Figure:
     """Share of correct steps against P(correct) in 15 equal bins; below it the steps in each bin.
 
-    Args:
-        probabilities: ``(N,)`` in [0, 1].
-        labels: ``(N,)``; >= 0.5 counts as correct.
+    Takes ``(N,)`` probabilities and labels in [0, 1]; a label >= 0.5 counts as correct.
     """
     means, shares, counts = reliability_bins(probabilities, labels, CALIBRATION_BINS)
     figure = Figure(figsize=(6, 5.5), dpi=110, layout="constrained")
@@ -62,11 +60,8 @@ def reliability_diagram(probabilities: Floats, labels: Floats) -> Figure:
 def step_heat_map(scores: StepScores, names: Sequence[str]) -> Figure:
     """P(correct) of each step of the first solutions, one row each; red is wrong, blue correct.
 
-    Below a score is the step's label: a tick, a cross, or nothing where it is unknown.
-
-    Args:
-        scores: of all steps.
-        names: of solutions 0, 1 and so on that are shown.
+    Below a score is the step's label: a tick, a cross, or nothing where it is unknown. The names
+    are those of solutions 0, 1 and so on that are shown.
     """
     shown = [scores.select(scores.solutions == row) for row in range(len(names))]
     longest = max((len(steps.positions) for steps in shown), default=1)

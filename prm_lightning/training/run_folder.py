@@ -92,11 +92,8 @@ def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) ->
 def prepare_folder(folder: Path, record: str, *, resumed: bool) -> None:
     """Write config.yaml, and remove what a killed process of this run left unfinished.
 
-    Args:
-        folder: the run's folder.
-        record: see `run_record`.
-        resumed: training resumes from a checkpoint; if not, there may be logs of a run that was
-            killed before its first one.
+    If training does not resume from a checkpoint, there may be logs of a run that was killed
+    before its first one.
     """
     for old in folder.glob(".*.old"):
         name = folder / old.name[1:].rsplit(".", 2)[0]
@@ -161,14 +158,6 @@ def log_lightning(folder: Path, held: ExitStack) -> None:
         logging.getLogger(name).addHandler(file)
 
 
-def run_loggers(folder: Path) -> list[Logger]:
-    """The loggers of a run, both writing into its folder."""
-    return [
-        RunTensorBoard(folder, name="", version="", default_hp_metric=False),
-        RunCSVLogger(folder),
-    ]
-
-
 class RunTensorBoard(TensorBoardLogger):
     """TensorBoard without `epoch`, which would be the first thing that it shows."""
 
@@ -179,13 +168,9 @@ class RunTensorBoard(TensorBoardLogger):
 
 
 class RunCSVLogger(Logger):
-    """metrics.csv in the run's folder; an existing file is continued.
+    """metrics.csv in the run's folder; an existing file is continued, by the first process alone.
 
-    Rows are appended; where a new column comes in, the file is replaced as a whole. Only the first
-    process writes.
-
-    Args:
-        folder: the run's folder.
+    Rows are appended; where a new column comes in, the file is replaced as a whole.
     """
 
     name = version = ""  # no subfolder
@@ -226,11 +211,7 @@ class RunCSVLogger(Logger):
 
 
 class CutBackLogs(Callback):
-    """Drops what a resumed run is going to log again, from all logs of its folder.
-
-    Args:
-        folder: the run's folder.
-    """
+    """Drops what a resumed run is going to log again, from all logs of its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -240,7 +221,7 @@ class CutBackLogs(Callback):
         if not step or not trainer.is_global_zero:
             return
         cut_back(self.folder / METRICS, step)
-        cut_back_lines(self.folder / NONFINITE, step)
+        cut_back(self.folder / NONFINITE, step)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -251,18 +232,16 @@ class CutBackLogs(Callback):
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Keep the rows of a CSV file, if there is one, whose ``step`` is below `step`."""
-    if path.is_file():
+    """Keep what a CSV or JSONL file, if there is one, has of the steps below `step`."""
+    if not path.is_file():
+        return
+    if path.suffix == ".csv":
         names, rows = read_csv(path)
         write_csv(path, names, [row for row in rows if int(row["step"]) < step])
-
-
-def cut_back_lines(path: Path, step: int) -> None:
-    """Keep the lines of a JSONL file, if there is one, whose ``step`` is below `step`."""
-    if path.is_file():
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
-        with written_file(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+        return
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] < step]
+    with written_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
