@@ -8,11 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prm_lightning.training.checkpoints import (
-    WholeCheckpointIO,
-    find_fault,
-    newest_whole,
-)
+from prm_lightning.training.checkpoints import WholeCheckpointIO, find_fault, newest_whole
 
 STATE = {"state_dict": {"a": torch.arange(300.0)}, "global_step": 7, "name": "x"}
 

@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from memory import (
-    GIB,
-    MODELS,
-    USABLE,
-    estimate_memory,
-    largest_batch,
-    memory_table,
-    model_config,
-)
+from memory import GIB, MODELS, USABLE, estimate_memory, largest_batch, memory_table, model_config
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from prm_lightning.modeling.backbone import Backbone, Lora
 from prm_lightning.modeling.prm import PRM
@@ -180,8 +173,6 @@ def test_the_models_of_the_table_have_their_published_sizes(name):
     found = estimate_memory(model_config(name), tokens_per_batch=1)
     assert found.weights == 2 * PUBLISHED[name]
     with torch.device("meta"):
-        from transformers import AutoModelForCausalLM
-
         model = AutoModelForCausalLM.from_config(model_config(name))
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
 
@@ -210,14 +201,11 @@ def test_the_largest_batch_is_the_last_that_fits(card):
 
 
 def test_what_cannot_be_estimated_is_refused():
-    from transformers import BloomConfig
-
     with pytest.raises(ValueError, match="type 'bloom' is no decoder like Llama"):
-        estimate_memory(BloomConfig(), tokens_per_batch=1024)
+        estimate_memory(AutoConfig.for_model("bloom"), tokens_per_batch=1024)
+    full = {"lora_rank": None, "quantize": "nf4"}
     with pytest.raises(ValueError, match="quantized weights cannot be trained"):
-        estimate_memory(
-            model_config("Qwen/Qwen3-4B"), tokens_per_batch=1, lora_rank=None, quantize="nf4"
-        )
+        estimate_memory(model_config("Qwen/Qwen3-4B"), tokens_per_batch=1, **full)
 
 
 def test_the_documented_table_is_the_computed_one():

@@ -132,10 +132,8 @@ def test_a_data_worker_does_not_die_of_a_signal_to_the_job(run, monkeypatch):
 def test_all_ranks_stop_at_one_step(tiny, tmp_path):
     changes = {"trainer.devices": 2, "trainer.strategy": "ddp"}
     output, trace = tmp_path / "ddp", tmp_path / "ddp.trace"
-    stopped = launch(
-        command(*tiny, output, **changes), trace,
-        CHAOS_KILL="step:3:0", CHAOS_SIGNAL="SIGTERM", CHAOS_ALONE="1",
-    )  # fmt: skip  # the first rank alone hears of it
+    heard = {"CHAOS_KILL": "step:3:0", "CHAOS_SIGNAL": "SIGTERM", "CHAOS_ALONE": "1"}
+    stopped = launch(command(*tiny, output, **changes), trace, **heard)  # by the first rank alone
     assert stopped.status == STOPPED, stopped.stderr
     assert stopped.stderr.count("fit: stopped by SIGTERM") == 1
     assert "Traceback" not in stopped.stderr
@@ -147,10 +145,7 @@ def test_all_ranks_stop_at_one_step(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "dies_at"),
-    [(IN_EPOCHS, 4), (EPOCH_ENDS, 9)],
-)
+@pytest.mark.parametrize(("changes", "dies_at"), [(IN_EPOCHS, 4), (EPOCH_ENDS, 9)])
 def test_validation_that_is_due_at_a_checkpoint_is_not_skipped(run, monkeypatch, changes, dies_at):
     whole = run("whole", **changes)
     take_step = PRMModule.training_step
@@ -191,13 +186,12 @@ def test_a_run_that_was_stopping_early_stops(run, monkeypatch):
     assert metric_rows(part) == metric_rows(whole)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("keep", "steps"),
-    [
-        (1, [6]),
-        pytest.param(0, [], marks=pytest.mark.slow),
-        pytest.param(-1, [2, 4, 6], marks=pytest.mark.slow),
-    ],
+    [(1, [6]), pytest.param(0, [], marks=SLOW), pytest.param(-1, [2, 4, 6], marks=SLOW)],
 )
 def test_so_many_step_checkpoints_are_kept_and_always_the_last(run, keep, steps):
     output = run("run", keep=keep, **{"trainer.max_steps": 6})

@@ -112,11 +112,8 @@ class Manifest:
 def find_folder(name: str | Path) -> Path:
     """The folder that a model's name means: a folder, or a model that comes with the package.
 
-    A name with a slash that is neither, such as a Hub id, comes back as it is.
-
-    Raises:
-        ValueError: a path that does not exist, or a name without a slash that is neither; the
-            message lists those there are.
+    A name with a slash that is neither, such as a Hub id, comes back as it is. A ValueError says
+    that a path does not exist, or lists the models there are for a name without a slash.
     """
     path = Path(name)
     shipped = SHIPPED_MODELS / path
@@ -248,15 +245,9 @@ def _require_object(value: Any, place: str) -> dict[str, Any]:
 
 
 def checked_fields(cls: type[T], values: Mapping[str, Any], place: str) -> T:
-    """A dataclass out of values that were read from a file.
+    """A dataclass out of values that were read from a place, by the names of its fields.
 
-    Args:
-        cls: whose annotations say what is expected; true is no number.
-        values: by the names of its fields.
-        place: that they were read from, for messages.
-
-    Raises:
-        ValueError: a field is missing, unknown or of another type.
+    A ValueError says that one is missing, unknown, or not of the type annotated; true is no number.
     """
     from pydantic import TypeAdapter, ValidationError  # a model that is trained afresh needs none
 

@@ -37,7 +37,7 @@ class KeepModels(Callback):
     `monitor` (ProcessBench F1 needs wrong and right solutions), AUROC decides, with a warning.
 
     Args:
-        folder: the run's folder.
+        folder: of the run.
         monitor: any metric of validation, without the prefix ``val/``; higher is better, unless
             it is ``loss``, ``brier`` or ``ece``.
         every: optimizer steps between two folders ``checkpoint-500``, models that stay; 0 writes

@@ -56,11 +56,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint that is whole; tensors and plain values only, never code.
+        """Read a checkpoint: tensors and plain values only, never code.
 
         Raises:
             ValueError: it was cut off or changed after it was written.
-            FileNotFoundError: there is none.
         """
         if fault := find_fault(Path(path)):
             raise ValueError(
@@ -71,13 +70,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, for a message; None if it is whole.
+    """What is wrong with a checkpoint that exists, for a message; None if it is whole.
 
     A file is a ZIP archive, in which torch writes the CRC-32 of every part. A folder, which FSDP2
     writes, is whole if it has the file that Lightning writes last.
-
-    Raises:
-        FileNotFoundError: there is none.
     """
     if path.is_dir():
         return None if (path / "meta.pt").is_file() else "is cut off"
@@ -93,15 +89,11 @@ def find_fault(path: Path) -> str | None:
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint of a run that is whole; None where there is no checkpoint at all.
 
-    Damaged ones are named in the log.
-
-    Raises:
-        ValueError: there are checkpoints, but none is whole.
+    Damaged ones are named in the log. A ValueError says that none is whole.
     """
     found = sorted(folder.glob("*.ckpt"), key=_age)
     for path in reversed(found):
-        fault = find_fault(path)
-        if fault is None:
+        if (fault := find_fault(path)) is None:
             return path
         log.warning("checkpoint: %s %s; taking the one before it.", path, fault)
     if found:

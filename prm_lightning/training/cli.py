@@ -262,11 +262,7 @@ def data_seed(seed_everything: bool | int) -> int:
 
 
 def require_files(data: Any) -> None:
-    """Find out that a file of rows is not there before a backbone is fetched.
-
-    Raises:
-        FileNotFoundError: a text in these settings names a file of rows that is not there.
-    """
+    """Refuse settings that name a file of rows that is not there before a backbone is fetched."""
     if isinstance(data, str) and data.endswith(DATA_SUFFIXES) and not Path(data).exists():
         raise FileNotFoundError(
             f"data: there is no file {data!r}.{near_path(data)} Give a file, a folder or a Hub id "

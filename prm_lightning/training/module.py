@@ -268,12 +268,7 @@ class PRMModule(LightningModule):
         checkpoint["manifest"] = self.model.manifest.to_json()  # so that it loads as a model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model.
-
-        Raises:
-            ValueError: it is of another format version, backbone, head or encoding, lacks trained
-                weights, such as the head, or has others.
-        """
+        """Refuse a checkpoint of another format version, backbone, head, encoding or weights."""
         for name, mine in {"format_version": CHECKPOINT_VERSION, **self._identity}.items():
             theirs = checkpoint.get("prm", {}).get(name)
             if theirs != mine:

@@ -37,12 +37,7 @@ PER_CALL = ("config", "ckpt_path", "overwrite", "weights_only", "verbose")  # no
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one run at a time write a folder.
-
-    Raises:
-        BlockingIOError: another one does.
-        OSError: nothing can be written there.
-    """
+    """Let one run at a time write a folder; an OSError says that another does, or none can."""
     with ExitStack() as held:
         try:
             held.enter_context(job_lock(folder, "fit"))
@@ -58,13 +53,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path, record: str, *, overwrite: bool, resume: bool) -> list[Path]:
-    """Make sure that a run may write into its folder.
+    """What another run left in this run's folder and this one is to replace.
 
-    Returns:
-        What another run left there and this one is to replace.
-
-    Raises:
-        FileExistsError: something is there that would be mixed with this run or lost.
+    A FileExistsError says that something is there that would be mixed with this run or lost.
     """
     unfinished = set(find(folder, (*UNFINISHED, LIGHTNING_LOG)))
     if unfinished.issuperset(folder.iterdir()):
