@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,34 +112,29 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_other_rows_are_never_taken_for_these(rows, tokenizer, monkeypatch, change):
-    before = content(started(rows, tokenizer))
-    stat = rows.stat()
-    rows.write_text(change(rows.read_text()))
-    os.utime(rows, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a tool that keeps times does
-    after = content(started(rows, tokenizer))
-    assert after == made_anew(monkeypatch, rows, tokenizer)
-    assert after != before
+SETTINGS = [
+    {"max_tokens": 60},
+    {"encoder": {"template": "plain"}},
+    {"encoder": {"template": "guide"}},
+    {"encoder": {"step_end": "\n"}, "step_end": "\n"},
+    {"spec": {"repeat": 2.0}},
+    {"spec": {"name": "other"}},
+]
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"max_tokens": 60},
-        {"encoder": {"template": "plain"}},
-        {"encoder": {"template": "guide"}},
-        {"encoder": {"step_end": "\n"}, "step_end": "\n"},
-        {"spec": {"repeat": 2.0}},
-        {"spec": {"name": "other"}},
-    ],
-    ids=str,
+    ("change", "settings"),
+    [*((change, {}) for change in CHANGES.values()), *((str, settings) for settings in SETTINGS)],
+    ids=[*CHANGES, *map(str, SETTINGS)],
 )
-def test_other_settings_have_other_entries(rows, tokenizer, monkeypatch, settings):
-    before = content(started(rows, tokenizer))
+def test_other_rows_or_settings_have_other_entries(rows, tokenizer, monkeypatch, change, settings):
+    before, text, stat = content(started(rows, tokenizer)), rows.read_text(), rows.stat()
+    rows.write_text(change(text))
+    os.utime(rows, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a tool that keeps times does
     after = content(started(rows, tokenizer, **settings))
     assert after == made_anew(monkeypatch, rows, tokenizer, **settings)
     assert after != before
+    rows.write_text(text)
     assert content(started(rows, tokenizer)) == before
 
 
@@ -212,18 +208,14 @@ def test_strictness_is_asked_for_anew(rows, tokenizer):
         started(rows, tokenizer, strict=True)
 
 
-def flipped_at(place: float):
-    """Change one bit, so far into the content."""
-
-    def flip(data: bytes) -> bytes:
-        at = int(place * (len(data) - 1))
-        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-    return flip
+def flipped(data: bytes, place: float) -> bytes:
+    """One bit is changed, so far into the content."""
+    at = int(place * (len(data) - 1))
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 DAMAGES = {
-    **{f"flipped at {place}": flipped_at(place) for place in (0, 0.01, 0.5, 1)},
+    **{f"flipped at {place}": partial(flipped, place=place) for place in (0, 0.01, 0.5, 1)},
     "cut": lambda data: data[:-1],
     "emptied": lambda data: b"",
     "zeroed": lambda data: bytes(len(data)),

@@ -220,13 +220,6 @@ def test_steps_without_weight_or_label_do_not_count():
     assert balance(solutions, "none", 0) == solutions
 
 
-def test_the_development_problems_are_split_in_a_tenth():
-    train = list(Stepwise(str(dev_data("trl_stepwise_train.jsonl"))).read())
-    fit, val, report = split_by_group(train, 0.1, 0)
-    assert (len(fit) + len(val), 60 <= len(val) <= 140) == (993, True)
-    assert report["groups"] < len({normalise_problem(s.problem) for s in train})
-
-
 # ---- problems of evaluation data -----------------------------------------------------------------
 
 
@@ -409,15 +402,6 @@ def test_nothing_and_short_texts_have_groups_of_their_own():
     assert near_groups([]) == []
     assert near_groups(["", "a", "a b c d"]) == [0, 1, 2]
     assert nearest([], ["a"]) == nearest(["a"], []) == {}
-
-
-def test_the_development_problems_are_grouped_as_by_comparing_every_pair():
-    files = ("trl_stepwise_train", "gsm8k_gen_stepwise_format")
-    rows = (row for name in files for row in Stepwise(str(dev_data(f"{name}.jsonl"))).read())
-    problems = sorted({normalise_problem(row.problem) for row in rows})[:200]
-    groups = near_groups(problems)
-    assert groups == naive_groups(problems)
-    assert len(set(groups)) < len(problems)
 
 
 def made_up(count, templates, numbers):

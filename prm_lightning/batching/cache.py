@@ -4,12 +4,11 @@ In: `Solution`. Out: `DataPart`, the same as `data.encode_solutions` and `data.m
 Next: `datamodule.py`, which asks for every part of the data here.
 
 An entry is a file in ``$XDG_CACHE_HOME/prm_lightning/data``. Its name is a hash of all that its
-content depends on: the solutions themselves, tokenizer, template, step end, `max_tokens` and this
-package's code. An entry therefore never goes stale, and it does not matter which of several
-processes writes it. Every byte is checked against a SHA-256 digest before it is used; a damaged
-entry is made again. Entries are mapped, so that ranks and workers share their memory. The least
-recently used ones are removed when all together exceed `MAX_BYTES`; the folder may be removed at
-any time. ``PRM_LIGHTNING_CACHE=off`` neither reads nor writes.
+content depends on, so that it never goes stale, and it does not matter which of several processes
+writes it. Every byte is checked against a SHA-256 digest before it is used; a damaged entry is made
+again. Entries are mapped, so that ranks and workers share their memory. The least recently used
+ones are removed when all together exceed `MAX_BYTES`; the folder may be removed at any time.
+``PRM_LIGHTNING_CACHE=off`` neither reads nor writes.
 """
 
 from __future__ import annotations
@@ -32,13 +31,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prm_lightning.batching.data import (
-    DataPart,
-    EncodedSolutions,
-    Texts,
-    encode_solutions,
-    measure,
-)
+from prm_lightning.batching.data import DataPart, EncodedSolutions, Texts, encode_solutions, measure
 from prm_lightning.batching.encode import Encoder
 from prm_lightning.batching.plan import TreeSizes
 from prm_lightning.files import cache_folder, digest, file_digest, written_file
@@ -100,10 +93,8 @@ def _save(part: DataPart, path: Path) -> None:
         value = getattr(part.data, name)
         if isinstance(value, Texts):
             arrays |= {f"{name}.text": value.text, f"{name}.offsets": value.offsets}
-        elif isinstance(value, np.ndarray):
-            arrays[name] = value
         else:
-            others[name] = value
+            (arrays if isinstance(value, np.ndarray) else others)[name] = value
     texts = {"others": json.dumps(others)}
     texts["digest"] = _digest(arrays, texts["others"])
     with written_file(path) as partial:

@@ -28,13 +28,7 @@ from prm_lightning.sources.mixture import (
     read_mixture,
 )
 from prm_lightning.sources.rewards import AfterFirstError, RewardAs
-from prm_lightning.sources.splits import (
-    Balance,
-    balance,
-    exclude,
-    report_leaks,
-    split_by_group,
-)
+from prm_lightning.sources.splits import Balance, balance, exclude, report_leaks, split_by_group
 from prm_lightning.types import Solution, StepBatch
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # a scheduler asks a run to stop with these

@@ -40,9 +40,8 @@ class Encoded:
 class Encoder:
     """Turns problems and steps into token ids, one tokenizer, template and step end for all.
 
-    ``[prompt] + for each step: tokens(step) + [step_end_id]``. Every piece is tokenized on its own
-    and the ids are concatenated, so that a step end never melts into the text before it and its
-    index is known rather than searched for.
+    ``[prompt] + for each step: tokens(step) + [step_end_id]``. Every piece is tokenized on its own,
+    so that a step end never melts into the text before it and its index is known.
 
     Args:
         tokenizer: of transformers.
@@ -77,10 +76,9 @@ class Encoder:
         return list(self.tokenizer.encode(template_text, add_special_tokens=False))
 
     def fingerprint(self) -> str | None:
-        """SHA-256, in hex, of everything that the ids of a text depend on here.
-
-        Covers the tokenizer as ``tokenizer.json`` defines it, and template and step end by the ids
-        that they come to. None where the tokenizer is Python code that comes with a model.
+        """SHA-256, in hex, of everything that the ids of a text depend on here: the tokenizer as
+        ``tokenizer.json`` defines it, and the ids of template and step end. None where the
+        tokenizer is Python code that comes with a model.
         """
         to_str = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "to_str", None)
         if to_str is None or not type(self.tokenizer).__module__.startswith("transformers."):
@@ -105,7 +103,16 @@ class Encoder:
         for texts in folded:
             _require_text(*texts)
         ids = self._tokenize(list(dict.fromkeys(text for texts in folded for text in texts)))
-        return [self._join(*(ids[text] for text in texts)) for texts in folded]
+        encoded = []
+        for problem, *steps in folded:
+            joined, positions = [*self._before, *ids[problem], *self._after], []
+            prompt_tokens = len(joined)
+            for step in steps:
+                joined += ids[step]
+                positions.append(len(joined))
+                joined.append(self.step_end_id)
+            encoded.append(Encoded(tuple(joined), tuple(positions), prompt_tokens))
+        return encoded
 
     def last_path(self, encoded: Encoded) -> Encoded:
         """What the model reads up to the score of the last step, branch included."""
@@ -113,15 +120,6 @@ class Encoder:
             return encoded
         ids = encoded.input_ids + self.branch
         return Encoded(ids, (len(ids) - 1,))
-
-    def _join(self, problem: list[int], *steps: list[int]) -> Encoded:
-        ids, positions = [*self._before, *problem, *self._after], []
-        prompt_tokens = len(ids)
-        for step in steps:
-            ids += step
-            positions.append(len(ids))
-            ids.append(self.step_end_id)
-        return Encoded(tuple(ids), tuple(positions), prompt_tokens)
 
     def _tokenize(self, texts: list[str]) -> dict[str, list[int]]:
         """Ids of user texts: special tokens in them are plain text, step ends are spaces."""
@@ -141,11 +139,7 @@ class Encoder:
 
 
 def cut_between_steps(encoded: Encoded, max_tokens: int, branch: int = 0) -> Encoded:
-    """As many whole steps as fit, each with `branch` more tokens after its step end.
-
-    Returns:
-        `encoded` itself if it fits; a result without steps if not even the first one does.
-    """
+    """As many whole steps as fit, see `keep_steps`, with `branch` more tokens after each."""
     fits = sum(p + 1 + branch <= max_tokens for p in encoded.step_positions)
     return keep_steps(encoded, fits)
 
@@ -218,8 +212,9 @@ def _require_text(problem: str, *steps: str) -> None:
     if not problem:
         raise ValueError("encode: the problem is blank, expected text.")
     if not steps or "" in steps:
-        number = steps.index("") + 1 if steps else 0
-        what = f"step {number} of {len(steps)} is blank" if steps else "there are no steps"
+        what = "there are no steps"
+        if steps:
+            what = f"step {steps.index('') + 1} of {len(steps)} is blank"
         raise ValueError(
             f"encode: {what} (problem {problem[:60]!r}), expected at least one step, each with "
             "text. Leave blank steps out."

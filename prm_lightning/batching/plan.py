@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from prm_lightning.batching.tree import Indices
+
 TreeMembers = tuple[int, ...]  # indices of solutions, in the order of `TreeSizes.order`
 
 WINDOW = 16  # steps or batches whose trees are sorted by length together

@@ -137,9 +137,7 @@ class Stepwise(FileSource):
         )
 
 
-def _join_prefixes(
-    items: Iterable[Solution | Dropped | Prefix],
-) -> Iterator[Solution | Dropped]:
+def _join_prefixes(items: Iterable[Solution | Dropped | Prefix]) -> Iterator[Solution | Dropped]:
     """Join prefixes that follow each other and of which each continues the last one.
 
     A step of which no row speaks, since `format` balanced the classes, say, is unlabelled, and
