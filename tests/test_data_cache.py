@@ -7,7 +7,9 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -300,31 +302,16 @@ def test_solutions_come_with_their_texts_from_the_cache_too(tokenizer):
             assert whole.texts(i)[1] == folded
 
 
-RACE = """
-import hashlib, sys
-from prm_lightning.batching.datamodule import PRMDataModule
-from prm_lightning.batching.encode import Encoder
-from prm_lightning.batching.plan import Planner
-from prm_lightning.modeling.backbone import load_tokenizer
-from prm_lightning.sources import SourceSpec, Stepwise
-encoder = Encoder(load_tokenizer(sys.argv[1]))
-data = PRMDataModule([SourceSpec(Stepwise(sys.argv[2]))], encoder, val_ratio=0.25)
-data.setup("fit")
-plan = repr(Planner(data.sides["train"].sizes, 8192).train_steps(0)) + repr(data.report)
-print(hashlib.sha256(plan.encode()).hexdigest())
-"""
+def content_and_warnings(rows, tokenizer):
+    with patch.object(cache.log, "warning") as warning:
+        return content(started(rows, tokenizer)), warning.call_count
 
 
-@pytest.mark.slow
-def test_processes_that_start_at_once_agree(tiny_model_folder, tmp_path, folder):
-    rows = write_rows(tmp_path / "rows.jsonl", problems=400, attempts=6)
-    command = [sys.executable, "-c", RACE, str(tiny_model_folder("qwen3")), str(rows)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 3, outputs
-    assert len({out for out, _ in outputs}) == 1
-    assert not any("damaged" in err or "written" in err for _, err in outputs), outputs
+def test_processes_that_start_at_once_agree(tokenizer, tmp_path, folder):
+    rows = write_rows(tmp_path / "rows.jsonl", problems=40, attempts=6)
+    with get_context("fork").Pool(3) as pool:
+        found = pool.starmap(content_and_warnings, [(rows, tokenizer)] * 3, chunksize=1)
+    assert found == [(content(started(rows, tokenizer)), 0)] * 3
     assert len(entries(folder)) == 2
     assert all(not name.startswith(".") for name in entries(folder))
 

@@ -24,23 +24,19 @@ from prm_lightning.sources.synthetic import Synthetic
 from prm_lightning.types import Solution, Step
 
 
-def write_attempts(path, problems=12, attempts=3):
-    """Additions; the last attempt of each is wrong in its first step."""
+@pytest.fixture
+def attempts(tmp_path):
+    """Twelve additions, three attempts each, of which the last is wrong in its first step."""
     rows = [
         {
             "prompt": f"<|user|>\nWhat is {p} + {p + 1}?<|end|>\n<|assistant|>\n",
             "completions": [f"{p} + {p + 1} = {2 * p + 1 + wrong}.", f"#### {2 * p + 1 + wrong}"],
             "labels": [not wrong, not wrong],
         }
-        for p in range(problems)
-        for wrong in [k == attempts - 1 for k in range(attempts)]
+        for p in range(12)
+        for wrong in (False, False, True)
     ]
-    return write_lines(path, *rows)
-
-
-@pytest.fixture
-def attempts(tmp_path):
-    return write_attempts(tmp_path / "rows.jsonl")
+    return write_lines(tmp_path / "rows.jsonl", *rows)
 
 
 def read(path):

@@ -4,11 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import dev_data
 from raw_rows import Fixed
 
 from prm_lightning.sources.mixture import SourceSpec, describe, fingerprint, read_mixture
-from prm_lightning.sources.stepwise import Stepwise
 from prm_lightning.sources.synthetic import Synthetic
 from prm_lightning.types import Dropped, Solution, Step
 
@@ -151,14 +149,3 @@ def test_a_fingerprint_covers_content_and_order():
     assert len(set(prints)) == len(prints)
     assert fingerprint([solution(1.0, 0.0, id="a"), solution(None, id="b")]) == prints[0]
     assert len(prints[0]) == 64
-
-
-def test_development_files_make_a_mixture():
-    files = ["trl_stepwise_train.jsonl", "gsm8k_gen_stepwise_format.jsonl"]
-    specs = [SourceSpec(Stepwise(str(dev_data(file)))) for file in files]
-    report = read_mixture(specs, after_first_error="mask").report()
-    plain = report["trl_stepwise_train"]
-    assert (plain["kept"], plain["problems"], plain["supervised_steps"]) == (993, 808, 3680)
-    masked = report["gsm8k_gen_stepwise_format"]
-    assert (masked["steps"], masked["supervised_steps"]) == (4547, 4133)
-    assert masked["wrong_share"] == pytest.approx(118 / 4133)
