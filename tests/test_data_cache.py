@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training import assert_same_weights, options, write_rows
 
@@ -277,6 +277,7 @@ def test_other_code_has_another_version(tmp_path):
     assert ours == same != other
 
 
+@settings(max_examples=40)
 @given(texts=st.lists(st.text(st.characters(codec=None))))
 def test_texts_come_back(texts):
     packed = Texts.of(texts)

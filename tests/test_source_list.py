@@ -45,21 +45,24 @@ def test_one_file_is_one_source_however_it_is_written(path, form):
     assert [solution.problem for solution in read_mixture([spec]).solutions] == ["2 + 3?"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+SIDES = ("sources", "val_sources", "test_sources")  # three forms at a time
+
+
+@pytest.mark.parametrize("first", FORMS[::3])
 @pytest.mark.parametrize("where", ["command line", "file"])
-def test_fit_takes_each_form_and_keeps_it(path, form, where, tmp_path, capsys):
-    written = forms(path)[form]
+def test_fit_takes_each_form_and_keeps_it(path, first, where, tmp_path, capsys):
+    written = dict(zip(SIDES, forms(path)[first : first + 3], strict=True))
     if where == "file":
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": {"sources": written}}))
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"data": written}))
         options = ["--config", str(tmp_path / "mine.yaml")]
     else:
-        text = written if isinstance(written, str) else json.dumps(written)
-        options = ["--data.sources", text, "--data.val_sources", text]
+        texts = (form if isinstance(form, str) else json.dumps(form) for form in written.values())
+        options = [f"--data.{side}={text}" for side, text in zip(SIDES, texts, strict=True)]
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(CONFIG), *options, "--print_config"])
     assert not stopped.value.code
     data = yaml.safe_load(capsys.readouterr().out)["data"]
-    assert as_specs(data["sources"]) == [SourceSpec(Stepwise(path))]
+    assert all(as_specs(data[side]) == [SourceSpec(Stepwise(path))] for side in SIDES)
 
 
 @pytest.mark.parametrize(

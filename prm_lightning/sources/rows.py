@@ -288,8 +288,7 @@ class RowError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
+        self.reason, self.message = reason, message
 
 
 @dataclass
@@ -300,10 +299,9 @@ class FileSource:
     its options as fields, and with `parse`.
 
     Args:
-        path: as `read_rows` takes it.
-        split: which split of a folder or Hub data set; a file is one split.
-        name: what to report the solutions under; empty means the file's stem, the folder's name
-            or the last part of the Hub id.
+        path: this and `split` are as for `read_rows`.
+        split: which split of a folder or Hub data set.
+        name: what to report the solutions under; empty means what `name_of` calls the data.
     """
 
     layouts: ClassVar[tuple[Columns, ...]] = ()
@@ -316,14 +314,11 @@ class FileSource:
         self.name = self.name or name_of(self.path)
 
     def parse(self, row: dict[str, Any], id: str) -> Iterable[Solution]:
-        """What a row holds.
+        """What a row holds; a `RowError` where it cannot be used.
 
         Args:
             row: its columns that are not null, those of one of the `layouts` among them.
             id: for its solution, ``name:row index``.
-
-        Raises:
-            RowError: the row cannot be used.
         """
         raise NotImplementedError
 
@@ -343,9 +338,7 @@ def parse_rows(
     name: str,
     layouts: Sequence[Columns],
 ) -> Iterator[T | Dropped]:
-    """Yield what each row holds; a row that `parse` refuses with a `RowError` is `Dropped`.
-
-    `parse` takes the columns of a row that are not null, and its id, ``name:row index``.
+    """Yield what each row holds by `FileSource.parse`, `Dropped` where that raises a `RowError`.
 
     Raises:
         ValueError: no row has the columns of any of the layouts.
