@@ -9,7 +9,7 @@ from datetime import date
 
 import pytest
 from fake_claude import FakeClaude
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_lightning.labelling.claude import (
@@ -218,6 +218,7 @@ def test_what_an_answer_cost(model, used, batch, usd):
     assert cost(PRICES[model], used, batch=batch) == pytest.approx(usd, rel=1e-9)
 
 
+@settings(max_examples=50)
 @given(
     model=st.sampled_from(sorted(PRICES)), batch=st.booleans(), new=TOKENS, five=TOKENS,
     hour=TOKENS, read=TOKENS, out=st.integers(0, 4000),

@@ -35,8 +35,9 @@ def models(tiny_model_folder):
     }
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize(
+    ("kind", "template"), [("qwen3", "chat"), ("llama", "plain"), ("qwen3", "guide")]
+)
 @settings(max_examples=4)
 @given(seed=st.integers(0, 2**16))
 def test_any_order_of_extensions_equals_scoring_from_scratch(models, kind, template, seed):

@@ -1,7 +1,7 @@
 """Judges whose verdicts are known by hand, and how often a model fails problems."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prm_lightning.labelling.judges import AgreementJudge, EquationsJudge, RolloutJudge
@@ -189,6 +189,7 @@ def test_solutions_are_searched_side_by_side():
     assert [len(call) for call in generator.calls] == [10, 10, 10]
 
 
+@settings(max_examples=40)
 @given(
     chances=st.lists(st.integers(0, K), min_size=1, max_size=9),
     labels=st.sampled_from(["hard", "soft"]),
@@ -251,6 +252,7 @@ def problems(*fails):
     return [Problem(str(i), str(f), str(f)) for i, f in enumerate(fails)]
 
 
+@settings(max_examples=40)
 @given(
     fails=st.lists(st.integers(0, 10), max_size=12), done=st.integers(0, 12),
     at_once=st.integers(1, 5),

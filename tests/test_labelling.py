@@ -409,17 +409,6 @@ def test_the_least_sure_are_chosen():
     assert least_sure([], 0.5) == []
 
 
-def test_help_needs_neither_torch_nor_the_client():
-    code = (
-        "import sys\nfrom prm_lightning.labelling.label import main\n"
-        "try: main(['--help'])\nfinally: print(sorted({'torch', 'anthropic'} & set(sys.modules)))"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.returncode == 0 and said.stdout.rstrip().endswith("[]")
-    for option in ("--sft_model", "--num_rollouts", "--skip_generation", "--budget", "--dry_run"):
-        assert option in said.stdout
-
-
 def test_the_shipped_configuration_is_read(fake):
     assert "label --config configs/label_claude.yaml" in CONFIG.read_text()
     file = write([solution(1)])
