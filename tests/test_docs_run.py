@@ -18,7 +18,7 @@ from prm_lightning.training.cli import main as lightning_main
 
 # Commands that are only parsed, by what marks them, and why.
 NOT_RUN = {
-    "http://localhost:8000": "needs a vLLM server; test_server_scorer.py has one on loopback",
+    "http://localhost:8000": "needs a vLLM server; test_scorers.py has one on loopback",
     "completion": "test_command.py reads what it prints",
     "WandbLogger": "needs wandb, which is no dependency",
     "--push-to-hub": "needs a Hub; test_hub.py has one on loopback",

@@ -333,14 +333,17 @@ def test_five_solutions_with_a_real_key(monkeypatch, capsys):
 
 def test_equations_judge_without_a_key(monkeypatch, capsys):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    file = write([solution(1), solution(3), solution(1) | {"answer": "9"}])
+    text = "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3"
+    whole = {"question": "q", "answer": "3", "solution": text}
+    file = write([solution(1), solution(3), solution(1) | {"answer": "9"}, whole])
     label("--judge", "equations", "--solutions", file)
-    right, wrong = rows()
+    right, wrong, split = rows()
+    assert split["is_correct"] and split["predicted_answer"] == "3" and len(split["steps"]) >= 2
     assert (right["verdicts"], right["step_rewards"]) == (["correct"] * 2, [0.75, 1.0])
     assert (wrong["verdicts"], wrong["step_rewards"]) == (["incorrect", None], [-0.75, None])
     assert wrong["reasons"] == ["3 + 2 = 6 is false", ""]
     said = record()
-    assert said["counts"]["outcomes"] == {"judged": 2, "unexplained": 1}
+    assert said["counts"]["outcomes"] == {"judged": 3, "unexplained": 1}
     assert (said["judge"], said["cost"]["paid_usd"]) == ("equations", 0)
     assert "$" not in capsys.readouterr().out
 
@@ -390,14 +393,6 @@ def test_a_journal_of_version_0_1_is_read_and_nothing_is_paid_again(fake):
     assert [row["verdicts"] for row in rows("three")] == [["correct", "correct"]]
     assert rows("three")[0]["key"] == "de886f82cf21f68981e848b5a2d69afbef8d9c5f"
     assert record("three")["cost"]["paid_usd"] == pytest.approx(0.0092, abs=1e-4)
-
-
-def test_ready_solutions_are_split_and_compared():
-    text = "Step 1: 1 + 1 = 2.\nStep 2: so 2 + 1 = 3.\n#### 3"
-    file = write([{"question": "q", "answer": "3", "solution": text}])
-    label("--judge", "equations", "--solutions", file)
-    [row] = rows()
-    assert row["is_correct"] and row["predicted_answer"] == "3" and len(row["steps"]) >= 2
 
 
 def test_the_least_sure_are_chosen():

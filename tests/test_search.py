@@ -175,16 +175,12 @@ def test_what_the_scorer_refuses_has_no_score_and_harms_no_other():
     assert (every.chosen, every.answer) == (None, None)
 
 
-def test_a_solution_that_was_cut_has_no_answer_but_a_stated_one():
-    lines = {"": ["We add 3 and 4 and then", "The answer is 7. Now we add 5 more"]}
-    result = searched(lines, None, best_of_n, n=2, sampling=Sampling(max_tokens=5))
-    assert [(c.answer, c.ended) for c in result.candidates] == [(None, "length"), ("7", "length")]
-
-
-def test_an_empty_solution_has_neither_score_nor_answer():
-    (candidate,) = searched({"": ["."]}, None, best_of_n, n=1).candidates
-    assert (candidate.steps, candidate.score, candidate.answer) == ((), None, None)
-    assert candidate.ended == "blank"
+def test_a_solution_that_was_cut_has_no_answer_but_a_stated_one_and_an_empty_one_none():
+    lines = {"": ["We add 3 and 4 and then", "The answer is 7. Now we add 5 more", "."]}
+    result = searched(lines, None, best_of_n, n=3, sampling=Sampling(max_tokens=5))
+    found = [(c.answer, c.ended) for c in result.candidates]
+    assert found == [(None, "length"), ("7", "length"), (None, "blank")]
+    assert (result.candidates[2].steps, result.candidates[2].score) == ((), None)
 
 
 # -- beams -----------------------------------------------------------------------------------
