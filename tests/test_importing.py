@@ -6,58 +6,33 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from conftest import tiny_config
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from test_public_prms import PROBLEM, SOLUTIONS, adapt, manifest, noisy, save
+from transformers import (
+    AutoModelForTokenClassification,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+)
 
 from prm_lightning.__main__ import call
 from prm_lightning.interop import ExportOptions
 from prm_lightning.interop.export import export
 from prm_lightning.interop.formats import write_weights
 from prm_lightning.interop.importing import moved_threshold, shift_of
+from prm_lightning.modeling.backbone import Backbone
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.scorers import load_scorer
-
-PROBLEM = "Ann has 3 apples and buys 12 more. How many?"
-SOLUTIONS = [
-    ["She has 3 + 12 = 15 apples.", "So the answer is 15."],
-    ["She has 3 + 12 = 15 apples.", "Then 15 - 3 = 12.", "So 12."],
-]
-
-
-def random_model(cls, kind="llama", **changes):
-    torch.manual_seed(5)
-    model = cls._from_config(tiny_config(kind, **changes)) if cls else None
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=0.3)
-            if name == "score.bias":
-                parameter.zero_()
-    return model.eval()
-
-
-def save(model, tokenizer, folder, extra=None, **config):
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if extra:
-        tensors = load_file(folder / "model.safetensors")
-        save_file(tensors | extra, folder / "model.safetensors", {"format": "pt"})
-    record = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(record | config))
-    return folder
+from prm_lightning.training.module import PRMModule
 
 
 @pytest.fixture(scope="module")
 def trl(tokenizer, tmp_path_factory):
     """A token classification model as TRL leaves it, its bias untrained."""
-    from transformers import LlamaForTokenClassification
-
-    return save(
-        random_model(LlamaForTokenClassification), tokenizer, tmp_path_factory.mktemp("trl")
-    )
+    model = noisy(LlamaForTokenClassification(tiny_config()))
+    return save(model, tokenizer, tmp_path_factory.mktemp("trl"))
 
 
 def run_to(model, output, *options):
@@ -67,12 +42,6 @@ def run_to(model, output, *options):
 
 def run(model, output, *options):
     return PRM.from_pretrained(run_to(model, output, *options))
-
-
-def manifest(tmp_path, model, **fields):
-    file = tmp_path / "scorer.yaml"
-    file.write_text(yaml.safe_dump({"model": str(model), "dtype": "float32"} | fields))
-    return file
 
 
 def require_equal(prm, scorer, tolerance=1e-6):
@@ -86,8 +55,6 @@ def require_equal(prm, scorer, tolerance=1e-6):
 @torch.no_grad()
 def test_a_trl_model_scores_as_trl_reads_it(trl, tokenizer, tmp_path):
     """The prompt, then each step and separator, every piece tokenized on its own; LABEL_1."""
-    from transformers import AutoModelForTokenClassification
-
     prm = run(trl, tmp_path / "ours")
     model = AutoModelForTokenClassification.from_pretrained(trl)
     for steps, scores in zip(SOLUTIONS, prm.score(PROBLEM, SOLUTIONS), strict=True):
@@ -115,19 +82,10 @@ def test_the_row_called_correct_becomes_the_second(trl, tmp_path):
 
 
 def test_an_adapter_with_a_head_is_merged(trl, tmp_path):
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForTokenClassification
-
-    model = AutoModelForTokenClassification.from_pretrained(trl)
-    config = LoraConfig(r=2, task_type="TOKEN_CLS", target_modules=["q_proj", "v_proj"])
-    adapted = get_peft_model(model, config)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora" in name or name.endswith("default.weight"):
-                parameter.normal_(std=0.3)
+    adapted = adapt(AutoModelForTokenClassification.from_pretrained(trl), "TOKEN_CLS")
     adapted.save_pretrained(tmp_path / "adapter")
-    file = manifest(tmp_path, "adapter", like="trl")
-    require_equal(run(file, tmp_path / "ours"), load_scorer(str(file)))
+    file = manifest(tmp_path, model="adapter", like="trl")
+    require_equal(run(file, tmp_path / "ours"), load_scorer(file))
 
 
 @pytest.mark.parametrize(
@@ -140,14 +98,12 @@ def test_an_adapter_with_a_head_is_merged(trl, tmp_path):
     ids=["value head", "LM logits", "LM logits in a chat"],
 )
 def test_heads_of_other_kinds_are_exact(tokenizer, tmp_path, extra, fields):
-    from transformers import LlamaForCausalLM
-
     value = {"v_head.summary.weight": torch.randn(1, 32), "v_head.summary.bias": torch.zeros(1)}
-    model = random_model(LlamaForCausalLM, tie_word_embeddings=False)
+    model = noisy(LlamaForCausalLM(tiny_config(tie_word_embeddings=False)))
     save(model, tokenizer, tmp_path / "public", value if extra else None)
-    file = manifest(tmp_path, "public", **fields)
+    file = manifest(tmp_path, model="public", **fields)
     prm = run(file, tmp_path / "ours")
-    require_equal(prm, load_scorer(str(file)))
+    require_equal(prm, load_scorer(file))
     assert prm.manifest.head == ("scalar" if extra else "token")
 
 
@@ -163,11 +119,8 @@ def biased(trl, tmp_path):
 
 def test_a_bias_is_kept_and_trained_further(biased, trl, tmp_path):
     """Everything that `model.init_from` compares comes from the folder itself."""
-    from prm_lightning.modeling.backbone import Backbone
-    from prm_lightning.training.module import PRMModule
-
     prm = run(biased, tmp_path / "ours")
-    require_equal(prm, load_scorer(str(manifest(tmp_path, biased, like="trl"))))
+    require_equal(prm, load_scorer(manifest(tmp_path, model=str(biased), like="trl")))
     assert prm.head.bias.tolist() == pytest.approx([0.1, 0.4])
     assert "bias" not in load_file(run_to(trl, tmp_path / "plain") / "head.safetensors")
     folder = str(tmp_path / "ours")
@@ -194,10 +147,10 @@ def test_a_bias_is_exported_and_comes_back(biased, tmp_path, format, head, bias)
     options = ExportOptions("", str(out), format, "fp32")
     write_weights(PRM.from_pretrained(tmp_path / "ours"), tmp_path / "ours", out, options, record)
     prm.encoder.tokenizer.save_pretrained(out)
-    file = manifest(tmp_path, out, like="trl", head=head)
-    require_equal(prm, load_scorer(str(file)))
+    file = manifest(tmp_path, model=str(out), like="trl", head=head)
+    require_equal(prm, load_scorer(file))
     again = run(file, tmp_path / "again")
-    require_equal(again, load_scorer(str(manifest(tmp_path, biased, like="trl"))))
+    require_equal(again, load_scorer(manifest(tmp_path, model=str(biased), like="trl")))
     assert again.head.bias.tolist() == pytest.approx(bias)
 
 
@@ -205,7 +158,7 @@ def test_a_bias_is_dropped_with_the_threshold(biased, tmp_path, capsys):
     prm = run(biased, tmp_path / "ours", "--bias", "drop")
     assert "BIAS of +0.3 log-odds dropped" in capsys.readouterr().out
     assert prm.threshold == pytest.approx(1 / (1 + math.exp(0.3)))
-    scorer = load_scorer(str(manifest(tmp_path, biased, like="trl")))
+    scorer = load_scorer(manifest(tmp_path, model=str(biased), like="trl"))
     for ours, theirs in zip(
         prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS), strict=True
     ):
@@ -222,10 +175,12 @@ def test_the_moved_threshold_flags_the_same_steps(p, threshold, bias):
 
 
 def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
-    file = manifest(tmp_path, trl, like="trl", layout="text", prompt="{problem} ", between=" ")
+    file = manifest(
+        tmp_path, model=str(trl), like="trl", layout="text", prompt="{problem} ", between=" "
+    )
     with pytest.raises(ValueError, match=r"builds its tokens as this project does not.*score --mo"):
         run(file, tmp_path / "ours")
-    assert list(tmp_path.iterdir()) == [file]
+    assert [str(path) for path in tmp_path.iterdir()] == [file]
     run(file, tmp_path / "ours", "--encoding", "nearest")
     assert "NEAREST ENCODING" in capsys.readouterr().out
     record = json.loads((tmp_path / "ours" / "import.json").read_text())
@@ -234,15 +189,13 @@ def test_another_encoding_is_refused_or_measured(trl, tmp_path, capsys):
 
 
 def test_two_layers_stay_two_layers(tokenizer, tmp_path):
-    from transformers import LlamaForCausalLM
-
-    model = random_model(LlamaForCausalLM)
+    model = noisy(LlamaForCausalLM(tiny_config()))
     rows = {"score.0.weight": (32, 32), "score.0.bias": (32,), "score.2.weight": (2, 32)}
-    head = {name: torch.randn(shape) for name, shape in rows.items()}
+    head = {name: 0.3 * torch.randn(shape) for name, shape in rows.items()}
     save(model, tokenizer, tmp_path / "public", head | {"score.2.bias": torch.randn(2)})
-    file = manifest(tmp_path, "public", like="qwen-math-prm", step_end="\n")
+    file = manifest(tmp_path, model="public", like="qwen-math-prm", step_end="\n")
     prm = run(file, tmp_path / "ours")
-    require_equal(prm, load_scorer(str(file)))
+    require_equal(prm, load_scorer(file))
     assert prm.manifest.head == "two_layers"
     with pytest.raises(ValueError, match=r"has two layers.* Leave --bias drop out"):
         run_to(file, tmp_path / "dropped", "--bias", "drop")
@@ -258,7 +211,7 @@ def test_what_cannot_be_imported_is_one_line(trl, tmp_path):
         run(tmp_path / "ours", tmp_path / "again")
     with pytest.raises(ValueError, match="cannot load 'nowhere/at-all'"):
         run("nowhere/at-all", tmp_path / "again")
-    file = manifest(tmp_path, trl, like="trl", step_end=" + 12 apples")
+    file = manifest(tmp_path, model=str(trl), like="trl", step_end=" + 12 apples")
     with pytest.raises(ValueError, match="expected exactly one"):
         run(file, tmp_path / "again")
     assert not (tmp_path / "again").exists()

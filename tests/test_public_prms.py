@@ -8,11 +8,19 @@ import pytest
 import torch
 import yaml
 from conftest import tiny_config
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_model_folder import REMOTE_CODE
 from tokenizers import AddedToken
 from torch.nn.functional import linear, relu
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    MistralForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+)
 
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.incremental import IncrementalScorer
@@ -45,6 +53,17 @@ def noisy(model):
     return model.eval()
 
 
+def adapt(model, task):
+    """The model with random adapters and, of a classifier, another head."""
+    config = LoraConfig(r=2, task_type=task, target_modules=["q_proj", "v_proj"])
+    adapted = get_peft_model(model, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora" in name or "modules_to_save" in name:
+                parameter.normal_(std=0.3)
+    return adapted.eval()
+
+
 def save(model, tokenizer, folder, extra=None, **config):
     """A checkpoint with more tensors and other configuration than its class would save."""
     model.save_pretrained(folder)
@@ -53,58 +72,41 @@ def save(model, tokenizer, folder, extra=None, **config):
     save_file(tensors | (extra or {}), folder / "model.safetensors", {"format": "pt"})
     record = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(record | config))
-
-
-def qwen2_config():
-    from transformers import Qwen2Config
-
-    settings = tiny_config().to_dict()
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return Qwen2Config(vocab_size=420, num_key_value_heads=2, **{n: settings[n] for n in names})
+    return folder
 
 
 @pytest.fixture(scope="module")
 def checkpoints(public_tokenizer, tmp_path_factory):
     """`family -> (folder, model, head)` of a random model of each family."""
-    from transformers import (
-        AutoModelForCausalLM,
-        LlamaForTokenClassification,
-        MistralConfig,
-        Qwen2ForCausalLM,
-        Qwen2Model,
-    )
-
-    tokenizer = public_tokenizer
     root = tmp_path_factory.mktemp("public")
-    llama = tiny_config("llama", vocab_size=420)
-    mistral = MistralConfig(**{k: getattr(llama, k) for k in ("vocab_size", "hidden_size")})
-    for key in ("intermediate_size", "num_hidden_layers", "num_attention_heads"):
-        setattr(mistral, key, getattr(llama, key))
-    mistral.num_key_value_heads, mistral.head_dim = 2, 8
     generator = torch.Generator().manual_seed(3)
 
     def random(*shape):
         return torch.randn(*shape, generator=generator) * 0.3
 
-    made = {}
-    made["trl"] = (noisy(LlamaForTokenClassification(llama)), {}, {})
     two = {"score.0.weight": random(32, 32), "score.0.bias": random(32)}
     two |= {"score.2.weight": random(2, 32), "score.2.bias": random(2)}
-    remote = {"AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"}
-    made["qwen-math-prm"] = (
-        noisy(Qwen2Model(qwen2_config())),
-        two,
-        {"architectures": ["Qwen2ForProcessRewardModel"], "auto_map": remote},
-    )
-    made["math-shepherd"] = (noisy(AutoModelForCausalLM.from_config(mistral)), {}, {})
-    made["openr"] = (noisy(Qwen2ForCausalLM(qwen2_config())), {}, {})
-    made["rlhflow"] = (noisy(AutoModelForCausalLM.from_config(llama)), {}, {})
     value = {"v_head.summary.weight": random(1, 32), "v_head.summary.bias": random(1)}
-    made["skywork"] = (noisy(Qwen2ForCausalLM(qwen2_config())), value, {})
+    qwen = {
+        "architectures": ["Qwen2ForProcessRewardModel"],
+        "auto_map": {"AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"},
+    }
+    kinds = [
+        ("trl", LlamaForTokenClassification, "llama", {}, {}),
+        ("qwen-math-prm", Qwen2Model, "qwen2", two, qwen),
+        ("math-shepherd", MistralForCausalLM, "mistral", {}, {}),
+        ("openr", Qwen2ForCausalLM, "qwen2", {}, {}),
+        ("rlhflow", LlamaForCausalLM, "llama", {}, {}),
+        ("skywork", Qwen2ForCausalLM, "qwen2", value, {}),
+    ]
     found = {}
-    for family, (model, extra, config) in made.items():
-        save(model, tokenizer, root / family, extra, **config)
-        found[family] = (root / family, model, extra)
+    for family, cls, kind, extra, config in kinds:
+        model = noisy(cls._from_config(tiny_config(kind, vocab_size=420)))
+        found[family] = (
+            save(model, public_tokenizer, root / family, extra, **config),
+            model,
+            extra,
+        )
     return found
 
 
@@ -276,19 +278,12 @@ def test_a_model_with_our_encoding_needs_only_a_manifest(checkpoints, public_tok
 
 @pytest.mark.parametrize(("family", "task"), [("trl", "TOKEN_CLS"), ("openr", "CAUSAL_LM")])
 def test_an_adapter_is_a_model_too(checkpoints, tmp_path, family, task):
-    from peft import LoraConfig, get_peft_model
-
     folder, model, _ = checkpoints[family]
-    adapter = LoraConfig(r=2, task_type=task, target_modules=["q_proj", "v_proj"])
-    adapted = get_peft_model(copy.deepcopy(model), adapter)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora" in name or "modules_to_save" in name:
-                parameter.normal_(std=0.3)
+    adapted = adapt(copy.deepcopy(model), task)
     adapted.peft_config["default"].base_model_name_or_path = str(folder)
     adapted.save_pretrained(tmp_path / "adapter")
     scorer = load_scorer(manifest(tmp_path, model="adapter", like=family))
-    trained = (folder, adapted.eval(), {})
+    trained = (folder, adapted, {})
     expected = naive(family, trained, SOLUTIONS[1])
     before = naive(family, checkpoints[family], SOLUTIONS[1])
     assert (expected - before).abs().max() > 1e-3
