@@ -43,6 +43,8 @@ def test_train_does_what_fit_does_from_any_rows(arguments, tiny_model_folder, tm
         scores.append(prm.score("1 + 1?", ["1 + 1 = 2", "So 2"]))
         found = adapter(output / "final_model")
         assert all(expected[key].equal(found[key]) for key in expected), name
+        assert (output / "report.html").is_file()
+        assert list(json.loads((output / "data.json").read_text())["sources"]) == ["rows"]
     assert metrics(tmp_path / "file") == metrics(tmp_path / "fit")
     assert scores[-1] == scores[-2]
 

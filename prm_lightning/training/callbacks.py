@@ -189,8 +189,9 @@ def describe_run(trainer: Trainer, pl_module: Any, folder: Path) -> Iterator[tup
             if number and what not in ("solutions", "tokens", "tokens_in_trees"):
                 yield "", f"{number} {what.replace('_', ' ')}"
     steps = int(trainer.estimated_stepping_batches)
-    epochs = trainer.max_epochs or "?"
-    yield "steps", f"{steps} optimizer steps in {epochs} epoch{'s' * (epochs != 1)}"
+    epochs = trainer.max_epochs
+    most = f" in {epochs} epoch{'s' * (epochs > 1)}" if epochs and epochs > 0 else ""
+    yield "steps", f"{steps} optimizer steps{most}"
     yield "output", str(folder)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from prm_lightning.__main__ import report_run
 from prm_lightning.files import cache_folder, digest, write_rows, written_file
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.sources.formatting import write_solutions
@@ -73,11 +74,13 @@ def train(
         files = [file] if config is None else [config, file]
         options = [text for path in files for text in ("--config", str(path))]
         how = ["--overwrite"] if overwrite else ["--ckpt_path", "last"]
-        main(["fit", *options, "--output", str(output), *how])
+        finished = main(["fit", *options, "--output", str(output), *how])
+    if finished is not None:
+        report_run(finished)
     return PRM.from_pretrained(Path(output) / "best_model")
 
 
-def _paths(rows: Any) -> list[str]:
+def _paths(rows: Any) -> list[str | dict[str, str]]:
     """Rows as the entries of ``data.sources``."""
     if isinstance(rows, (str, Path)):
         return [str(rows)]
@@ -86,14 +89,16 @@ def _paths(rows: Any) -> list[str]:
         raise ValueError("train: there are no rows, expected at least one.")
     if isinstance(rows[0], Source):
         read = [[s for s in source.read() if not isinstance(s, Dropped)] for source in rows]
-        return [_stored(some, partial(write_solutions, layout="solutions")) for some in read]
-    return [_stored([dict(row) for row in rows], write_rows)]
+        write = partial(write_solutions, layout="solutions")
+        names = [str(getattr(source, "name", type(source).__name__)) for source in rows]
+        return [_stored(some, write, name) for some, name in zip(read, names, strict=True)]
+    return [_stored([dict(row) for row in rows], write_rows, "rows")]
 
 
-def _stored(items: list[Any], write: Callable[[Path, list[Any]], Any]) -> str:
-    """A file of these, named by their content, so that a later call finds the same run."""
+def _stored(items: list[Any], write: Callable[[Path, list[Any]], Any], name: str) -> dict[str, str]:
+    """A file of these, called by their content, so that a later call finds the same run."""
     path = cache_folder() / "rows" / f"{digest(repr(items))[:16]}.jsonl"
     if not path.is_file():
         with written_file(path) as unfinished:
             write(unfinished, items)
-    return str(path)
+    return {"path": str(path), "name": name}
