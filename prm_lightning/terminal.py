@@ -45,7 +45,7 @@ class Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        columns = BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn()
         console = Console(stderr=True)
         self._bar = Progress("{task.description}", *columns, console=console, transient=True)
         self._bar.add_task(name, total=total)

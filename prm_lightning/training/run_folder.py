@@ -125,7 +125,8 @@ def quiet_lightning() -> Iterator[None]:
     """Keep off the terminal what Lightning says about every run; see `log_lightning`."""
     loggers = [logging.getLogger(name) for name in LIGHTNING_LOGGERS]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
-    shown, warnings.formatwarning = warnings.formatwarning, _plain_warning
+    shown = warnings.formatwarning
+    warnings.formatwarning = _plain_warning  # type: ignore[assignment]
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
