@@ -54,29 +54,26 @@ def encoded_part(
     tails: bool,
 ) -> DataPart:
     """What `encode_solutions` and `measure` make of the same arguments, from the cache if there."""
-
-    def make() -> DataPart:
-        data = encode_solutions(
-            solutions, encoder, max_tokens, repeats=repeats, strict=strict, tails=tails
-        )
-        return DataPart(data, measure(data))
-
     tokenization = encoder.fingerprint()
-    if tokenization is None or os.environ.get("PRM_LIGHTNING_CACHE") == "off":
-        return make()
-    settings = (tokenization, code_version(), max_tokens, strict, tails, repeats)
+    is_cached = tokenization is not None and os.environ.get("PRM_LIGHTNING_CACHE") != "off"
     folder = cache_folder() / "data"
-    path = folder / digest(map(repr, (settings, *solutions)))
-    part = _load(path)
-    if part is None:
-        part = make()
-        try:
-            _save(part, path)
-            _prune(folder)
-        except OSError as error:
-            log.warning("%s cannot be written (%s); the next start tokenizes again.", folder, error)
-        part = _load(path) or part  # mapped from now on, as in every other process
-    return part
+    if is_cached:
+        settings = (tokenization, code_version(), max_tokens, strict, tails, repeats)
+        path = folder / digest(map(repr, (settings, *solutions)))
+        if found := _load(path):
+            return found
+    data = encode_solutions(
+        solutions, encoder, max_tokens, repeats=repeats, strict=strict, tails=tails
+    )
+    part = DataPart(data, measure(data))
+    if not is_cached:
+        return part
+    try:
+        _save(part, path)
+        _prune(folder)
+    except OSError as error:
+        log.warning("%s cannot be written (%s); the next start tokenizes again.", folder, error)
+    return _load(path) or part  # mapped from now on, as in every other process
 
 
 @cache

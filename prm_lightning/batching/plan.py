@@ -57,8 +57,7 @@ class PlannedBatch:
         row_tokens: row length T.
         total_weight: trusted weight of the whole optimizer step, 1 if there is none.
         total_solutions: solutions with a trusted step in the whole optimizer step, at least 1.
-        total_lm: tokens of right steps in the whole optimizer step, at least 1; a token that k
-            solutions share counts k times.
+        total_lm: tokens of right steps in it, at least 1; k solutions that share one count k times.
     """
 
     rows: tuple[tuple[TreeMembers, ...], ...]
@@ -71,10 +70,8 @@ class PlannedBatch:
 def shard(
     steps: Sequence[Sequence[PlannedBatch]], rank: int = 0, world: int = 1
 ) -> tuple[list[PlannedBatch], int]:
-    """One rank's batches, and how many of them make one optimizer step.
-
-    The rank takes batches ``rank, rank + world, ...`` of every step, then fillers without rows,
-    so that all ranks have the same number in every step.
+    """One rank's batches, and how many of them make one optimizer step: ``rank, rank + world, ...``
+    of every step, then fillers without rows, so that all ranks have the same number.
     """
     per_step = max((-(-len(step) // world) for step in steps), default=1)
     batches: list[PlannedBatch] = []
@@ -93,9 +90,8 @@ class Planner:
         sizes: of the data.
         tokens_per_batch: bound on rows times row length.
         bucket: row lengths are multiples of it, so that few distinct shapes occur.
-        solutions_per_step: solutions in an optimizer step; None leaves steps to
-            `accumulate`, the number of batches a rank contributes to a step.
-        accumulate: see above; not read where `solutions_per_step` is given.
+        solutions_per_step: solutions in an optimizer step; None leaves steps to `accumulate`.
+        accumulate: else the number of batches that a rank contributes to a step.
         seed: of the order of problems.
     """
 

@@ -28,7 +28,7 @@ from prm_lightning.sources.rewards import (
 )
 from prm_lightning.terminal import did_you_mean
 from prm_lightning.text import find_chat_markup, normalise_problem
-from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source
+from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source, Step
 
 SHORT_NAMES = (
     "Corrupted", "Gsm8k", "Labelled", "MathShepherd", "OpenRlhf", "Prm800k", "ProcessBench",
@@ -307,14 +307,12 @@ def fingerprint(solutions: Sequence[Solution]) -> str:
     Covers problem, source and id of each solution and text, label and weight of its steps.
     """
 
-    def content(solution: Solution) -> str:
-        steps = [
-            (step.text, None if step.label is None else float(step.label), float(step.weight))
-            for step in solution.steps
-        ]
-        return json.dumps((solution.problem, solution.source, solution.id, steps))
+    def known(step: Step) -> tuple[str, float | None, float]:
+        label = None if step.label is None else float(step.label)
+        return step.text, label, float(step.weight)
 
-    return digest(map(content, solutions))
+    rows = ((s.problem, s.source, s.id, [known(step) for step in s.steps]) for s in solutions)
+    return digest(map(json.dumps, rows))
 
 
 def _claim_id(id: str, taken: Counter[str]) -> str:

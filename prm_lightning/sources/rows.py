@@ -70,8 +70,23 @@ def read_rows(
         FileNotFoundError: there is no such file, and no such data set can be reached.
         ValueError: the data set is empty, broken as a whole, or has no such split.
     """
+    rows: Iterable[Row | Dropped]
+    if not isinstance(path, str):
+        rows = (_checked(f"rows[{k}]", values) for k, values in enumerate(path))
+    elif Path(path).is_file():
+        rows = _read_file(Path(path))
+    elif Path(path).is_dir():
+        rows = (row for file in _files_of_split(path, split) for row in _read_file(Path(file)))
+    elif HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
+        rows = _read_hub(path, split, streaming)
+    else:
+        raise FileNotFoundError(
+            f"{path!r}: no such file or folder, and no Hub id of the form owner/name."
+            f"{near_path(path)} Name a file ({', '.join(DATA_SUFFIXES)}), a folder of such files "
+            "or a Hub id."
+        )
     row = None
-    for row in _read(path, split, streaming):
+    for row in rows:
         yield row
     if row is None:
         raise ValueError(f"{path}: empty, expected at least one row; check that it is complete.")
@@ -84,21 +99,6 @@ def name_of(path: Rows) -> str:
     name = Path(path).name
     suffix = max((s for s in DATA_SUFFIXES if name.endswith(s)), key=len, default="")
     return name.removesuffix(suffix) or name
-
-
-def _read(path: Rows, split: str, streaming: bool) -> Iterator[Row | Dropped]:
-    if not isinstance(path, str):
-        return (_checked(f"rows[{k}]", values) for k, values in enumerate(path))
-    if Path(path).is_file():
-        return _read_file(Path(path))
-    if Path(path).is_dir():
-        return (row for file in _files_of_split(path, split) for row in _read_file(Path(file)))
-    if HUB_ID.fullmatch(path) and not path.endswith(DATA_SUFFIXES):
-        return _read_hub(path, split, streaming)
-    raise FileNotFoundError(
-        f"{path!r}: no such file or folder, and no Hub id of the form owner/name.{near_path(path)} "
-        f"Name a file ({', '.join(DATA_SUFFIXES)}), a folder of such files or a Hub id."
-    )
 
 
 def _read_file(file: Path) -> Iterator[Row | Dropped]:
