@@ -14,14 +14,7 @@ from prm_lightning.scoring.score import score_each
 from prm_lightning.sources.problems import Problem
 from prm_lightning.sources.rows import Row
 from prm_lightning.text import split_steps
-from prm_lightning.types import (
-    Completion,
-    Dropped,
-    Generator,
-    JudgeRequest,
-    Prompt,
-    Sampling,
-)
+from prm_lightning.types import Completion, Dropped, Generator, JudgeRequest, Prompt, Sampling
 
 READY, UNANSWERABLE = "ready", "unanswerable"
 ANSWERS = ("answer", "ground_truth_answer", "expected_answer")  # columns of reference answers

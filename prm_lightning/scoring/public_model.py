@@ -17,13 +17,7 @@ from torch import Tensor, nn
 from prm_lightning.batching.encode import PLACEHOLDER, TEMPLATE_DATE, Encoded, Encoder, Template
 from prm_lightning.generation.local import load_with_adapters
 from prm_lightning.generation.prompts import plain_ids, template_ids
-from prm_lightning.modeling.backbone import (
-    Backbone,
-    TreeModel,
-    explained,
-    hub_token,
-    pick_device,
-)
+from prm_lightning.modeling.backbone import Backbone, TreeModel, explained, hub_token, pick_device
 from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, find_folder, require_whole_files
 from prm_lightning.modeling.step_model import StepEncoder, StepModel
 from prm_lightning.scoring.public_families import (
