@@ -160,18 +160,15 @@ def score_file(
     from 0; -1 if there is none) and ``outcome``. Where that is not ``scored``, the three are null
     and ``message`` says why.
 
-    Args:
-        score_chunks: makes the output rows of chunks of input rows, in order, see `score_rows`.
-        model: identifies it, see `scorers.fingerprint`.
-        options: `input`, `output`, and how.
+    `score_chunks` makes the output rows of chunks of input rows, in order, see `score_rows`;
+    `model` identifies the model, see `scorers.fingerprint`.
 
     Yields:
         Counts of all outcomes so far, each time that rows were written, and the number of rows.
 
     Raises:
         FileExistsError: the output exists.
-        ValueError: no row can be scored, another job began to write there, or the scorer fails.
-        OSError: there is no input, a server fails, or the disk.
+        ValueError: no row can be scored, or another job began to write there.
     """
     assert options.input is not None
     assert options.output is not None

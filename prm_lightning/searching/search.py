@@ -107,20 +107,14 @@ def best_of_n(
     """Write n solutions and choose the one with the highest score.
 
     One that gives an answer comes before any that gives none; of equal scores the first is taken.
-    Solutions are divided by `split_steps`.
+    Solutions are divided by `split_steps`, and all are scored in one call. Of the settings `n`,
+    sampling, token budget and aggregation count.
 
     Source: Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems", arXiv:2110.14168;
     with step scores Lightman et al. 2023, arXiv:2305.20050.
 
-    Args:
-        problem: the question.
-        generator: what writes solutions.
-        scorer: any; all solutions are scored in one call.
-        settings: n, sampling, token budget and aggregation count here.
-
     Raises:
-        ValueError: of the generator or the scorer, except for `Unscorable` solutions, which get no
-            score.
+        ValueError: of the generator or the scorer, but `Unscorable` solutions get no score.
         OSError: of the generator or the scorer.
     """
     return _sampled(problem, generator, scorer, settings, choose_best)
@@ -154,17 +148,11 @@ def beam_search(
     as by `best_of_n`.
 
     A step is what is written up to a separator. A solution is finished when the generator ends it
-    or a step states the final answer (`stated_answer`).
+    or a step states the final answer (`stated_answer`). An `IncrementalScorer` reads each step
+    once; any other scorer reads whole solutions again after every step, with the same result.
 
     Source: Snell et al. 2024, arXiv:2408.03314, section 5.1; Beeching et al. 2024, "Scaling
     test-time compute with open models", Hugging Face.
-
-    Args:
-        problem: the question.
-        generator: what writes solutions.
-        scorer: an `IncrementalScorer` reads each step once; any other scorer reads whole solutions
-            again after every step, with the same result.
-        settings: all of them count here.
 
     Raises:
         ValueError: `width` does not divide `n`; otherwise as `best_of_n`.
@@ -307,10 +295,9 @@ def choose_majority(candidates: Sequence[Candidate]) -> int | None:
 
 
 def group_answers(answers: Sequence[str | None]) -> list[int]:
-    """Number answers so that the same ones have the same number, from 0 in order.
+    """Number answers so that those of one `answers.answer_key` have one number, from 0 in order.
 
-    Answers are the same if their keys are (see `answers.answer_key`), whatever their order; None
-    and a blank answer have the number -1.
+    None and a blank answer have the number -1.
 
     Examples:
         >>> group_answers(["18", "20", "$18.00", None])

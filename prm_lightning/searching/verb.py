@@ -165,14 +165,12 @@ def _search_all(
         done += 1
         refusals += record["outcome"] == NOT_WRITTEN
     if done < len(problems):
-        scorer, generator = _load(options)
+        (scorer, generator), search = _load(options), METHODS[options.method]
         with Bar("searching", len(problems)) as bar:
             for number, problem in enumerate(problems[done:], done):
                 bar.show(number)
                 try:
-                    found = METHODS[options.method](
-                        problem.question, generator, scorer, options.settings
-                    )
+                    found = search(problem.question, generator, scorer, options.settings)
                     record = record_of(problem, found)
                 except Unanswerable as error:
                     record = refused(problem, str(error))
