@@ -413,18 +413,6 @@ def test_a_scorer_that_knows_the_majority_only():
     assert found["ece"] == pytest.approx(0, abs=1e-9)
 
 
-def test_scores_are_what_was_seen():
-    solutions = random_solutions(5)
-    scores = gathered(solutions[:4], solutions[4:])
-    steps = [(row, i) for row in solutions for i in range(len(row["logits"]))]
-    assert scores.positions.tolist() == [i for _, i in steps]
-    assert scores.solutions.tolist() == [row["id"] for row, _ in steps]
-    assert scores.problems.tolist() == [row["id"] // 3 for row, _ in steps]
-    assert scores.probabilities.tolist() == pytest.approx(
-        [sigmoid(row["logits"][i]) for row, i in steps]
-    )
-
-
 def test_gathering_resumes_after_compute_and_forgets_at_begin():
     first, second = random_solutions(1), random_solutions(2)
     steps = GatheredSteps()
