@@ -30,7 +30,7 @@ VERBS = {  # what each does, and the module whose `main` takes its command line,
     "search": ("find answers with a generator and a process reward model", "searching.verb"),
     "evaluate": (
         "measure models on ProcessBench, step labels, best-of-n pools, PRMBench",
-        "evaluation.options:EvaluateOptions",
+        "evaluation:EvaluateOptions",
     ),
     "export": ("write a model for transformers, vLLM, SGLang or PEFT", "interop:ExportOptions"),
     "import": ("turn a public model into a folder of ours", "interop:ImportOptions"),

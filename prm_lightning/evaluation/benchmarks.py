@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prm_lightning.evaluation import EvaluateOptions
 from prm_lightning.evaluation.best_of_n import pool_attempts, report_best_of_n
 from prm_lightning.evaluation.data import (
     Item,
@@ -19,7 +20,6 @@ from prm_lightning.evaluation.data import (
     read_data,
     read_pools,
 )
-from prm_lightning.evaluation.options import EvaluateOptions
 from prm_lightning.evaluation.results import LEVEL, Report, render
 from prm_lightning.evaluation.scored import (
     Choice,
@@ -94,25 +94,24 @@ def evaluate(options: EvaluateOptions) -> None:
 def _measure_steps(options: EvaluateOptions) -> Outcome:
     data, dropped = read_data(options.names, options.benchmark, options.limit, options.seed)
     validation: list[Solution] = []
-    name, about = "", None
+    about = None
     if options.fit_on:
         read, dropped_there = read_data(options.fit_on)
         validation, name = _leave_out(options.fit_on, read, data, "solutions")
-        left_out = len(read) - len(validation)
-        about = {**_describe(options.fit_on, read, dropped_there, None), "left_out": left_out}
+        about = _describe(options.fit_on, read, dropped_there, None)
+        about["left_out"] = len(read) - len(validation)
     entries = [
         replace(entry, threshold=fit_on(entry.validation, name)) if validation else entry
         for entry in score_models(options, data, validation)
     ]
     compared, notes = _leave_unscored_out(entries)
     report = REPORTS[options.benchmark](compared, options.resamples, options.seed)
-    for entry in entries:
-        if entry.threshold:
-            value, fitted_on = entry.threshold
-            notes.append(f"{entry.name}: threshold {value:.3f}, fitted on {fitted_on}.")
-    if not any(entry.threshold for entry in entries):
-        notes.append("No threshold was fitted on validation data (--fit_on): all is at 0.5.")
-    notes = [*report.notes, *notes, *_notes_on_data(options, data, dropped)]
+    fitted = [
+        f"{entry.name}: threshold {entry.threshold[0]:.3f}, fitted on {entry.threshold[1]}."
+        for entry in entries
+        if entry.threshold
+    ] or ["No threshold was fitted on validation data (--fit_on): all is at 0.5."]
+    notes = [*report.notes, *notes, *fitted, *_notes_on_data(options, data, dropped)]
     described = _describe(options.names, data, dropped, options.limit)
     return report._replace(notes=notes), entries, {"data": described, "fit_on": about}
 
@@ -122,12 +121,12 @@ def _measure_pools(options: EvaluateOptions) -> Outcome:
     counts += count_oddities(pools)
     solutions = [solution for pool in pools for solution in pool.solutions()]
     chosen_on: list[Pool] = []
-    name, about = "", None
+    about = None
     if options.fit_on:
         read, _ = read_pools(options.fit_on)
         chosen_on, name = _leave_out(options.fit_on, read, pools, "problems")
-        left_out = len(read) - len(chosen_on)
-        about = {"names": options.fit_on, "problems": len(chosen_on), "left_out": left_out}
+        about = {"names": options.fit_on, "problems": len(chosen_on)}
+        about["left_out"] = len(read) - len(chosen_on)
     entries = []
     validation = [solution for pool in chosen_on for solution in pool.solutions()]
     for entry in score_models(options, solutions, validation):

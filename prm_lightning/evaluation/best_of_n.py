@@ -14,7 +14,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from prm_lightning.evaluation.data import Pool
+from prm_lightning.evaluation.data import Pool, Sample
 from prm_lightning.evaluation.results import Report, Row, Table, draw_problems, show, summarise
 from prm_lightning.evaluation.scored import Entry, Scored
 from prm_lightning.modeling.aggregate import AGGREGATIONS, aggregate
@@ -26,7 +26,6 @@ from prm_lightning.types import Aggregation
 ALL_UP_TO = 20_000  # subsets of a problem that are gone through one by one
 DRAWN = 2_000  # subsets that are drawn where there are more
 TIE = 1e-9  # weights of two answers that differ by less, relatively, are equal
-NO_SCORES = np.full(len(AGGREGATIONS), np.nan)
 
 
 def pool_scores(pools: Sequence[Pool], scored: Sequence[Scored]) -> list[Floats]:
@@ -36,14 +35,12 @@ def pool_scores(pools: Sequence[Pool], scored: Sequence[Scored]) -> list[Floats]
     `solutions`, in order.
     """
     given = iter(scored)
-    found = []
-    for pool in pools:
-        rows = [next(given).scores if sample.steps else () for sample in pool.samples]
-        columns = [
-            [aggregate(row, how) for how in AGGREGATIONS] if row else NO_SCORES for row in rows
-        ]
-        found.append(np.array(columns).T)
-    return found
+
+    def score(sample: Sample) -> list[float]:
+        scores = next(given).scores if sample.steps else ()
+        return [aggregate(scores, how) if scores else np.nan for how in AGGREGATIONS]
+
+    return [np.array(list(map(score, pool.samples))).T for pool in pools]
 
 
 def pool_attempts(
@@ -82,7 +79,8 @@ def report_best_of_n(
             for entry in entries
         ]
         draws = draw_problems([normalise_problem(pool.problem) for pool in mine], resamples, seed)
-        sizes = sizes_up_to(max(len(pool.samples) for pool in mine))
+        largest = max(len(pool.samples) for pool in mine)
+        sizes = [*(2**k for k in range((largest - 1).bit_length())), largest]
         curves = [row for n in sizes for row in _measure_n(n, some, mine, draws, seed)]
         pairs = list(_pair_rows(some, mine, draws.counts))
         rows += [*curves, *pairs]
@@ -237,12 +235,6 @@ def make_subsets(total: int, n: int, seed: int) -> Floats:
     members = np.zeros((len(chosen), total))
     np.put_along_axis(members, chosen, 1.0, axis=1)
     return members
-
-
-def sizes_up_to(total: int) -> list[int]:
-    """1, 2, 4 … and `total` itself."""
-    powers = [2**k for k in range(total.bit_length()) if 2**k <= total]
-    return powers if not powers or powers[-1] == total else [*powers, total]
 
 
 def expect_any(correct: Sequence[bool], n: int) -> float:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from prm_lightning.answers import extract_answer, same_answer
+from prm_lightning.evaluation import HUB_DATA
 from prm_lightning.files import digest
 from prm_lightning.modeling.scored_steps import Indices
 from prm_lightning.searching.search import group_answers
@@ -34,8 +35,7 @@ from prm_lightning.sources.splits import find_leaks
 from prm_lightning.text import fold_newlines
 from prm_lightning.types import Dropped, Solution, Source, Step
 
-PROCESSBENCH = "Qwen/ProcessBench"
-SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")  # its splits
+SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")  # the splits of ProcessBench on the Hub
 _ID = re.compile(r"([A-Za-z][A-Za-z0-9]*)-\d+(?:#\d+)?")  # gsm8k-17
 
 
@@ -136,10 +136,11 @@ def read_data(
     dropped = Counter(row.reason for rows in mixture.dropped.values() for row in rows)
     solutions = mixture.solutions
     if benchmark == "processbench":
-        subsets = [_ID.fullmatch(solution.id) for solution in solutions]
         solutions = [
-            replace(solution, source=subset[1]) if subset else solution
-            for solution, subset in zip(solutions, subsets, strict=True)
+            replace(solution, source=subset[1])
+            if (subset := _ID.fullmatch(solution.id))
+            else solution
+            for solution in solutions
         ]
     return draw_of_each(solutions, limit, seed), dropped
 
@@ -147,12 +148,10 @@ def read_data(
 def _open(path: str) -> list[SourceSpec]:
     if Path(path).suffix in (".yaml", ".yml"):
         return as_specs(path)
-    if path == PROCESSBENCH and not Path(path).exists():
+    if path == HUB_DATA["processbench"] and not Path(path).exists():
         return [SourceSpec(open_source(path, split), name=split) for split in SUBSETS]
-    first = (row for row in islice(read_rows(path), 100) if isinstance(row, Row))  # may be broken
-    is_prmbench = (row := next(first, None)) is not None and row.filled.keys() >= set(
-        PRMBench.layouts[0]
-    )
+    rows = (row for row in islice(read_rows(path), 100) if isinstance(row, Row))  # not broken
+    is_prmbench = any(row.filled.keys() >= set(PRMBench.layouts[0]) for row in islice(rows, 1))
     source: Source = PRMBench(path) if is_prmbench else open_source(path)
     return [SourceSpec(source)]
 
@@ -201,17 +200,17 @@ def read_pools(
         found = list(parse_rows(read_rows(path), _parse_pool, name_of(path), (("samples",),)))
         dropped = [row for row in found if isinstance(row, Dropped)]
         counts.update(row.reason for row in dropped)
-        ids = Counter(pool.id for pool in found if isinstance(pool, Pool))
-        if not ids:
+        some = [pool for pool in found if isinstance(pool, Pool)]
+        if not some:
             message = dropped[0].message
             raise ValueError(f"best-of-n: no problem with samples in {path}, for one: {message}")
-        id, times = ids.most_common(1)[0]
+        id, times = Counter(pool.id for pool in some).most_common(1)[0]
         if times > 1:
             raise ValueError(
                 f"best-of-n: the id {id!r} is twice in {path}, expected one row per problem with "
                 "all of its samples; merge them or rename one."
             )
-        pools += [pool for pool in found if isinstance(pool, Pool)]
+        pools += some
     return draw_of_each(pools, limit, seed), counts
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urldefrag
 
+from prm_lightning.evaluation import EvaluateOptions
 from prm_lightning.evaluation.baselines import Surprisal, untrained_twin
-from prm_lightning.evaluation.options import EvaluateOptions
 from prm_lightning.evaluation.results import Kind
 from prm_lightning.files import ResumableRows, digest
 from prm_lightning.generation.prompts import is_url
