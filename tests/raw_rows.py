@@ -32,6 +32,17 @@ def solutions(source) -> list[Solution]:
     return found
 
 
+def dropped_among(source, good, bad) -> Dropped:
+    """What becomes of a bad row between two good ones, which are kept; one line says why."""
+    first, *found, last = source([good, bad, good]).read()
+    (dropped,) = (row for row in found if isinstance(row, Dropped))
+    assert isinstance(first, Solution) and isinstance(last, Solution)
+    assert dropped.place == "rows[1]"
+    assert dropped.message.startswith("rows[1]: ")
+    assert len(dropped.message.splitlines()) == 1
+    return dropped
+
+
 def texts(solution) -> list[str]:
     return [step.text for step in solution.steps]
 

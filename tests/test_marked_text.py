@@ -6,7 +6,7 @@ import pytest
 from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_rows import chat, labels, shepherd, solutions, texts, write_lines
+from raw_rows import chat, dropped_among, labels, shepherd, solutions, texts, write_lines
 
 from prm_lightning.sources import MathShepherd, OpenRlhf, RlhFlow
 from prm_lightning.sources.marked_text import cut_first_step, find_first_step
@@ -61,12 +61,8 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("source", "changed", "reason"), BAD_ROWS)
-def test_a_bad_row_is_dropped(source, changed, reason, tmp_path):
-    good, dropped = read(source, tmp_path, ROWS[source], {**ROWS[source], **changed})
-    assert labels(good) == [1.0, 0.0]
-    assert dropped.reason == reason
-    assert dropped.message.startswith(f"{tmp_path}/m.jsonl:2: ")
-    assert len(dropped.message.splitlines()) == 1
+def test_a_bad_row_is_dropped(source, changed, reason):
+    assert dropped_among(source, ROWS[source], {**ROWS[source], **changed}).reason == reason
 
 
 # ---- where the question ends ---------------------------------------------------------------------

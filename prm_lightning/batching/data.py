@@ -279,11 +279,13 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
         for row in planned.rows or ((),)
     ]
     indices = [i for row in planned.rows for tree in row for i in tree]
-    *tokens, step_nodes, nodes = lay_out(rows, planned.row_tokens, pad_id)
+    input_ids, depths, ends, step_nodes, nodes = lay_out(rows, planned.row_tokens, pad_id)
     lm_nodes, lm_weights = _lm_targets(nodes, indices, data)
     steps = [data.steps(i) for i in indices]
     return StepBatch(
-        *tokens,
+        input_ids,
+        position_ids=depths,
+        subtree_end=ends,
         step_nodes=_pad(step_nodes, -1),
         labels=_pad([data.labels[s] for s in steps], np.float32(0)),
         weights=_pad([data.weights[s] for s in steps], np.float32(0)),
