@@ -137,7 +137,7 @@ def quiet_lightning() -> Iterator[None]:
         warnings.formatwarning = shown
 
 
-def _plain_warning(message: Warning | str, *_: Any) -> str:
+def _plain_warning(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"warning: {message}\n"
 
 
