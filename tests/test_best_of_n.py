@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from fractions import Fraction
@@ -15,6 +14,7 @@ import pytest
 from conftest import dev_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_rows import write_lines
 
 from prm_lightning.evaluation.best_of_n import (
     expect_vote,
@@ -80,9 +80,7 @@ def test_drawn_subsets_come_close_to_all_of_them():
 
 
 def write_pool(tmp_path, rows, name="pool.jsonl"):
-    file = tmp_path / name
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return [str(file)]
+    return [write_lines(tmp_path / name, *rows)]
 
 
 def sample(answer, correct=None, steps=("One.", "Two.")) -> dict:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from raw_rows import write_lines
 
 from prm_lightning.__main__ import call
 from prm_lightning.evaluation.baselines import untrained_twin
@@ -25,11 +26,6 @@ from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution, Step
 
 PROBLEMS = [f"Tom has {i} red and {i * 7} blue marbles. How many has he?" for i in range(2, 12)]
-
-
-def write(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def processbench_rows(problems=PROBLEMS):
@@ -72,13 +68,13 @@ def tiny_prms(tiny_model_folder, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture
-def pb(tmp_path) -> Path:
-    return write(tmp_path / "pb.jsonl", processbench_rows())
+def pb(tmp_path) -> str:
+    return write_lines(tmp_path / "pb.jsonl", *processbench_rows())
 
 
 @pytest.fixture
-def pool(tmp_path) -> Path:
-    return write(tmp_path / "pool.jsonl", pool_rows())
+def pool(tmp_path) -> str:
+    return write_lines(tmp_path / "pool.jsonl", *pool_rows())
 
 
 def evaluate(output: Path, benchmark: str, *options: object) -> tuple[dict, list[dict]]:
@@ -103,7 +99,8 @@ def test_problems_of_the_test_data_are_left_out_of_validation_data():
 
 
 def test_several_models_make_one_table_with_their_baselines(tmp_path, tiny_prms, pb, capsys):
-    fit = write(tmp_path / "fit.jsonl", processbench_rows([PROBLEMS[0], "A train has 9 cars?"]))
+    validation = processbench_rows([PROBLEMS[0], "A train has 9 cars?"])
+    fit = write_lines(tmp_path / "fit.jsonl", *validation)
     out = tmp_path / "out"
     results, scores = evaluate(
         out, "processbench", "--data", pb, "--model", *tiny_prms, "--fit_on", fit
@@ -123,7 +120,7 @@ def test_several_models_make_one_table_with_their_baselines(tmp_path, tiny_prms,
     told = "2 left out whose problems are in the test data"
     assert all(told in row["threshold_from"] for row in fitted)
     assert results["fit_on"]["left_out"] == 2
-    prm, kept = PRM.from_pretrained(tiny_prms[0]), read_data([str(fit)])[0][2:]
+    prm, kept = PRM.from_pretrained(tiny_prms[0]), read_data([fit])[0][2:]
     expected = fit_on(score_with(prm, kept), "").threshold
     assert fitted[0]["threshold"] == pytest.approx(expected, abs=1e-6)
     row = next(r for r in results["rows"] if r["part"] == "gsm8k" and r["kind"] == "model")
@@ -170,7 +167,7 @@ def test_an_untrained_twin_has_the_same_encoding_and_another_head(tiny_prms):
 
 
 def test_steps_of_any_layout_and_of_a_list_of_sources(tmp_path, tiny_prms, pb):
-    write(tmp_path / "a.jsonl", [
+    write_lines(tmp_path / "a.jsonl", *[
         {"prompt": p, "completions": ["Add.", "Done."], "labels": [True, i % 2 == 0]}
         for i, p in enumerate(PROBLEMS)
     ])  # fmt: skip
@@ -188,13 +185,13 @@ def test_steps_of_any_layout_and_of_a_list_of_sources(tmp_path, tiny_prms, pb):
 
 
 def test_best_of_n_with_an_aggregation_from_validation(tmp_path, tiny_prms, pool):
-    fit = write(tmp_path / "fit.jsonl", pool_rows(["A train has 9 cars?", PROBLEMS[3]]))
+    fit = write_lines(tmp_path / "fit.jsonl", *pool_rows(["A train has 9 cars?", PROBLEMS[3]]))
     options = ("--data", pool, "--model", tiny_prms[0], "--fit_on", fit)
     results, scores = evaluate(tmp_path / "out", "best-of-n", *options)
     assert len(scores) == 3 * 30  # a sample without steps is not scored
     assert results["data"]["counts"] == {"sample without steps": 10, "sample without an answer": 10}
     model = results["models"][0]
-    pools = read_pools([str(fit)])[0][:1]
+    pools = read_pools([fit])[0][:1]
     validation = score_with(PRM.from_pretrained(tiny_prms[0]), pools[0].solutions())
     assert model["aggregation"] == choose_aggregation(*pool_attempts(pools, validation))[0]
     assert "chosen on" in model["aggregation_from"]
@@ -217,7 +214,7 @@ def test_prmbench(tmp_path, tiny_prms):
          "classification": "circular", "idx": str(i)}
         for i, p in enumerate(PROBLEMS)
     ]  # fmt: skip
-    data = write(tmp_path / "prmbench.jsonl", rows)
+    data = write_lines(tmp_path / "prmbench.jsonl", *rows)
     options = ("--data", data, "--model", tiny_prms[0], "--baselines", "cheap")
     results, scores = evaluate(tmp_path / "out", "prmbench", *options)
     assert {row["part"] for row in results["rows"]} == {"all", "circular"}
@@ -243,7 +240,7 @@ def test_prmbench(tmp_path, tiny_prms):
 )
 def test_bad_input_is_one_clear_line(tmp_path, tiny_prms, pb, pool, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "empty.jsonl", [])
+    write_lines(tmp_path / "empty.jsonl")
     (tmp_path / "bad.yaml").write_text("sources: [{source: 3}]\n")
     line = options.replace(" M", f" {tiny_prms[0]}").split()
     line += [] if "--output" in line else ["--output", "out"]
@@ -256,7 +253,7 @@ def test_bad_input_is_one_clear_line(tmp_path, tiny_prms, pb, pool, monkeypatch,
 @pytest.mark.slow
 def test_an_output_folder_is_replaced_only_when_asked(tmp_path, pool):
     out = tmp_path / "out"
-    line = ["--benchmark", "best-of-n", "--data", str(pool), "--output", str(out)]
+    line = ["--benchmark", "best-of-n", "--data", pool, "--output", str(out)]
     call("evaluate", line)
     assert (out / "scores.jsonl").read_text() == ""  # majority and oracle need no model
     with pytest.raises(FileExistsError):
@@ -295,11 +292,11 @@ def test_a_name_cannot_break_a_table():
 
 def test_data_without_ids_of_subsets_are_named_by_their_file(tmp_path):
     rows = [{**row, "id": f"row{i}"} for i, row in enumerate(processbench_rows())]
-    solutions, _ = read_data([str(write(tmp_path / "mine.jsonl", rows))], "processbench")
+    solutions, _ = read_data([write_lines(tmp_path / "mine.jsonl", *rows)], "processbench")
     assert {s.source for s in solutions} == {"mine"}
 
 
 def test_steps_after_the_first_error_are_context(tmp_path):
     row = {"prompt": "1?", "completions": ["a", "b", "c"], "labels": [True, False, True]}
-    ((read,), _) = read_data([str(write(tmp_path / "a.jsonl", [row]))])
+    ((read,), _) = read_data([write_lines(tmp_path / "a.jsonl", row)])
     assert [step.weight > 0 for step in read.steps] == [True, True, False]

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from raw_rows import write_lines
 
 import prm_lightning.evaluation.report as report
 from prm_lightning.evaluation.figures import draw_curves
@@ -46,11 +47,6 @@ ROWS = [
 ]
 
 
-def write_lines(path: Path, rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def write_run(folder: Path, rows=ROWS, **data) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(
@@ -69,7 +65,7 @@ def write_run(folder: Path, rows=ROWS, **data) -> Path:
     (folder / "best_model").mkdir()
     manifest = {"threshold": 0.375, "threshold_fitted_on": "validation data", "step_end": "\n\n"}
     (folder / "best_model" / "prm.json").write_text(json.dumps(manifest))
-    write_lines(folder / "val_scores.jsonl", rows)
+    write_lines(folder / "val_scores.jsonl", *map(json.dumps, rows))
     return folder
 
 
@@ -96,7 +92,7 @@ def write_evaluation(folder: Path, scored=ROWS, **more) -> Path:
     notes = ["Ties <i>count</i>."]
     record = {"benchmark": "steps", "models": models, "notes": notes, "tables": [table], **more}
     (folder / "results.json").write_text(json.dumps(record))
-    write_lines(folder / "scores.jsonl", [{"model": "m", **each} for each in scored])
+    write_lines(folder / "scores.jsonl", *(json.dumps({"model": "m", **each}) for each in scored))
     return folder
 
 

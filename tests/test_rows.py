@@ -108,20 +108,12 @@ def test_a_missing_file_is_named(path, words):
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("lines", [[], ["", "  "]])
-def test_an_empty_file_is_an_error(tmp_path, lines):
-    with pytest.raises(ValueError, match=r"rows\.jsonl: empty, expected at least one row"):
-        values(write_lines(tmp_path / "rows.jsonl", *lines))
-
-
-def test_a_json_array_is_read_and_a_broken_one_names_its_line(tmp_path):
+def test_a_json_array_is_read(tmp_path):
     path = write_lines(tmp_path / "a.json", json.dumps([ROWS[0], 3, ROWS[0]]))
     first, dropped, last = read_rows(path)
     assert (first.place[-9:], dropped.place[-9:]) == ("a.json[0]", "a.json[1]")
     assert first.values == last.values == ROWS[0]
     assert values(write_lines(tmp_path / "lines.json", *ROWS)) == ROWS
-    with pytest.raises(ValueError, match=r"b\.json: not valid JSON .*line 2"):
-        values(write_lines(tmp_path / "b.json", "[{}", "{"))
 
 
 def test_lists_in_cells_of_a_csv_file_are_json_or_python(tmp_path):
@@ -132,9 +124,6 @@ def test_lists_in_cells_of_a_csv_file_are_json_or_python(tmp_path):
     assert first == {"text": '[a], "b"', "list": ["x", None], "number": 5, "flag": True}
     assert second == {"text": None, "list": ["x", None], "number": None, "flag": False}
     assert name_of(str(path)) == "r"
-    path.write_bytes(gzip.compress(b"a\n1,2,3\n4\n")[:-9])
-    with pytest.raises(ValueError, match="not a readable CSV file"):
-        values(path)
 
 
 def test_a_parquet_file_is_read(tmp_path):
@@ -143,9 +132,6 @@ def test_a_parquet_file_is_read(tmp_path):
     datasets.Dataset.from_list([{"a": [True, None]}, {"a": [False]}]).to_parquet(path)
     first, second = read_rows(str(path))
     assert (first.values, second.place) == ({"a": [True, None]}, f"{path}[1]")
-    path.write_bytes(b"PAR1 not really")
-    with pytest.raises(ValueError, match=r"p\.parquet: not a readable Parquet file"):
-        values(str(path))
 
 
 def test_a_folder_is_read_by_split(tmp_path):
@@ -196,22 +182,32 @@ def test_a_row_with_half_a_character_is_dropped_wherever_it_is(tmp_path, value, 
     assert dropped.message.isprintable()
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("name", ["r.jsonl", "r.json.gz"])
-def test_a_file_in_utf16_is_named_as_such(tmp_path, encoding, name):
-    content = (json.dumps(ROWS[0]) + "\n").encode(encoding)
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    with pytest.raises(ValueError, match=rf"{name}: is not UTF-8, but perhaps utf-16"):
-        values(str(tmp_path / name))
+LINE = json.dumps(ROWS[0]) + "\n"
+UTF_16 = "is not UTF-8, but perhaps utf-16"
+UNREADABLE = [
+    ("r.jsonl", b"", "empty, expected at least one row"),
+    ("r.jsonl", b"\n  \n", "empty, expected at least one row"),
+    ("r.json", b"[{}\n{", "not valid JSON .*line 2"),
+    ("r.jsonl", LINE.encode("utf-16"), UTF_16),
+    ("r.jsonl", LINE.encode("utf-16-le"), UTF_16),
+    ("r.json.gz", gzip.compress(LINE.encode("utf-16")), UTF_16),
+    ("r.json.gz", gzip.compress(LINE.encode("utf-16-be")), UTF_16),
+    ("r.jsonl", LINE.replace("\n", "\r").encode() * 2, "its lines end in CR alone"),
+    ("r.csv.gz", gzip.compress(b"a\n1,2,3\n4\n")[:-9], "not a readable CSV file"),
+    ("r.parquet", b"PAR1 not really", "not a readable Parquet file"),
+]
 
 
-def test_a_file_whose_lines_end_in_cr_alone_is_named_as_such(tmp_path):
-    lines = [json.dumps(row) for row in ROWS]
-    (tmp_path / "cr.jsonl").write_bytes("\r".join(lines).encode())
-    with pytest.raises(ValueError, match=r"cr\.jsonl: its lines end in CR alone"):
-        values(str(tmp_path / "cr.jsonl"))
-    (tmp_path / "crlf.jsonl").write_bytes("\r\n".join(lines).encode())
-    assert values(str(tmp_path / "crlf.jsonl")) == ROWS
+@pytest.mark.parametrize(("name", "content", "message"), UNREADABLE)
+def test_what_is_wrong_with_a_file_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}: {message}"):
+        values(tmp_path / name)
+
+
+def test_lines_may_end_in_cr_and_lf(tmp_path):
+    (tmp_path / "crlf.jsonl").write_bytes((LINE * 2).replace("\n", "\r\n").encode())
+    assert values(tmp_path / "crlf.jsonl") == [ROWS[0]] * 2
 
 
 def test_a_line_of_absurd_length_in_a_compressed_file_is_refused(tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_rows import labels, texts, write_lines
 
 from prm_lightning.evaluation.baselines import constant_baselines
 from prm_lightning.evaluation.data import PRMBench, read_data
@@ -133,9 +133,7 @@ def test_a_baseline_does_not_know_where_a_solution_ends():
 
 
 def write(tmp_path, rows) -> list[str]:
-    file = tmp_path / "pb.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [str(file)]
+    return [write_lines(tmp_path / "pb.jsonl", *rows)]
 
 
 def test_every_row_of_a_file_counts_and_a_wrong_step_outweighs_a_right_answer(tmp_path):
@@ -178,13 +176,6 @@ ROW = {
 }
 
 
-def test_error_steps_count_from_1_and_all_others_are_correct(tmp_path):
-    (solution,) = PRMBench(*write(tmp_path, [ROW])).read()
-    assert [step.text for step in solution.steps] == ROW["modified_process"]
-    assert [step.label for step in solution.steps] == [1.0, 0.0, 0.0, 1.0]
-    assert (solution.source, solution.id) == ("confidence", "confidence_prm_test_p1_0")
-
-
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -204,10 +195,11 @@ def test_a_row_that_cannot_be_used_is_dropped_with_a_reason(tmp_path, changes, r
     assert "\n" not in dropped.message
 
 
-def test_of_rows_of_one_kind_and_id_the_first_counts(tmp_path):
+def test_error_steps_count_from_1_and_the_first_row_of_a_kind_and_id_counts(tmp_path):
     rows = [ROW, {**ROW, "error_steps": [1]}, {**ROW, "classification": "deception"}]
     first, dropped, other = PRMBench(*write(tmp_path, rows)).read()
-    assert first.steps[0].label == 1.0
+    assert (first.source, first.id) == ("confidence", "confidence_prm_test_p1_0")
+    assert (texts(first), labels(first)) == (ROW["modified_process"], [1.0, 0.0, 0.0, 1.0])
     assert dropped.reason == "repeated id"
     assert other.source == "deception"
 

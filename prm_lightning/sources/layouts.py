@@ -214,9 +214,10 @@ def open_source(path: Rows, split: str = "train", name: str = "") -> Source:
             if found := layout_of(row.filled):
                 return found(rows, split, name)
             columns |= row.filled
+    names = " ".join(", ".join(columns).split())  # in one line
     raise ValueError(
         f"{path if isinstance(path, str) else 'rows'}: the layout is unknown, the columns are "
-        f"{', '.join(columns) or '(none)'}, expected those of a source of ours, such as prompt, "
+        f"{names or '(none)'}, expected those of a source of ours, such as prompt, "
         "completions, labels. Rename them, or name a source of your own by its class_path."
     )
 

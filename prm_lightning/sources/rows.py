@@ -359,8 +359,9 @@ def parse_rows(
             yield from found
     if not any(columns.issuperset(layout) for layout in layouts):
         expected = " or ".join(", ".join(layout) for layout in layouts)
+        names = " ".join(", ".join(sorted(columns)).split())  # in one line
         raise ValueError(
-            f"{name}: the rows have the columns {', '.join(sorted(columns)) or '(none)'}, "
+            f"{name}: the rows have the columns {names or '(none)'}, "
             f"expected {expected}; rename them, or name the source that reads these."
         )
 
