@@ -97,6 +97,10 @@ WRONG = [
     ("fit --config C --batch_size 1", "here it is --data.tokens_per_batch or "),
     ("fit --config C --optimizer SGD", "here it is none, since fit always takes AdamW"),
     ("fit --trainer.max_epochs 1", "--model.backbone.name"),
+    ("score --model m", "give either --problem with --steps"),
+    ("evaluate --benchmark steps --output o", "needs --data"),
+    ("label --method 1", "needs a model: give --generator"),
+    ("report a b", "--output report.html"),
 ]
 
 

@@ -144,6 +144,14 @@ def test_code_on_the_pages_is_whole_and_imports_what_there_is():
             assert yaml.safe_load(block), page.name
 
 
+def test_the_readme_is_short():
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130
+    assert len(text.split()) <= 1000
+    code = "".join(re.findall(r"```\w+\n(.*?)```", text, re.DOTALL))
+    assert max(map(len, code.splitlines())) <= 90
+
+
 def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w-]+\.md", text))

@@ -19,6 +19,7 @@ from prm_lightning.batching.cache import encoded_part
 from prm_lightning.batching.data import DataPart, collate
 from prm_lightning.batching.encode import Encoder, Template
 from prm_lightning.batching.plan import PlannedBatch, Planner, shard
+from prm_lightning.command import UsageError
 from prm_lightning.sources.mixture import (
     Mixture,
     Sources,
@@ -129,7 +130,7 @@ class PRMDataModule(LightningDataModule):
             side = "train"
         name = {"train": "sources", "validate": "val_sources"}.get(side, f"{side}_sources")
         if not self.sources[side]:
-            raise ValueError(
+            raise UsageError(
                 f"data.{name} is empty, so there is nothing to {verb}. "
                 f"Give at least one source, in the YAML or as --data.{name}."
             )

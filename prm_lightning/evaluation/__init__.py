@@ -6,6 +6,8 @@ Its options are here, apart from what does the work, which imports torch.
 from dataclasses import dataclass
 from typing import Literal
 
+from prm_lightning.command import UsageError
+
 HUB_DATA = {"processbench": "Qwen/ProcessBench", "prmbench": "hitsmy/PRMBench_Preview"}
 
 
@@ -48,12 +50,12 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         for option, value, least in (("limit", self.limit, 1), ("resamples", self.resamples, 0)):
             if value is not None and value < least:
-                raise ValueError(f"evaluate: --{option} is {value}, expected at least {least}.")
+                raise UsageError(f"evaluate: --{option} is {value}, expected at least {least}.")
         needs = f"evaluate: --benchmark {self.benchmark} needs"
         if not self.data and self.benchmark not in HUB_DATA:
-            raise ValueError(f"{needs} --data, such as a JSONL file.")
+            raise UsageError(f"{needs} --data, such as a JSONL file.")
         if not self.model and self.benchmark != "best-of-n":
-            raise ValueError(f"{needs} --model, such as a folder.")
+            raise UsageError(f"{needs} --model, such as a folder.")
 
     @property
     def models(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from prm_lightning.command import run_verb
+from prm_lightning.command import UsageError, run_verb
 from prm_lightning.files import written_file
 
 PAGE = "report.html"
@@ -38,9 +38,9 @@ def write_report(
         ValueError: a folder holds neither a run nor an evaluation, or a file in it is broken.
     """
     if solutions < 1:
-        raise ValueError(f"report: --solutions is {solutions}, expected at least 1.")
+        raise UsageError(f"report: --solutions is {solutions}, expected at least 1.")
     if output is None and len(folders) != 1:
-        raise ValueError(
+        raise UsageError(
             f"report: got {len(folders)} folders, so that no one of them is the place of the page. "
             "Name it with --output report.html."
         )

@@ -15,6 +15,7 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
+from prm_lightning.command import UsageError
 from prm_lightning.generation.prompts import is_url
 from prm_lightning.labelling.batches import Mode
 from prm_lightning.labelling.judges import RolloutLabels, RolloutSearch
@@ -156,21 +157,21 @@ class LabelOptions:
     def check(self) -> None:
         """Find options that contradict each other, before anything is done."""
         if self.max_tokens > MOST_TOKENS or self.chunk > LARGEST_CHUNK or not self.fraction:
-            raise ValueError(
+            raise UsageError(
                 f"label: max_tokens {self.max_tokens}, chunk {self.chunk}, fraction "
                 f"{self.fraction}: expected at most {MOST_TOKENS} and {LARGEST_CHUNK}, and above 0."
             )
         if (self.select == "uncertain") != bool(self.prm):
-            raise ValueError(
+            raise UsageError(
                 "label: --select uncertain and --prm, a trained model's folder, need each other."
             )
         if self.min_fail > self.max_fail:
-            raise ValueError(
+            raise UsageError(
                 f"label: min_fail {self.min_fail} is above max_fail {self.max_fail}; no question "
                 "could be kept."
             )
         if sum(map(bool, (self.generator, self.sft_model, self.server))) > 1:
-            raise ValueError(
+            raise UsageError(
                 "label: --generator, --sft_model and --server name what writes; give one of them."
             )
         if not self.skip_generation:
@@ -194,7 +195,7 @@ class LabelOptions:
         elif not self.solutions and self.mine_samples:
             needs.append("mining (--mine_samples 0 skips it)")
         if needs and not self.model and not self.dry_run:
-            raise ValueError(
+            raise UsageError(
                 f"label: {' and '.join(needs)} needs a model: give --generator, a local model or "
                 "the URL of a server, or ready --solutions FILE."
             )
