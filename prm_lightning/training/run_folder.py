@@ -126,7 +126,7 @@ def quiet_lightning() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in LIGHTNING_LOGGERS]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     shown = warnings.formatwarning
-    warnings.formatwarning = _plain_warning  # type: ignore[assignment]
+    warnings.formatwarning = _plain_warning
     for logger in loggers:
         logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
