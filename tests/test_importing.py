@@ -10,7 +10,7 @@ from conftest import tiny_config
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_public_prms import PROBLEM, SOLUTIONS, adapt, manifest, noisy, save
+from test_public_prms import PROBLEM, SOLUTIONS, adapt, flat, manifest, naive, noisy, save
 from transformers import (
     AutoModelForTokenClassification,
     LlamaForCausalLM,
@@ -44,27 +44,18 @@ def run(model, output, *options):
     return PRM.from_pretrained(run_to(model, output, *options))
 
 
-def require_equal(prm, scorer, tolerance=1e-6):
-    ours, theirs = prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a == pytest.approx(b, abs=tolerance)
-    flat = [score for row in theirs for score in row]
-    assert max(flat) - min(flat) > 0.01  # else anything would be close
+def require_equal(prm, scorer):
+    ours, theirs = (flat(model.score(PROBLEM, SOLUTIONS)) for model in (prm, scorer))
+    assert ours == pytest.approx(theirs, abs=1e-6)
+    assert max(theirs) - min(theirs) > 0.01  # else anything would be close
 
 
-@torch.no_grad()
-def test_a_trl_model_scores_as_trl_reads_it(trl, tokenizer, tmp_path):
+def test_a_trl_model_scores_as_trl_reads_it(trl, tmp_path):
     """The prompt, then each step and separator, every piece tokenized on its own; LABEL_1."""
     prm = run(trl, tmp_path / "ours")
     model = AutoModelForTokenClassification.from_pretrained(trl)
-    for steps, scores in zip(SOLUTIONS, prm.score(PROBLEM, SOLUTIONS), strict=True):
-        ids, reads = tokenizer.encode(PROBLEM, add_special_tokens=False), []
-        for step in steps:
-            ids += tokenizer.encode(step, add_special_tokens=False)
-            ids += tokenizer.encode("\n", add_special_tokens=False)
-            reads.append(len(ids) - 1)
-        naive = model(torch.tensor([ids])).logits[0, reads].softmax(-1)[:, 1]
-        assert scores == pytest.approx(naive.tolist(), abs=1e-6)
+    expected = [naive("trl", (trl, model, {}), steps).tolist() for steps in SOLUTIONS]
+    assert flat(prm.score(PROBLEM, SOLUTIONS)) == pytest.approx(flat(expected), abs=1e-6)
     assert prm.manifest.head == "classes"
     record = json.loads((tmp_path / "ours" / "import.json").read_text())
     assert record["encoding"] == "exact"
@@ -76,9 +67,11 @@ def test_the_row_called_correct_becomes_the_second(trl, tmp_path):
     record = json.loads((swapped / "config.json").read_text())
     record |= {"id2label": {"0": "CORRECT", "1": "INCORRECT"}}
     (swapped / "config.json").write_text(json.dumps(record))
-    plain, named = run(trl, tmp_path / "a"), run(swapped, tmp_path / "b")
-    for a, b in zip(plain.score(PROBLEM, SOLUTIONS), named.score(PROBLEM, SOLUTIONS), strict=True):
-        assert a == pytest.approx([1 - score for score in b], abs=1e-6)
+    plain, named = (
+        flat(run(folder, tmp_path / f"{folder.name} prm").score(PROBLEM, SOLUTIONS))
+        for folder in (trl, swapped)
+    )
+    assert plain == pytest.approx([1 - score for score in named], abs=1e-6)
 
 
 def test_an_adapter_with_a_head_is_merged(trl, tmp_path):
@@ -159,11 +152,9 @@ def test_a_bias_is_dropped_with_the_threshold(biased, tmp_path, capsys):
     assert "BIAS of +0.3 log-odds dropped" in capsys.readouterr().out
     assert prm.threshold == pytest.approx(1 / (1 + math.exp(0.3)))
     scorer = load_scorer(manifest(tmp_path, model=str(biased), like="trl"))
-    for ours, theirs in zip(
-        prm.score(PROBLEM, SOLUTIONS), scorer.score(PROBLEM, SOLUTIONS), strict=True
-    ):
-        shifted = torch.logit(torch.tensor(ours, dtype=torch.float64)) + 0.3
-        assert shifted.sigmoid().tolist() == pytest.approx(theirs, abs=1e-6)
+    ours, theirs = (flat(model.score(PROBLEM, SOLUTIONS)) for model in (prm, scorer))
+    shifted = torch.logit(torch.tensor(ours, dtype=torch.float64)) + 0.3
+    assert shifted.sigmoid().tolist() == pytest.approx(theirs, abs=1e-6)
 
 
 @given(p=st.floats(0.001, 0.999), threshold=st.floats(0.01, 0.99), bias=st.floats(-3, 3))
