@@ -143,8 +143,9 @@ def test_every_row_of_a_file_counts_and_a_wrong_step_outweighs_a_right_answer(tm
         for subset in ("gsm8k", "math")
         for i in range(11)
     ]  # fmt: skip
-    read, _ = read_data(write(tmp_path, rows), "processbench")
-    assert len(read) == 22
+    other = {**rows[0], "id": "row0"}  # which names no subset, so that the file's name counts
+    read, _ = read_data(write(tmp_path, [*rows, other]), "processbench")
+    assert (len(read), read[-1].source) == (23, "pb")
     solutions = [Scored(solution, (0.9, 0.9)) for solution in read]
     rows = report_processbench([Entry("m", "model", solutions)], 0).rows
     by_part = {row.part: row for row in rows if row.model == "m"}
