@@ -67,6 +67,11 @@ def test_an_absent_file_of_rows_is_named_before_the_hub_is_asked(fit):  # noqa: 
         fit(**absent)
 
 
+def test_a_monitor_that_validation_does_not_have_is_refused_before_training(fit):  # noqa: F811
+    with pytest.raises(ValueError, match=r"no metric 'acuracy'\. Did you mean 'accuracy'\?"):
+        fit(**SHORT, monitor="acuracy")
+
+
 @pytest.mark.parametrize("seed", ["true", "false"])
 def test_a_failed_run_is_not_in_the_way_and_seeds_may_be_left_to_chance(fit, tmp_path, seed):  # noqa: F811
     with pytest.raises(ValueError, match="overfit_batches"):

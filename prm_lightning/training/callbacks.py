@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -17,10 +18,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.files import write_json, write_rows
 from prm_lightning.modeling.aggregate import AGGREGATIONS
-from prm_lightning.modeling.metrics import LOWER_IS_BETTER
+from prm_lightning.modeling.metrics import LOWER_IS_BETTER, measure
 from prm_lightning.modeling.prm import gather_weights
 from prm_lightning.modeling.scored_steps import StepScores
-from prm_lightning.terminal import Bar
+from prm_lightning.terminal import Bar, did_you_mean
 from prm_lightning.training.run_folder import VALIDATION_SCORES
 from prm_lightning.types import StepBatch
 
@@ -50,6 +51,11 @@ class KeepModels(Callback):
         self.every = every
         self.best: list[float] = []
         self._measured: torch.Tensor | None = None  # the head as validation saw it
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if validation := pl_module.datamodule.sides.get("validate"):
+            nothing = StepScores.from_table(np.empty((0, 8)))
+            require_metric(self.monitor, ["loss", *measure(nothing, validation.data.source_names)])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         ends_step = (args[-1] + 1) % trainer.accumulate_grad_batches == 0
@@ -114,17 +120,26 @@ def defined(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
+def require_metric(monitor: str, names: Sequence[str]) -> None:
+    """Refuse a name that no metric of validation has.
+
+    Raises:
+        ValueError: names the nearest one.
+    """
+    if monitor not in names:
+        whole = sorted(name for name in names if "/" not in name)
+        raise ValueError(
+            f"monitor: validation has no metric {monitor!r}.{did_you_mean(monitor, names)} "
+            f"Set it to one of {', '.join(whole)}."
+        )
+
+
 def rank_validation(metrics: dict[str, float], monitor: str) -> list[float]:
     """What decides between validations: the higher list is the better one.
 
     Of `metrics`, NaN where undefined, it is `monitor`, negated where `LOWER_IS_BETTER`. Ties, and
-    values that are NaN, are decided by AUROC. A ValueError says that there is no such metric.
+    values that are NaN, are decided by AUROC.
     """
-    if monitor not in metrics:
-        raise ValueError(
-            f"KeepModels: validation has no metric {monitor!r}, it has "
-            f"{', '.join(sorted(metrics))}. Set monitor to one of them."
-        )
     value, tie = metrics[monitor], metrics.get(FALLBACK, math.nan)
     if math.isnan(value):
         rank_zero_warn(
