@@ -77,7 +77,7 @@ def compare(solutions: list[ScoredSolution], size: int) -> dict[str, float]:
     for seed in range(TIMES):
         order = np.random.default_rng(seed).permutation(len(solutions))
         few, others = (
-            to_step_scores([solutions[i] for i in part])[0] for part in (order[:size], order[size:])
+            to_step_scores([solutions[i] for i in part]) for part in (order[:size], order[size:])
         )
         thresholds = {
             "at_0.5": 0.5,
@@ -86,7 +86,7 @@ def compare(solutions: list[ScoredSolution], size: int) -> dict[str, float]:
         }
         for name, threshold in thresholds.items():
             found.setdefault(name, []).append(f1_at(others, threshold))
-    whole = to_step_scores(solutions)[0]
+    whole = to_step_scores(solutions)
     best = f1_at(whole, highest_step(whole))
     return {name: round(fmean(f1), 4) for name, f1 in found.items()} | {"best": round(best, 4)}
 

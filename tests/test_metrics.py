@@ -75,7 +75,7 @@ def drawn_solutions(count: int, seed: int, skill: float) -> StepScores:
         if error >= 0:
             logits[error] -= 2 * skill
         solutions.append(scored([sigmoid(z) for z in logits], error, problem=str(index)))
-    return to_step_scores(solutions)[0]
+    return to_step_scores(solutions)
 
 
 def scored(scores, error, labels=None, problem="p") -> ScoredSolution:
@@ -325,7 +325,7 @@ def first_errors(scores: StepScores, threshold: float) -> dict[str, float]:
 
 
 def test_first_errors_by_hand():
-    scores, _ = to_step_scores(
+    scores = to_step_scores(
         [
             scored([0.9, 0.8, 0.3, 0.1], 2),  # found for 0.3 < t <= 0.8
             scored([0.6, 0.4, 0.9, 0.9], 1),  # found for 0.4 < t <= 0.6
@@ -338,18 +338,18 @@ def test_first_errors_by_hand():
         {"f1": 2 * (2 / 3) * 0.5 / (2 / 3 + 0.5), "wrong": 2 / 3, "right": 0.5, "match": 3 / 5}
     )
     # A score of exactly 0 is a score, and the threshold itself is no flag.
-    scores, _ = to_step_scores([scored([0.0, 0.9], 0), scored([0.5], ALL_CORRECT)])
+    scores = to_step_scores([scored([0.0, 0.9], 0), scored([0.5], ALL_CORRECT)])
     assert first_errors(scores, 0.5)["f1"] == 1.0
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.375, 0.625), (0.125, 0.25), (0.75, 0.9)])
 def test_between_the_scores_of_an_error_and_of_what_is_right_the_middle_is_taken(low, high):
-    scores, _ = to_step_scores([scored([high, low], 1), scored([1.0, 1.0], ALL_CORRECT)])
+    scores = to_step_scores([scored([high, low], 1), scored([1.0, 1.0], ALL_CORRECT)])
     assert fit_threshold(scores) == pytest.approx((low + high) / 2)
 
 
 def test_the_aggregation_that_orders_most_pairs_is_chosen_and_a_given_one_is_kept():
-    scores, _ = to_step_scores(
+    scores = to_step_scores(
         [scored([0.9, 0.2, 0.9], ALL_CORRECT), scored([0.4, 0.4, 0.4], 2), scored([0.1], 0)]
     )
     found = measure(scores)

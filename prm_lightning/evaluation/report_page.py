@@ -145,7 +145,7 @@ def describe(folder: Folder) -> dict[str, Any]:
 
 def gather(scored: ScoredSet) -> StepScores:
     """The solutions of a set as columns."""
-    return to_step_scores([ScoredSolution(*solution[2:]) for solution in scored.solutions])[0]
+    return to_step_scores([ScoredSolution(*solution[2:]) for solution in scored.solutions])
 
 
 def describe_set(scored: ScoredSet, others: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def gather_steps(scored: Sequence[Scored]) -> StepScores:
             ScoredSolution(s.scores, s.labels, s.first_error, s.solution.source, s.solution.problem)
             for s in scored
         ]
-    )[0]
+    )
 
 
 def score_models(

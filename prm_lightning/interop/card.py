@@ -163,7 +163,7 @@ def _validation(path: Path, threshold: float) -> dict[str, Any] | None:
         return None
     rows = [row.values for row in read_rows(str(path)) if isinstance(row, Row)]
     problems = [normalise_problem(str(row.get("problem", i))) for i, row in enumerate(rows)]
-    scores, _ = to_step_scores(
+    scores = to_step_scores(
         [
             ScoredSolution(row["scores"], row["labels"], row["first_error"], "", problem)
             for row, problem in zip(rows, problems, strict=True)

@@ -119,8 +119,8 @@ class ScoredSolution(NamedTuple):
     problem: str
 
 
-def to_step_scores(solutions: Sequence[ScoredSolution]) -> tuple[StepScores, list[str]]:
-    """Solutions as columns, and the names of their sources; problems are numbered in order."""
+def to_step_scores(solutions: Sequence[ScoredSolution]) -> StepScores:
+    """Solutions as columns; sources and problems are numbered in order."""
     problems = number_in_order([normalise_problem(solution.problem) for solution in solutions])
     sources = number_in_order([solution.source for solution in solutions])
     rows = [
@@ -129,8 +129,7 @@ def to_step_scores(solutions: Sequence[ScoredSolution]) -> tuple[StepScores, lis
         for k, (p, label) in enumerate(zip(solution.scores, solution.labels, strict=True))
     ]
     table = np.array(rows, np.float64).reshape(-1, len(StepScores._fields))
-    names = list(dict.fromkeys(solution.source for solution in solutions))
-    return StepScores.from_table(table), names
+    return StepScores.from_table(table)
 
 
 def number_in_order(keys: Sequence[Hashable]) -> Indices:
