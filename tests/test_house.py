@@ -24,12 +24,12 @@ ORDER = (
 )  # fmt: skip
 
 # The aim: 95 files, 16,500 lines and 13,500 of tests, no file over 400 lines.
-MOST_FILES = 106
-MOST_LINES = 22_650
-MOST_TEST_LINES = 17_050
+MOST_FILES = 100
+MOST_LINES = 21_730
+MOST_TEST_LINES = 16_550
 LONGEST_FILE = 400
 LONG_FUNCTIONS = 0  # of more than 60 lines
-INNER_IMPORTS = 14  # of our own modules, inside functions
+INNER_IMPORTS = 8  # of our own modules, inside functions
 UNUSUAL = {  # pattern: how often it is found
     r"\bbehind\b": 1,  # after, below
     r"\bstands?\b": 3,  # is
