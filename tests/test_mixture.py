@@ -13,7 +13,7 @@ from raw_rows import Fixed, write_lines
 from prm_lightning import sources
 from prm_lightning.sources import Corrupted, Gsm8k, SourceSpec, Stepwise, Synthetic
 from prm_lightning.sources.mixture import as_specs, describe, fingerprint, read_mixture
-from prm_lightning.training.cli import main
+from prm_lightning.training.cli import main, name_sources
 from prm_lightning.types import Dropped, Solution, Source, Step
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +219,11 @@ def test_data_with_a_file_of_rows_means_its_sources(path, verb, key, options, ca
     with pytest.raises(SystemExit):
         main([verb, "--config", str(CONFIG), *options, "--print_config"])
     assert yaml.safe_load(capsys.readouterr().out)["data"][key] == path
+
+
+@pytest.mark.parametrize("line", [["--data", "data.yaml"], ["--data=data.json"]])
+def test_data_with_a_file_of_options_stays_what_it_is_for_lightning(line):
+    assert name_sources(["fit", *line]) == ["fit", *line]
 
 
 @pytest.mark.parametrize(

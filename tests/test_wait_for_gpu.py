@@ -28,6 +28,9 @@ def test_it_waits_for_memory_and_for_kernels(capsys):
     assert "GPU 2 is 90 % busy" in shown
     assert wait([FREE]) == (0, [2])
     assert wait([], "cpu") == (0, [])
+    assert wait([FULL, FREE], poll_seconds=1) == (1, [2, 2])
+    with pytest.raises(ValueError, match="poll_seconds=0, expected more than 0"):
+        WaitForGPU(poll_seconds=0)
 
 
 def test_it_gives_up_with_one_line():
