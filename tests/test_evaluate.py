@@ -196,6 +196,7 @@ def test_best_of_n_with_an_aggregation_from_validation(tmp_path, tiny_prms, pool
     assert model["aggregation"] == choose_aggregation(*pool_attempts(pools, validation))[0]
     assert "chosen on" in model["aggregation_from"]
     assert "1 left out" in model["aggregation_from"]
+    assert model["threshold"] == 0.4  # of prm.json: what the report flags
     accuracy = {
         (r["method"], r["n"]): r["metrics"]["accuracy"]["value"]
         for r in results["rows"]

@@ -134,7 +134,7 @@ def _measure_pools(options: EvaluateOptions) -> Outcome:
         if chosen_on:
             attempts = pool_attempts(chosen_on, entry.validation)
             choice = Choice(choose_aggregation(*attempts)[0], f"chosen on {name}")
-        entries.append(replace(entry, threshold=None, choice=choice))
+        entries.append(replace(entry, choice=choice))
     report = report_best_of_n(entries, pools, options.resamples, options.seed)
     notes = [
         f"{entry.name} cannot score {len(failures)} samples, which count as samples without steps "
