@@ -144,6 +144,8 @@ def test_help_shows_what_the_docstring_says(capsys):
 
 def test_fit_shows_what_matters_and_on_request_the_rest(monkeypatch, capsys):
     short = run(monkeypatch, capsys, "fit", "--help")[1].out
+    assert 20 < short.count("\n  --") < 30
+    assert "test_sources" not in short
     assert len(short.splitlines()) < 80
     assert "--data.sources " in short
     assert "--trainer.max_epochs " in short

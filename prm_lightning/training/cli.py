@@ -55,22 +55,19 @@ for _name in ("fsdp2", "modelparallelstrategy"):  # Lightning looks names up in 
 
 SEED = 17
 SHOWN = (  # what `--help` lists
-    "config", "output", "overwrite", "ckpt_path", "seed_everything", "checkpoint_every", "keep",
-    "monitor", "save_models_every", "data.sources", "data.val_sources", "data.test_sources",
-    "data.predict_sources", "data.val_ratio", "data.exclude", "data.balance", "data.template",
-    "data.step_end", "data.max_tokens", "data.tokens_per_batch", "data.solutions_per_step",
-    "model.backbone.name", "model.backbone.quantize", "model.backbone.lora", "model.head",
-    "model.loss", "model.lm_loss", "model.lr", "model.head_lr", "model.schedule",
-    "model.init_from", "trainer.max_epochs", "trainer.max_steps", "trainer.val_check_interval",
-    "trainer.accelerator", "trainer.devices", "trainer.precision",
+    "config", "output", "overwrite", "ckpt_path", "checkpoint_every", "monitor",
+    "data.sources", "data.val_sources", "data.test_sources", "data.predict_sources",
+    "data.val_ratio", "data.balance", "data.template", "data.max_tokens", "data.tokens_per_batch",
+    "data.solutions_per_step", "model.backbone.name", "model.backbone.quantize",
+    "model.backbone.lora", "model.head", "model.loss", "model.lm_loss", "model.lr",
+    "model.schedule", "model.init_from", "trainer.max_epochs", "trainer.max_steps",
+    "trainer.val_check_interval", "trainer.devices", "trainer.precision",
 )  # fmt: skip
+OWN = {"data.test_sources": "test", "data.predict_sources": "predict"}  # shown by that verb alone
 HELP = {  # in place of words that say less
     "ckpt_path": "`last`: the run's newest whole checkpoint; or a checkpoint file",
-    "seed_everything": "seed of the split, the order of batches, fresh weights and dropout",
     "data.template": "`chat`, `plain` or `guide`: the text around problem and steps",
-    "data.step_end": "text of the one token after each step, where its score is read",
     "trainer.val_check_interval": "share of an epoch (1.0) or number of batches (100) in between",
-    "trainer.accelerator": "`cpu`, `gpu` or `auto`",
     "trainer.precision": "`32-true`, `bf16-mixed` or `16-mixed`",
 }
 
@@ -80,11 +77,12 @@ class Parser(OneLineParser, LightningArgumentParser):
 
     def format_help(self, *args: Any) -> str:
         """The options of `SHOWN`; `HelpAll` shows the others too."""
-        lines = [f"usage: {self.prog.replace(' [options]', '')} --config FILE [options]"]
+        program = self.prog.replace(" [options]", "")
+        lines = [f"usage: {program} --config FILE [options]"]
         group = None
         for name in SHOWN:
             action = self._option_string_actions.get(f"--{name}")
-            if action is None:  # it belongs to another verb
+            if action is None or not program.endswith(OWN.get(name, "")):  # of another verb
                 continue
             section = name.rpartition(".")[0].partition(".")[0]
             if section != group:
