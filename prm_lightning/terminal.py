@@ -125,6 +125,7 @@ def quieten_libraries() -> None:
         ".*is_gradient_checkpointing",
         ".*checkpointing_enable",
         ".*FSDP2-wrapped module .* returned a view",  # in which nothing is written
+        ".*across ranks is zero",  # of validation that was not asked for
         ".*recommended to use `self.log.*sync_dist",  # metrics gather before they are computed
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -354,8 +354,8 @@ def report_leaks(
         reports[name] = {**report, "left_out": False}
         if report["problems"]:
             log.warning(
-                "%d problems that train are in %s too, %d of them word for word (first: %s). "
+                "Problems that train are in %s too: %d, and %d of them word for word (first: %s). "
                 "Name the files of those problems in data.exclude to leave them out.",
-                report["problems"], name, report["exact"], report["first"][0]["found_at"],
+                name, report["problems"], report["exact"], report["first"][0]["found_at"],
             )  # fmt: skip
     return reports
