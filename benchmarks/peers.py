@@ -274,8 +274,8 @@ def median_speed(records: list[dict[str, Any]], seconds: str) -> float:
     return statistics.median(r["supervised_steps"] / r[seconds] for r in records)
 
 
-def main() -> None:
-    """Run all ways with all seeds and print the figures."""
+def read_arguments() -> argparse.Namespace:
+    """The options, checked unless they are those of a worker."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="stepwise rows, or a best-of-n pool")
     parser.add_argument("--test", type=Path, help="stepwise rows to measure quality on")
@@ -300,9 +300,7 @@ def main() -> None:
     if args.ways[0] != "ours":
         parser.error("--ways begins with ours, which the others are compared with")
     if args.worker:
-        sys.path.insert(0, str(args.trl))  # before the trl of this environment
-        work(args.worker, args.out, args)
-        return
+        return args
     if args.data is None:
         parser.error("--data is missing")
     for path in (args.data, args.test or args.data):
@@ -310,6 +308,16 @@ def main() -> None:
             parser.error(f"{path} is no file of rows")
     if not (args.trl / "trl").is_dir():
         parser.error(f"{args.trl} holds no trl: see docs/performance.md")
+    return args
+
+
+def main() -> None:
+    """Run all ways with all seeds and print the figures."""
+    args = read_arguments()
+    if args.worker:
+        sys.path.insert(0, str(args.trl))  # before the trl of this environment
+        work(args.worker, args.out, args)
+        return
     rows, attempts = read_rows(args.data, args.limit, args.test)
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "rows.jsonl"
