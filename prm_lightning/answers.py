@@ -18,7 +18,7 @@ from collections.abc import Hashable
 from fractions import Fraction
 from functools import cache, lru_cache
 
-from prm_lightning.quantities import NUMBER_IN_TEXT, NUMERALS, plain_symbols, read_quantity
+from prm_lightning.quantities import NUMBER_IN_TEXT, NUMERALS, counted, plain_symbols, read_quantity
 
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _ANNOUNCED = re.compile(
@@ -26,28 +26,39 @@ _ANNOUNCED = re.compile(
     r"[\s:*_]*(?:(?:therefore|thus|hence|then|simply),?\s)?(?=(?P<said>[^\n]+))",
     re.IGNORECASE,
 )
-_BOXED = re.compile(r"\\f?boxed\b\s*")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|textit|mbox)\s*\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mbox)\s*\{([^{}]*)\}")
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\\left\b|\\right\b")
 # Three letters or more that are no LaTeX command: words, which a parser of formulas would read as
 # products of symbols, so that "listen" would be the same as "silent".
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sqrt|frac|sin|cos|tan|log)\b)[a-zA-Z]{3,}")
 _FUNCTIONS = "frac|sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|cdot|times|div"
 _FORMULA = re.compile(
-    rf"(?:[\w\s.+\-*/^(){{}}|!=]|\\(?:{_FUNCTIONS}|infty|pi|[a-z]*(?:eta|mu|nu|psi|phi|rho|tau)"
-    r"|alpha|gamma|delta|epsilon|lambda|sigma|omega|kappa)(?![a-zA-Z]))+"
+    rf"(?:[\w\s.+\-*/^(){{}}|!=]|\\sqrt\[\d\]|\\(?:{_FUNCTIONS}|infty|pi"
+    r"|[a-z]*(?:eta|mu|nu|psi|phi|rho|tau)|alpha|gamma|delta|epsilon|lambda|sigma|omega|kappa)(?![a-zA-Z]))+"
 )
-_NO_FORMULA = re.compile(rf"{_WORD.pattern}|\d\s+\d|\.\d*\.|=.*=")
+# No formulas are 1_000, "3 to 5", names such as IV and AB, and ranges and dates: 10-15, 2/4/20.
+_NO_FORMULA = re.compile(
+    rf"{_WORD.pattern}|\d\s+\d|\.\d*\.|=.*=|\d\s*_|\d\s+[a-z]{{2}}\s+\d|(?<![\\a-zA-Z])[A-Z]{{2}}"
+    r"|\A[-\d\s.,/]+\Z"
+)
 _NAMED = re.compile(
     r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in\b)\s*(?!=)(.*)", re.DOTALL
 )
-_FULL_STOP = re.compile(r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])[.!?](?=\s|$)")
-_MATRIX = re.compile(r"\\begin\{([a-z]*matrix)\}(.*)\\end\{\1\}", re.DOTALL)
-_ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
+_FULL_STOP = re.compile(r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])(?!(?<=\d)!+ [a-z])[.!?](?=\s|$)")
+_MATRIX = re.compile(r"\\begin\{([pbB]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
+_ELLIPSIS = re.compile(r"\\[lcd]?dots[bcimo]?(?![a-z])|\.\.\.+|[…⋯]|\betc\b\.?|\band so on\b")
 _ENDS_IN_MATH = re.compile(r"\.\.\.$|[\da-z)]!+$")  # an ellipsis or a factorial
 _TIME = re.compile(r"(1[0-2]|0?[1-9])(?:[:.]([0-5]\d))?\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_SPELLINGS = (  # that differ in nothing
+    (_ELLIPSIS.pattern, r"\\ldots"), (r"\A([a-zA-Z])\)\Z", r"\1"),
+    (r"\\(ge|le|ne)q(?:slant)?(?![a-zA-Z])", r"\\\1"), (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+    (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"), (r"\\degree(?![a-zA-Z])", r"^\\circ"),
+    (r"(?i)( o'clock)? in the morning", " am"),
+    (r"(?i)( o'clock)? in the (afternoon|evening)", " pm"),
+)  # fmt: skip
 _BASE = re.compile(
     r"\(?([0-9a-z]+(?:\.[0-9a-z]+)?)\)?\s*(?:_\s*\{?\s*|\(?(?:in )?base )"
     r"([0-9]{1,2}|[a-z]+)\s*[)}]?",
@@ -131,7 +142,8 @@ def _key(text: str, timeout: float) -> Hashable:
         return _key_of_list(signs, timeout)
     parts = _divide(text, (",", ";", " or ", " and "))
     if len(parts) > 1:
-        return _key_of_list(parts, timeout)
+        key = _key_of_list(parts, timeout)
+        return ("and", key) if " and " in text and re.search(r"[<>]|\\[lg]e\b", text) else key
     named = _NAMED.fullmatch(text)
     if named and named[2] and "=" not in named[2]:
         return _key(named[2], timeout)
@@ -178,6 +190,11 @@ def _key_of_list(items: list[str], timeout: float) -> Hashable:
     if len({name[1] for name in named if name}) > 1 and all(named):
         return "values", frozenset((n[1], _key(n[2], timeout)) for n in named if n)
     keys = frozenset(_key(item, timeout) for item in items)
+    things = [counted(item) if read_quantity(item) is not None else "" for item in items]
+    if len({*things} - {""}) > 1:  # 3 boys and 4 girls
+        return "values", frozenset(
+            (t, _key(i, timeout)) for t, i in zip(things, items, strict=True)
+        )
     return next(iter(keys)) if len(keys) == 1 else ("set", keys)
 
 
@@ -247,7 +264,7 @@ def _tidy(answer: str) -> str:
         if answer.startswith(opening) and answer.endswith(closing) and opening not in inner:
             answer = inner.strip()
     if read_quantity(answer) is not None:
-        answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))|(?<![\w\\])\\?[$€£¥]\s*", "", answer)
+        answer = re.sub(r"(?<=\d),(?=\d)|(?<![\w\\])\\?[$€£¥]\s*", "", answer)
     return answer.strip().rstrip(",;" if "..." in answer else ".,;")
 
 
@@ -255,6 +272,8 @@ def _normal(answer: str) -> str:
     """One spelling for spellings that never differ in value."""
     boxed = _last_boxed(answer)
     answer = plain_symbols(_tidy(answer if boxed is None else boxed))
+    for pattern, spelling in _SPELLINGS:
+        answer = re.sub(pattern, spelling, answer)
     answer = _SPACING.sub(" ", answer.replace(r"\{", "{").replace(r"\}", "}"))
     return " ".join(_TEXT_COMMAND.sub(r" \1 ", answer).split()).strip("$ ").rstrip(".")
 

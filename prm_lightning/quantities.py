@@ -207,7 +207,8 @@ def _value(node: ast.expr, values: dict[str, Fraction]) -> Fraction:
 _SCALES = {
     "dozen": 12, "hundred": 100, "thousand": 10**3, "lakh": 10**5, "million": 10**6,
     "crore": 10**7, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15,
-    "quintillion": 10**18, "googol": 10**100,
+    "quintillion": 10**18, "sextillion": 10**21, "septillion": 10**24, "octillion": 10**27,
+    "nonillion": 10**30, "decillion": 10**33, "googol": 10**100,
 }  # fmt: skip
 _SMALL = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
@@ -229,49 +230,65 @@ pound ton gram meter metre liter litre gallon cup s sec second min minute h hr h
 month year old percent percentage degree degrees dollar usd cent euro eur gbp rs rupee yen yuan rmb
 people person men women man woman children child fish sheep mice geese teeth deer oxen total
 altogether overall each left remaining more extra o'clock unit square cubic sq cu page mark point
-piece slice rad radian hz kb mb gb
+piece slice rad radian hz kb mb gb deg yds yrs
 """.split()  # noqa: SIM905
 # Words that change a value, so that a number followed by one of them is not that number.
 _OTHER_WORDS = """
 am pm a.m p.m pi squared cubed factorial factorials base bases mod modulo plus minus times over less
 or to sin cos tan log ln sqrt root roots infinity power powers negative positive gross score
+binary octal hexadecimal hex north south east west up down forward
+backward early late ahead behind above below under before after ago profit loss gain debt increase
+decrease short many few older younger taller shorter longer higher lower faster slower
 """.split()  # noqa: SIM905
 _VALUES = {*_OTHER_WORDS, *_SCALES, *NUMERALS, *_PARTS}
 _VALUES |= {word + "s" for word in _VALUES}
 
 _SCALE = "|".join(_SCALES)
 _PART = "|".join(word for word in _PARTS if word != "half")
+_PARTS_OF_ONE = rf"(?:an?|one|two|three|four|five)[\s-]+(?:half|{_PART})s?"
 _DIGITS = (
-    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[\u00a0\u2009\u202f]\d{3})+"
+    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[\u00a0\u2009\u202f'’]\d{3})+"
+    r"|\d{1,3}(?:\.\d{3}){2,}|\d{1,2}(?:,\d\d)+,\d{3}"
     r"|\d{1,3}(?: \d{3}){2,}|\d{1,3}(?: 0\d\d)+|\d+)"
 )
-_PLAIN = rf"(?:{_DIGITS}(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}\b)?|\.\d+)"
+_PLAIN = rf"(?:\d*\.\d*\\overline\{{\d+\}}|{_DIGITS}(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}\b)?|\.\d+)"
+_TEX_FRACTION, _SUPER = r"\\[dtc]?frac\{\d+\}\{\d+\}", "[⁺⁻]?[⁰¹²³⁴-⁹]+"
+_ROOT = r"(?:√\s*\d+|\\sqrt\s*\{?\d+\}?)"
 # A number of a text with all that belongs to it. The 10-15 in it is a range.
 NUMBER_IN_TEXT = re.compile(
-    rf"(?<![\w.,^/$:])(?:\b(?:minus|negative)\s+|(?<![)\d])[-\u2212])?[$€£¥]?"
-    rf"(?:\d{{1,2}}:\d\d(?:\s*[ap]\.?m\b)?(?!:)|\d+(?::\d+)+"
-    rf"|(?:\d+ (?=\d+/\d))?{_PLAIN}(?![\d,]*\.?\d)(?:/\d+(?![\d/]))?"
-    rf"(?:[\u00bc-\u00be\u2150-\u215e]|\^\{{?-?\d+\}}?|!+(?=\s*[a-z*/+^)=])|_\{{?\d+\}}?)?|[\u00bc-\u00be\u2150-\u215e])"
-    rf"(?:\s*(?:×|x|\*|\\times)\s*10\^\{{?-?\d+\}}?)?"
+    rf"(?<![\w.,^/$:√])(?:\b(?:minus|negative)\s+|(?<![)\d])[-\u2212])?[$€£¥]?"
+    rf"(?:\d{{1,2}}:\d\d(?:\s*[ap]\.?m\b)?(?!:)|\d+(?::\d+)+|\d*\s?{_TEX_FRACTION}|{_ROOT}"
+    rf"|(?:\d+ (?=\d+/\d))?{_PLAIN}(?![\d,]*\.?\d|[xyznabkKMB]\b)(?:/\d+(?![\d/]))?(?:"
+    rf"\s?[\u00bc-\u00be\u2150-\u215e]|\^\{{?-?\d+\}}?|\^\(-?\d+\)|{_SUPER}|_\{{?\d+\}}?|[₀-₉]+"
+    rf"|!+(?=\s*[a-z*/+^)=]|\.(?!\.))|\s*(?:π|\\?pi\b|{_ROOT}))?|[\u00bc-\u00be\u2150-\u215e])"
+    rf"(?:\s*(?:[×x*·]|\\times|\\cdot)\s*10(?:\^\{{?-?\d+\}}?|{_SUPER}))?"
     rf"(?:\s*%|\s*[ap]\.?m\b|(?:\s+(?:{_SCALE})s?\b)+|\s+(?:squared|cubed|factorial)\b)?"
-    rf"(?:[\s-]+(?:{_PART})s?\b)?(?:\s+and\s+(?:a\s+(?:half|{_PART})|\d+/\d+)\b)?",
+    rf"(?:[\s-]+(?:{_PART})s?\b)?(?:\s+and\s+(?:{_PARTS_OF_ONE}|\d+/\d+)\b)?",
 )
 _POWER = re.compile(r"\^\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _MIXED = re.compile(
-    r"(?<![\d.,/])(\d+)\s*(?:and\s+)?(?:\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}|(?<=\s)(\d+)\s*/\s*(\d+))"
+    r"(?<![\d.,/])([1-9]\d*)\s*(?:and\s+)?(?:\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}"
+    r"|(?<=\s)(\d+)\s*/\s*(\d+))"
 )
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])(?!\s*/)")
+_GROUPED = re.compile(
+    r"(?<![\d.,])(?:\d{1,3}(?:([ '’_])\d{3}(?:\1\d{3})*|(?:\.\d{3}){2,})|\d\d?(?:,\d\d)+,\d{3})"
+    r"(?![\d,])(?!\s*/)"
+)
+# A range or a date is no difference, 2/4/2020 no quotient.
+_NO_DIFFERENCE = re.compile(r"-?[\d.,]+(?:\s*-\s*[\d.,]+)+|\d+/\d+/\d+")
 _SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?![\w.])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
 _LONG_DECIMAL = re.compile(r"-?\d*\.(\d{11,})")
 _QUANTITY = re.compile(
-    r"\s*(?P<sign>minus|negative)?\s*(?P<digits>[-+\d.,/*^!()%\s]*?)\s*%?\s*(?P<words>[a-z].*)?",
+    r"\s*(?P<sign>minus|negative)?\s*(?P<digits>[-+\d.,/*^!()%\s]*?)\s*%?\s*"
+    r"(?:/(?=[a-z]{2}))?(?P<words>[a-z].*)?",
     re.IGNORECASE | re.DOTALL,
 )
 _SYMBOLS = str.maketrans({
     "⁄": "/", "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
     "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ",
+    "≠": r"\ne ", "∅": r"\emptyset ",
 })  # fmt: skip
 
 
@@ -300,7 +317,7 @@ def read_quantity(text: str) -> Fraction | None:
         return None
     digits = match["digits"].strip()
     value = evaluate(digits, Fraction(1)) if digits else None
-    if digits and value is None:
+    if digits and (value is None or _NO_DIFFERENCE.fullmatch(digits)):
         return None
     if value is not None and (shown := _LONG_DECIMAL.fullmatch(digits)):
         near = value.limit_denominator(1000)  # 2.7777777777777777 is how a program shows 25/9
@@ -314,8 +331,15 @@ def read_quantity(text: str) -> Fraction | None:
     return -counted if match["sign"] else counted
 
 
+def counted(text: str) -> str:
+    """The words of a number that are no numerals, in the singular; a currency is one of them."""
+    words = re.findall(r"(?<![\\a-z])[a-z]{2,}|[$€£¥]", text.lower())
+    return " ".join(word.removesuffix("s") for word in words if word not in _VALUES)
+
+
 def _arithmetic(text: str) -> str:
     """LaTeX, powers, mixed numbers and spaces between thousands as plain arithmetic."""
+    text = re.sub(r"(?i)^((?:usd|eur|gbp|inr|rs\.?)(?=\s*\d)|us(?=\\?\$))", "", text)
     text = re.sub(r"\\?[$€£₹]|¥|\\left\b|\\right\b|\\[,;:! ]|\{,\}", "", text).replace(r"\%", "%")
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\s*\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})\s*[CF]?(?![a-z])", " degrees ", text)
@@ -323,7 +347,7 @@ def _arithmetic(text: str) -> str:
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"(\\[dtc]?frac)\s*(\d)\s*(\d)", r"\1{\2}{\3}", text)
     text = _MIXED.sub(lambda m: f"({m[1]}+{m[2] or m[4]}/{m[3] or m[5]})", text)
-    text = _GROUPED.sub(lambda m: m[0].replace(" ", ""), text)
+    text = _GROUPED.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = re.sub(r"\\(?:times|cdot)(?![a-zA-Z])|(?<=[\d)])\s*[xX](?=\s*10\^)", "*", text)
     text = re.sub(r"\\div(?![a-zA-Z])", "/", text)
     before = None
@@ -342,12 +366,14 @@ def _repeating(match: re.Match[str]) -> str:
 
 def _count(number: Fraction | None, words: list[str]) -> tuple[Fraction | None, list[str]]:
     """The value of a number, if any, with the numerals after it, and the words that are left."""
-    total, held = Fraction(0), Fraction(0)  # complete thousands; what came before "and"
+    total, held, spoken = Fraction(0), Fraction(0), False  # complete thousands; before "and"
     for i, word in enumerate(words):
         singular = word.removesuffix("s")
         following = words[i + 1] if i + 1 < len(words) else ""
         if word in NUMERALS and (
-            number is None or number % (10 if NUMERALS[word] < 20 else 100) == 0
+            number is None
+            or number % 100 == 0
+            or (NUMERALS[word] < 10 and number % 10 == 0 and number % 100 >= 20)
         ):
             number = (number or Fraction(0)) + NUMERALS[word]
         elif word in ("a", "an") and number is None and following in {*_SCALES, *_PARTS}:
@@ -356,24 +382,35 @@ def _count(number: Fraction | None, words: list[str]) -> tuple[Fraction | None, 
             continue
         elif word == "half" and number is None:
             number = Fraction(1, 2)
-        elif singular in _SCALES and (number is not None or held):
-            number = (held + (number or 0)) * _SCALES[singular]
-            held = Fraction(0)
-            if _SCALES[singular] >= 1000 and (following in NUMERALS or following.isdigit()):
+        elif singular in _SCALES and number is not None:
+            scale = _SCALES[singular]
+            apart = number >= 1 and (held >= 1000 or scale < 1000)  # two thousand and five hundred
+            if not _joins(held, number * scale if apart else number, spoken=spoken):
+                return None, words
+            total += held * apart
+            number, held = (number + held * (not apart)) * scale, Fraction(0)
+            if scale >= 1000 and (following in NUMERALS or following.isdigit()):
                 total, number = total + number, None
         elif number is not None and (word in _PARTS or singular in _PARTS):
             number /= _PARTS.get(word) or _PARTS[singular]
-        elif word == "and" and number is not None and not held and following:
-            held, number = number, None
+        elif word == "and" and number and number >= 1 == number.denominator and not held:
+            held, number, spoken = number, None, i > 0
         elif number is None and re.fullmatch(r"\d+|\(\d+/\d+\)", word):
             number = evaluate(word)
         else:
             break
     else:
         i = len(words)
-    if number is None and not total:
+    last = number or Fraction(0)
+    if (number is None and (held or not total)) or not _joins(held, last, spoken=spoken):
         return None, words
-    return total + held + (number or 0), words[i:]
+    return total + held + last, words[i:]
+
+
+def _joins(before: Fraction, after: Fraction, *, spoken: bool) -> bool:
+    """Whether two numbers with "and" between them are one, as 2 and 1/2, but not 2 and 3."""
+    zeros = 100 if after < 100 else 1000 ** ((len(str(int(after))) + 2) // 3)
+    return after < 1 or not before or (spoken and before % zeros == 0)
 
 
 def _are_units(words: list[str], value: Fraction, *, glued: bool) -> bool:

@@ -34,7 +34,10 @@ STATED = [
     ("The answer is two and a half.", "two and a half"),
     ("The answer is 3 p.m. and no later.", "3 p.m"),
     ("The answer is 3. Let me check: the answer is 4.", "4"),
-    ("The correct answer is therefore (B).", "(B)"),
+    ("The correct answer is therefore (B).", "(B)"), ("So \\fbox{5}.", "5"),
+    ("The answer is 5! ways.", "5!"), ("The answer is 10⁻⁹ meters.", "10⁻⁹"),
+    ("The answer is 2π meters.", "2π"), ("The answer is 2√2 meters.", "2√2"),
+    ("The answer is $5k in all.", "5k in all"), ("The answer is 12,34,567.", "1234567"),
 ]  # fmt: skip
 NOT_STATED = [
     ("Natalia sold 48 / 2 = 24 clips in May, 72 in all.", "72"), ("He pays $1,250.50!", "1250.50"),
@@ -45,6 +48,10 @@ NOT_STATED = [
     ("They meet at 3:30 p.m. on Tuesday.", "3:30 p.m"), ("In base 2 that is 101_2.", "101_2"),
     ("That is 1.5 x 10^6 cells.", "1.5 x 10^6"), ("So there are 5! ways.", "5!"),
     ("He scored 50!", "50"), ("The ratio is 3:2.", "3:2"), ("It is 1/2 million.", "1/2 million"),
+    ("So it is 6.02×10²³ atoms.", "6.02×10²³"), ("So it is 2³ ways.", "2³"), ("10₂ it is.", "10₂"),
+    (r"It is 2\frac{3}{4} cups.", r"2\frac{3}{4}"), (r"It is 0.\overline{3}.", r"0.\overline{3}"),
+    ("He has 5 sextillion bees.", "5 sextillion"), ("That is 3 ¾ cups.", "3 ¾"),
+    ("He drinks 3 and three quarters cups.", "3 and three quarters"), ("That is √2 m.", "√2"),
     ("Nothing here.", None), ("", None),
 ]  # fmt: skip
 
@@ -93,7 +100,14 @@ SAME = [
     ("5 o'clock", "5"), ("no solution", r"\text{No solution}"), ("３", "3"), ("٣", "٣"),
     ("2π", r"2\pi"), ("√2", r"\sqrt{2}"), (r"\frac{\pi}{2}", r"\pi/2"), ("1,000 meters", "1000"),
     ("18 total", "18"), ("4 thousandths", "0.004"), (r"3.0 \text{ hours}", "3"),
-    (r"\frac{9}{2}\text{ units}", "4.5"), ("noon", "12 pm"),
+    (r"\frac{9}{2}\text{ units}", "4.5"), ("noon", "12 pm"), ("1'000'000", "1000000"),
+    ("12,34,567", "1234567"), ("1_000", "1000"), ("1.000.000", "1000000"), ("US$5", "5"),
+    ("USD 5", "5"), ("Rs. 500", "500"), ("$15/hour", "15"), (r"\sqrt[3]{8}", "2"), ("A)", "A"),
+    (r"x \geq 5", "x ≥ 5"), (r"a \neq b", "a ≠ b"), (r"\varnothing", "∅"), ("90\\degree", "90"),
+    (r"\dfrac{a}{b}", r"\frac{a}{b}"), (r"\fbox{42}", "42"), ("1, 2, …", r"1, 2, \dots"),
+    ("3 in the afternoon", "3 pm"), ("two thousand and five hundred", "2500"),
+    ("2 million and 3 thousand", "2003000"), ("3 boys and 4 girls", "4 girls and 3 boys"),
+    ("3, 4 and 5 apples", "3, 4, 5"), ("2 and 3", "{3, 2}"), ("2 hundred and 5", "205"),
 ]  # fmt: skip
 DIFFERENT = [
     ("5 tens", "5"), ("5/0", "3/0"), ("1.000.000", "0"),
@@ -113,6 +127,18 @@ DIFFERENT = [
     ("f(x)=x", "f(x)=2x"), ("x>5", "x<5"), ("1 hundred", "1"), ("100", "1 hundredth"),
     ("12 noon", "12 midnight"), ("3 halves", "3"), ("1e-5", "1e-6"), ("7 mod 3", "7"),
     ("n^2", "n^3"), (r"\log_2 3", r"\log_3 2"), ("ab", "bac"), ("5 blue", "5"),
+    ("2 and 3", "5"), ("100 and 5", "105"), ("$2 and 3 cents", "5"), ("1/2 and 1/3", "5/6"),
+    ("two and three million", "5 million"), ("0 and 1/2", "1/2"), ("twenty twelve", "32"),
+    ("10-15", "15-20"), ("10-15 km", "15-20 km"), ("$10-$15", "-5"), ("3 - 1", "2 - 0"),
+    ("2020-01-02", "2019-01-01"), ("2/4/2020", "1/2/2020"), ("555-1234", "556-1235"),
+    ("1_000", "1"), ("12_2", "12"), ("3 to 5", "5 to 3"), ("IX", "XI"), ("AC", "CA"),
+    ("1, 2, 3, ...", "1, 3, 2"), ("1, 2, ⋯", "2, 1, ⋯"), ("1, 2, etc.", "2, 1, etc."),
+    ("3.14...", "3.14"), ("3 boys and 4 girls", "4 boys and 3 girls"), ("1 sextillion", "1"),
+    ("3 hours and 3 minutes", "3"), ("2 cats, 3 cats, 4 dogs", "2 cats, 4 dogs"),
+    ("5 km north", "5 km south"), ("30 dollars profit", "30 dollars loss"), ("5 days ago", "5"),
+    ("9 in the morning", "9 in the evening"), ("10 in binary", "10"), ("1 m below zero", "1 m"),
+    ("x>3 or x<1", "x>3 and x<1"),
+    (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
 ]  # fmt: skip
 
 
