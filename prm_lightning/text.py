@@ -13,8 +13,8 @@ GUIDE_BRANCH = "\n### Evaluate this step:\n"
 _BLANK = re.compile(r"\n(?:[^\S\n]*\n)+")
 # A mark holds an equation or a bare number; code such as `x << n >> 2` holds neither.
 _CALCULATOR_MARK = re.compile(r"<<(?:[^<>=\n]*=[^<>\n]*|[\d.,]+)>>")
-_THOUSANDS_COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LETTER = r"[^\W\d_]"
+_THOUSANDS_MARK = re.compile(r"(?<=\d)(?:[,']|\s+)(?=\d{3}(?!\d))")
+_LETTER = r"[^\W\d_\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # in words with spaces
 # Characters that are not seen: soft hyphens, joiners, marks of direction, variation selectors.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -23,17 +23,26 @@ _INVISIBLE = re.compile(
 # NFKC would make x² the same as x2, 3½ the same as 31/2 and 10₂ the same as 102.
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _FRACTION_OR_INDEX = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞₀-₉])")
-_SIGNS = str.maketrans("\u2212\u2010\u2011\u2012\u2013×∗⋅÷⁄∕’‘′", "-----***///'''")
-_PRIMES = re.compile(rf"(?<![\w'\"])({_LETTER})('+)(?!{_LETTER})")  # f'(2), not Ann's
+_SIGNS = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212➖", "-")
+    | dict.fromkeys("×∗⋅·∙•", "*")
+    | dict.fromkeys("÷⁄∕", "/")
+    | dict.fromkeys("’‘′", "'")
+    | {"≤": "<=", "≥": ">=", "≠": "!=", "٫": ".", "٬": ","}
+)
+# f'(2), sin'(x), (fg)', 5', but not Ann's, dogs' and 'A'
+_PRIMES = re.compile(
+    rf"((?<!{_LETTER})(?<![\d_'\"]){_LETTER}|(?<!['\"])[\d)\]}}]|\w(?='+\())('+)(?!{_LETTER})"
+)
 # Operators and brackets stay: without them 2+3 and 2-3 would be one problem.
 _PUNCTUATION = re.compile(
-    r"""["#$&',:;?@\\_`~¡¿«»\u2010-\u201f\u2026\u2032-\u203a]"""
+    r"""["$',:;?\\_`~¡¿«»\u2010-\u201f\u2026\u2032-\u203a]"""
     r"|[\u060c\u061b\u061f\u0964\u0965\u3001-\u3003\u3008-\u3011\u3014-\u301f\u30fb]"
     r"|\.(?!\d)"  # not a decimal point
     rf"|(?<={_LETTER}{{2}})-|-(?={_LETTER}{{2}})"  # a hyphen, not a minus
-    rf"|(?<![\d)\]!])(?<!(?<!{_LETTER}){_LETTER})!+(?!=)"  # no factorial: 5!, n!, (n - 1)!
+    rf"|(?<![\d)\]}}|!])(?<!(?<!{_LETTER}){_LETTER})!+(?!=)"  # no factorial: 5!, n!, (n - 1)!
 )
-_OPERATOR = re.compile(r"([-+*/^=<>()\[\]{}|%!])")
+_OPERATOR = re.compile(r"([-+*/^=<>()\[\]{}|%!#&@])")
 _STEP_NUMBER = re.compile(r"\s*step \d{1,4}[:.]", re.IGNORECASE)
 
 
@@ -67,10 +76,11 @@ def normalise_problem(text: str) -> str:
         >>> normalise_problem("What is 5!?") == normalise_problem("What is 5?")
         False
     """
-    key = _INVISIBLE.sub("", text.casefold())
+    key = _INVISIBLE.sub("", text.casefold()).replace("´", "'")  # which NFKC takes for an accent
     key = _FRACTION_OR_INDEX.sub(" ", _SUPERSCRIPT.sub(r"^\g<0>", key))
     key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
-    key = _THOUSANDS_COMMA.sub("", key.translate(_SIGNS))
+    key = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), key.translate(_SIGNS))
+    key = re.sub(r"(?<=\d)\s+!", "!", _THOUSANDS_MARK.sub("", key))
     key = _PRIMES.sub(lambda found: found[1] + " prime" * len(found[2]), key)
     key = _OPERATOR.sub(r" \1 ", _PUNCTUATION.sub(" ", key))
     return " ".join(key.split() or text.casefold().split())

@@ -49,6 +49,9 @@ SAME = [
     ("What is 7\u20132?", "What is 7 - 2?"), ("What is\u200b 7\u00ad5\ufeff?", "What is 75?"),
     ("ＡＢＣ ３×４", "abc 3 * 4"), ("Is 3½ = 7÷2?", "Is 3 1/2 = 7/2?"),
     ("Find x² + 1.", "Find x^2 + 1."), ("Find f′(2) and y''.", "Find f'(2) and y''"),
+    ("What is 3 · 4 — 2?", "What is 3 * 4 - 2?"), ("Is a ≤ b ≠ c?", "Is a <= b != c?"),
+    ("1\u202f000 or 1’000", "1,000 or 1000"), ("f´(2)", "f'(2)"),
+    ("What is ٣ + ५?", "What is 3 + 5?"),
     ("Ann’s dogs’ food 'A'!", "Ann's dogs' food \"A\""), ("Wow!! Add x-3.", "wow add x - 3"),
 ]  # fmt: skip
 
@@ -65,7 +68,9 @@ OTHER = [
     ("What is (n - 1)!?", "What is (n - 1)?"), ("What is n!?", "What is n?"),
     ("Is 5 != 3?", "Is 5 = 3?"), ("Find f'(2)", "Find f(2)"), ("Find f''(2)", "Find f'(2)"),
     ("Find x²", "Find x2"), ("Is it 3½?", "Is it 31/2?"), ("What is 10₂ + 1?", "What is 102 + 1?"),
-    ("x-3", "x 3"),
+    ("x-3", "x 3"), ("求f'(2)的值", "求f(2)的值"), ("求x-3的值", "求x 3的值"), ("求n!", "求n"),
+    ("Find (fg)'(2)", "Find (fg)(2)"), ("Find sin'(x)", "Find sin(x)"), ("5' tall", "5 tall"),
+    ("Is 5 # 3 so?", "Is 5 @ 3 so?"), ("What is |x|!?", "What is |x|?"), ("—5 + 3", "5 + 3"),
 ]  # fmt: skip
 
 
