@@ -18,7 +18,7 @@ from collections.abc import Hashable
 from fractions import Fraction
 from functools import cache, lru_cache
 
-from prm_lightning.quantities import NUMBER_IN_TEXT, NUMERALS, counted, plain_symbols, read_quantity
+from prm_lightning.quantities import NUMERALS, PARTS, SCALES, counted, plain_symbols, read_quantity
 
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _ANNOUNCED = re.compile(
@@ -63,6 +63,28 @@ _BASE = re.compile(
     r"\(?([0-9a-z]+(?:\.[0-9a-z]+)?)\)?\s*(?:_\s*\{?\s*|\(?(?:in )?base )"
     r"([0-9]{1,2}|[a-z]+)\s*[)}]?",
     re.IGNORECASE,
+)
+_SCALE = "|".join(SCALES)
+_PART = "|".join(word for word in PARTS if word != "half")
+_PARTS_OF_ONE = rf"(?:an?|one|two|three|four|five)[\s-]+(?:half|{_PART})s?"
+_DIGITS = (
+    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[\u00a0\u2009\u202f'’]\d{3})+"
+    r"|\d{1,3}(?:\.\d{3}){2,}|\d{1,2}(?:,\d\d)+,\d{3}"
+    r"|\d{1,3}(?: \d{3}){2,}|\d{1,3}(?: 0\d\d)+|\d+)"
+)
+_PLAIN = rf"(?:\d*\.\d*\\overline\{{\d+\}}|{_DIGITS}(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}\b)?|\.\d+)"
+_TEX_FRACTION, _SUPER = r"\\[dtc]?frac\{\d+\}\{\d+\}", "[⁺⁻]?[⁰¹²³⁴-⁹]+"
+_ROOT = r"(?:√\s*\d+|\\sqrt\s*\{?\d+\}?)"
+# A number of a text with all that belongs to it. The 10-15 in it is a range.
+NUMBER_IN_TEXT = re.compile(
+    rf"(?<![\w.,^/$:√])(?:\b(?:minus|negative)\s+|(?<![)\d])[-\u2212])?[$€£¥]?"
+    rf"(?:\d{{1,2}}:\d\d(?:\s*[ap]\.?m\b)?(?!:)|\d+(?::\d+)+|\d*\s?{_TEX_FRACTION}|{_ROOT}"
+    rf"|(?:\d+ (?=\d+/\d))?{_PLAIN}(?![\d,]*\.?\d|[xyznabkKMB]\b)(?:/\d+(?![\d/]))?(?:"
+    rf"\s?[\u00bc-\u00be\u2150-\u215e]|\^\{{?-?\d+\}}?|\^\(-?\d+\)|{_SUPER}|_\{{?\d+\}}?|[₀-₉]+"
+    rf"|!+(?=\s*[a-z*/+^)=]|\.(?!\.))|\s*(?:π|\\?pi\b|{_ROOT}))?|[\u00bc-\u00be\u2150-\u215e])"
+    rf"(?:\s*(?:[×x*·]|\\times|\\cdot)\s*10(?:\^\{{?-?\d+\}}?|{_SUPER}))?"
+    rf"(?:\s*%|\s*[ap]\.?m\b|(?:\s+(?:{_SCALE})s?\b)+|\s+(?:squared|cubed|factorial)\b)?"
+    rf"(?:[\s-]+(?:{_PART})s?\b)?(?:\s+and\s+(?:{_PARTS_OF_ONE}|\d+/\d+)\b)?",
 )
 _HOURS = {"noon": 720, "12 noon": 720, "midnight": 0, "12 midnight": 0}
 _OPENING, _CLOSING = "([{", ")]}"
