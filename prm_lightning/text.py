@@ -24,12 +24,8 @@ _INVISIBLE = re.compile(
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _FRACTION_OR_INDEX = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞₀-₉])")
 _SIGNS = str.maketrans(
-    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212➖", "-")
-    | dict.fromkeys("×∗⋅·∙•", "*")
-    | dict.fromkeys("÷⁄∕", "/")
-    | dict.fromkeys("’‘′", "'")
-    | {"≤": "<=", "≥": ">=", "≠": "!=", "٫": ".", "٬": ","}
-)
+    "\u2010\u2011\u2012\u2013\u2014\u2015\u2212➖×∗⋅·∙•÷⁄∕’‘′٫٬", "--------******///'''.,"
+) | {ord("≤"): "<=", ord("≥"): ">=", ord("≠"): "!="}
 # f'(2), sin'(x), (fg)', 5', but not Ann's, dogs' and 'A'
 _PRIMES = re.compile(
     rf"((?<!{_LETTER})(?<![\d_'\"]){_LETTER}|(?<!['\"])[\d)\]}}]|\w(?='+\())('+)(?!{_LETTER})"
@@ -265,11 +261,12 @@ _INNER = r"[A-Za-z_▁][\w▁ .:-]{1,40}"
 _TOKEN = (
     rf"(?:<[|｜]{_INNER}[|｜]>|<\|{_INNER}>|<{_INNER}\|>"  # Phi, Qwen, Llama 3 and 4, DeepSeek, ...
     rf"|\[\|{_INNER}\|\]|\[/?INST\]|\]~\w+\]|\[e~\["  # EXAONE, Mistral, MiniMax
-    r"|</?s>|<(?:bos|eos|eoh|pad)>|<(?:start|end)_of_\w+>|<extra_id_\d+>|<seed:\w+>)"  # Gemma, ...
+    r"|</?s>|<(?:bos|eos|eoh|pad)>|<(?:start|end)_of_\w+>|<extra_id_\d+>|<seed:\w+>"  # Gemma, ...
+    r"|</?(?:system|user|human|assistant|bot)>|<reserved_\d+>)"  # RedPajama, Baichuan
 )
 _TOKEN_OF_USER = (
-    r"(?:<[|｜]|\[\|)(?![^|｜]*end)[\w▁ -]*(?:user|human)[\w▁ -]*(?:[|｜]>|\|\])"
-    rf"(?:user{_TOKEN}|:)?"
+    r"(?:<[|｜]|\[\|)(?![^|｜]*end)[\w▁ -]*(?:user|human|prompter)[\w▁ -]*(?:[|｜]>|\|\])"
+    rf"(?:user{_TOKEN}|:)?|<(?:user|human)>:?"
 )
 _USER_TURN = re.compile(
     rf"(?i:{_TOKEN_OF_USER}|{_TOKEN}\s*(?:user|human)(?:{_TOKEN}|:?[ \t]*\r?\n))|\[INST\]"
@@ -277,14 +274,24 @@ _USER_TURN = re.compile(
 _ANY_TOKEN = re.compile(_TOKEN)
 _LLAMA2_SYSTEM_END = "<</SYS>>"  # Llama 2 renders the system prompt inside the first user turn
 
-# Templates without special tokens: the role at the start of a line, or in capitals (Vicuna).
-_ROLE = re.compile(r"(?:\A|\n)[ \t]*(?:#+ *)?(?:Human|User|Instruction) *:|(?:\A|\s)USER:")
-_ANSWER_ROLE = re.compile(r"\n[ \t]*(?:#+ *)?(?:Assistant|Response) *:|\sASSISTANT:")
+# Templates without special tokens: the role at the start of a line or after a sentence, alone in a
+# line where tokens were left out, or in capitals (Vicuna).
+_ROLE = re.compile(
+    r"(?:\A|\n|[.!?]\s*(?=#|Human|User))[ \t]*(?:[#*]+ *)?(?:(?i:Human|User|Instruct(?:ion)?) *:"
+    r"(?:\*\*)?|(?:(?<=# )Instruction|user)[ \t]*\r?\n)|(?:\A|\s|</s>)USER:"
+)
+_ANSWER_ROLE = re.compile(
+    r"\n[ \t]*(?:[#*]+ *)?(?:(?i:Assistant|Response) *:|(?:(?<=# )Response|assistant|model)\s)"
+    r"|\sASSISTANT:|\s*(?:#+ *)?\b(?:Assistant|AI|Bot|GPT|Output) *:\s*(?:<think>\s*)?\Z"
+)
+_INPUT = re.compile(r"\n[ \t]*#+ *Input *:\s*")  # of Alpaca: what the instruction is about
 
 _EDGE = r"(?:</?s>|<(?:bos|eos)>|<[|｜](?:(?:begin|end|start)[_▁]?of[_▁]?\w+|eot_id)[|｜]>)"
 _EDGES = re.compile(rf"\A(?:\s*{_EDGE})+\s*|\s*(?:{_EDGE}\s*)+\Z")
 _LEFT_OVER = re.compile(
-    rf"{_TOKEN}|<</?SYS>>|</?think>|^[ \t]*(?:#+ *)?(?:Human|Assistant|Response) *:", re.MULTILINE
+    rf"{_TOKEN}|<</?SYS>>|</?think>|^[ \t]*(?:#+ *)?(?:Human|Assistant|Response) *:"
+    r"|(?<=\n)[^\W\d]\w{0,19} *[:：]\s*\Z",  # "Answer:" at the end
+    re.MULTILINE,
 )
 
 
@@ -309,7 +316,7 @@ def cut_chat_markup(prompt: str) -> str:
         turn = text[roles[-1].end() :]
         end = _ANSWER_ROLE.search(turn)
         if end or roles[-1].start() == 0:
-            return turn[: end.start() if end else None].strip()
+            return _INPUT.sub("\n", turn[: end.start() if end else None]).strip()
     return text
 
 

@@ -49,6 +49,16 @@ TEMPLATES = {
     "Human": "\n\nHuman: {}\n\nAssistant:",
     "Vicuna": "A chat between a user and an assistant. USER: {} ASSISTANT:",
     "Alpaca": "Below is an instruction.\n\n### Instruction:\n{}\n\n### Response:\n",
+    "OpenAssistant": "<|prompter|>{}<|endoftext|><|assistant|>",
+    "RedPajama": "<human>: {}\n<bot>:",
+    "tokens left out": "system\nBe brief.\nuser\n{}\nassistant\n",
+    "R1-Zero": "User asks, Assistant thinks. User: {} Assistant: <think>",
+    "Guanaco": "A chat between two.### Human: {}### Assistant:",
+    "Alpaca without colons": "Below is one.\n\n### Instruction\n{}\n\n### Response\n",
+    "Phi-2": "Instruct: {}\nOutput:",
+    "bold": "**User:** {}\n**Assistant:**",
+    "small": "user: {}\nassistant:",
+    "two turns of Vicuna": "A chat. USER: first ASSISTANT: yes</s>USER: {} ASSISTANT:",
     "two turns": "<|user|>\nfirst<|end|>\n<|assistant|>\nyes<|end|>\n<|user|>\n{}<|end|>\n",
     "two turns of Mistral": "<s>[INST] first [/INST] yes </s><s>[INST] {} [/INST]",
     "two turns of Human": "Human: first\n\nAssistant: yes\n\nHuman: {}\n\nAssistant:",
@@ -84,6 +94,13 @@ def test_a_prompt_without_markup_stays_as_it_is(text):
 def test_what_only_looks_a_little_like_markup_stays(problem):
     assert cut_chat_markup(problem) == problem
     assert not find_chat_markup(problem)
+
+
+def test_the_input_of_alpaca_belongs_to_the_problem_and_a_cue_at_the_end_is_named():
+    prompt = "### Instruction:\nAdd these.\n\n### Input:\n2, 3\n\n### Response:"
+    assert cut_chat_markup(prompt) == "Add these.\n\n2, 3"
+    assert find_chat_markup("Question: 2 + 3?\nAnswer:") == "Answer:"
+    assert find_chat_markup("<reserved_106>2 + 3?<reserved_107>") == "<reserved_106>"
 
 
 def test_problems_that_still_hold_markup_are_counted_and_named(tmp_path, caplog):
