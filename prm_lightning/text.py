@@ -112,11 +112,11 @@ def remove_calculator_marks(text: str) -> str:
 
 # Text that is never torn: code, and display math.
 _WHOLE = re.compile(
-    r"```.*?(?:```|\Z)"
+    r"```.*?(?:```|\Z)|^~~~.*?(?:^~~~|\Z)"
     r"|<llm-code>.*?(?:</llm-code>|\Z)|<llm-code-output>.*?(?:</llm-code-output>|\Z)"
     r"|\$\$.*?\$\$|\\\[.*?\\\]"
     r"|\\begin\{(?P<name>\w+\*?)\}.*?\\end\{(?P=name)\}",
-    re.DOTALL,
+    re.DOTALL | re.MULTILINE,
 )
 # A dollar sign before a space or a digit closes nothing: it is money.
 _INLINE_MATH = re.compile(r"\$(?=\S)[^$\n]+(?<=\S)\$(?!\d)|\\\(.*?\\\)", re.DOTALL)
@@ -125,18 +125,22 @@ _DISPLAY = re.compile(
 )
 _ENDS_IN_DISPLAY = re.compile(r"(?:\$\$|\\\]|\\end\{\w+\*?\})[.,;]?\s*\Z")
 _STEP_MARK = re.compile(
-    r"^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?Step +(\d+)\b(?!\.\d)", re.MULTILINE | re.IGNORECASE
+    r"^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?(?:Step +|(?:步骤|第|ステップ|단계|Schritt|Étape|Paso|Шаг) *)"
+    r"(\d+)(?![\d.]*\d|[a-z])",
+    re.MULTILINE | re.IGNORECASE,
 )
 _NUMBER_MARK = re.compile(
-    r"^ {0,3}(?:#{1,6} *)?(?:\*\*|__)?\(?(\d{1,2})[.)](?=[ \t*_])", re.MULTILINE
+    r"^ {0,3}(?:#{1,6} *)?(?:\*\*|__)?\(?(\d{1,2})(?:[.)](?=[ \t*_])|[、．])", re.MULTILINE
 )
 _BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
 _LINE = re.compile(r"\n")
 # A Chinese or Japanese full stop needs no space after it, but may have a bracket or quotation mark.
 _SENTENCE = re.compile(
     r"(?:(?<=[。！？])|(?<=[。！？][”’」』）]))(?![。！？”’」』）])[^\S\n]*(?=\S)"
-    r"|(?<=[.!?])(?<!\b(?:Mr|Dr|Ms|St|vs|No|cf|al)\.)(?<!\b(?:Mrs|etc|e\.g|i\.e)\.)"
-    r"(?<!\b[A-Z]\.)[^\S\n]+(?=[A-Z\d$\\(\"'*\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3])"
+    r"|(?:(?<=[.!?।؟])|(?<=[.!?][\"”’)]))(?<!\b(?:Mr|Dr|Ms|St|vs|No|cf|al|Jr|Sr|[Ee]q|ca)\.)"
+    r"(?<!\b(?:Mrs|etc|e\.g|i\.e|[Ff]ig)\.)(?<!\b(?:Prof|resp)\.)(?<!\b[Aa]pprox\.)(?<!\b[A-Z]\.)"
+    r"[^\S\n]+(?=[A-Z\d$\\(\"'*¿¡“\u00c0-\u00de\u0386-\u03ab\u0400-\u042f\u0600-\u0e7f"
+    r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3])"
 )
 _CONCLUDES = re.compile(
     r"(?:#### |(?:\*\*|#+ *)?(?:final )?answer\b"
@@ -209,7 +213,7 @@ def _whole_steps(text: str, gap: re.Pattern[str]) -> list[str]:
     steps: list[str] = []
     waiting = ""  # introductions and headings
     for piece in _pieces(text, [match.end() for match in _outside(gap, text)]):
-        if steps and not waiting and _continues(piece, steps[-1]):
+        if steps and not waiting and (not piece.strip() or _continues(piece, steps[-1])):
             steps[-1] += piece
         elif _introduces(piece) or not piece.strip():
             waiting += piece

@@ -81,6 +81,15 @@ minutes
     "indented_items": "  1. A pen is 2.\n✂  2. A pad is 3.",
     "chinese": "小明有5个苹果。✂他吃了2个，还剩3个！✂“真好。”✂他说。✂所以答案是3。",
     "japanese": "りんごは5個です。✂2個食べました。",
+    "chinese_numbers": "步骤1：计算\n3*4=12\n✂步骤2：加2\n12+2=14",
+    "korean_numbers": "단계 1: 3*4\n그래서 12\n✂단계 2: 14",
+    "russian": "Он купил 3 яблока. ✂Осталось 2.",
+    "french": "Elle a 3 pommes. ✂Élodie en a 4.",
+    "hindi": "उसके पास 3 सेब हैं। ✂उसने 1 खाया।",
+    "abbreviations": "We have approx. 3, see Fig. 2. ✂Then eq. (3) says so. ✂Prof. Lee agrees.",
+    "quoted": 'She says "3." ✂Then 4.',
+    "indented_code": "Code:\n\n    x = 3\n\n    y = 4\n\n✂The answer is 7.",
+    "tildes": "~~~python\nx = 3\n\ny = 4\n~~~\n\n✂The answer is 7.",
     "korean": "사과가 5개 있습니다. ✂그중 2개를 먹었습니다. ✂3개가 남습니다.",
 }
 
