@@ -63,6 +63,8 @@ def test_prompts_and_completions_come_in_several_forms(prm):
     assert reward([QUESTION], [split_steps(TEXT)]) == plain  # steps already
     with pytest.raises(ValueError, match=r"completions is the text 'Step 1"):
         reward([QUESTION], TEXT)
+    with pytest.raises(ValueError, match=r"prompts is the text '2 \+"):
+        reward("2 +", [TEXT] * 3)
     rendered = PRMReward(prm, problem_from="question")
     assert rendered(["Solve this:"], [TEXT], question=[QUESTION], log_extra=print) == plain
 

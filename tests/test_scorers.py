@@ -350,6 +350,13 @@ def test_a_solution_that_the_server_refuses_says_nothing_of_others(vllm):
     assert client(vllm).score(PROBLEM, SOLUTIONS[:1])
 
 
+def test_a_server_scores_no_letters():
+    down = ServerScorer("http://127.0.0.1:9/pooling", None, "test")
+    for steps in ("It is 5.", ["2 + 3 = 5.", "It is 5."]):
+        with pytest.raises(ValueError, match="where the steps of a solution are expected"):
+            down.score("2 + 3?", steps)
+
+
 def test_a_url_needs_the_name_of_a_model():
     with pytest.raises(ValueError, match="does not say how its model reads solutions"):
         load_scorer("http://127.0.0.1:9")

@@ -57,13 +57,14 @@ class PRMReward:
             scored because it is blank or longer than the model's context.
 
         Raises:
-            ValueError: the column `problem_from` is missing, or `completions` is one text.
+            ValueError: the column `problem_from` is missing, or one text is in place of a list.
         """
-        if isinstance(completions, str):
-            raise ValueError(
-                f"PRMReward: completions is the text {completions[:60]!r}, expected a list with "
-                "one completion per prompt."
-            )
+        for name, given in (("prompts", prompts), ("completions", completions)):
+            if isinstance(given, str):
+                raise ValueError(
+                    f"PRMReward: {name} is the text {given[:60]!r}, expected a list, in which each "
+                    "prompt has one completion."
+                )
         if self.problem_from is not None and self.problem_from not in columns:
             raise ValueError(
                 f"PRMReward: problem_from={self.problem_from!r} is no column of the training data, "

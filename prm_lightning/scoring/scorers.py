@@ -26,7 +26,7 @@ from prm_lightning.modeling.model_folder import (
     read_manifest,
 )
 from prm_lightning.modeling.prm import PRM
-from prm_lightning.modeling.step_model import Items, StepEncoder
+from prm_lightning.modeling.step_model import Items, StepEncoder, require_steps
 from prm_lightning.scoring.public_families import SUFFIXES, find_correct_label, read_config
 from prm_lightning.scoring.public_model import find_public, load_public, make_encoder
 from prm_lightning.types import Aggregation, ModelScorer, Unscorable
@@ -187,7 +187,7 @@ class ServerScorer:
             yield from self._score_together(items[start : start + PROBLEMS_AT_A_TIME])
 
     def _score_together(self, items: Items) -> list[list[list[float]]]:
-        pairs = [(problem, steps) for problem, solutions in items for steps in solutions]
+        pairs = [(problem, require_steps(steps)) for problem, several in items for steps in several]
         if not pairs:
             return [[] for _ in items]
         endpoint = self._endpoint = self._endpoint or self._find_endpoint()
