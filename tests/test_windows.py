@@ -7,6 +7,7 @@ import torch
 from conftest import tiny_config
 from test_prm import batches_of, gradients, naive_logits, tiny_prm
 from torch.testing import assert_close
+from transformers import AutoConfig
 
 from prm_lightning.batching.tree import attention_mask
 from prm_lightning.modeling.attention import block_mask, windows
@@ -121,6 +122,24 @@ def test_longrope_never_mixes_lengths(tiny_model_folder):
     guide = random_prm(tiny_model_folder("phi3"), template="guide")
     with pytest.raises(Unscorable, match=r"context of 128 tokens .*LongRoPE"):
         guide.score(PROBLEM, LONG)
+
+
+def test_a_window_that_the_model_knows_nothing_of_does_not_count():
+    assert windows(tiny_config("llama", sliding_window=24)) == {"full_attention": None}
+    assert windows(tiny_config("mistral")) == {"sliding_attention": 24}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "name"),
+    [
+        ("gpt_neo", {"num_layers": 2, "attention_types": [[["global", "local"], 1]]}, "local"),
+        ("falcon", {"alibi": True}, "ALiBi"),
+        ("bloom", {}, "ALiBi"),
+    ],
+)
+def test_attention_that_counts_places_in_a_row_is_refused(kind, changes, name):
+    with pytest.raises(ValueError, match=f"layers of the kind {name}, which cannot read"):
+        windows(AutoConfig.for_model(kind, **changes))
 
 
 def test_layers_that_carry_a_state_are_refused():

@@ -24,7 +24,12 @@ def windows(config: Any) -> dict[str, int | None]:
     read the branches of a tree one after the other.
     """
     window: int | None = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
+    if "transformers." in type(config).__module__ and not hasattr(type(config), "sliding_window"):
+        window = None  # a setting that was left over, of which the model knows nothing
+    layers = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    kinds = {FULL if kind == "global" else kind for kind in layers or ()}  # GPT-Neo's other word
+    if config.model_type in ("bloom", "mpt") or getattr(config, "alibi", False):
+        kinds.add("ALiBi")  # which counts places in a row
     if not kinds:  # all layers are alike
         return {SLIDING: window} if window else {FULL: None}
     others = kinds - {FULL, SLIDING, CHUNKED}
