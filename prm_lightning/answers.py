@@ -22,9 +22,8 @@ from prm_lightning.quantities import NUMERALS, PARTS, SCALES, counted, plain_sym
 
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _ANNOUNCED = re.compile(
-    r"(?:^|(?<=[\s*_(]))(?:(?:final |correct )?answer\b[^.:=\n]{0,60}?(?:\bis\b(?![ ]*\n)|[:=])|A:)"
-    r"[\s:*_]*(?:(?:therefore|thus|hence|then|simply),?\s)?(?=(?P<said>[^\n]+))",
-    re.IGNORECASE,
+    r"(?i)(?<![^\s*_(])(?:(?:final |correct )?answer\b[^.:=\n]{0,60}?(?:\bis\b(?![ ]*\n)|[:=])|A:)"
+    r"[\s:*_]*(?:(?:therefore|thus|hence|then|simply),?\s)?(?=(?P<said>[^\n]+))"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\b\s*")
 _MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
@@ -45,28 +44,24 @@ _NO_FORMULA = re.compile(
     r"|\A[-\d\s.,/]+\Z"
 )
 _NAMED = re.compile(
-    r"\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in\b)\s*(?!=)(.*)", re.DOTALL
+    r"(?s)\s*(\\?[a-zA-Z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?)\s*(?:=|\\in\b)\s*(?!=)(.*)"
 )
 _FULL_STOP = re.compile(r"(?<![A-Z])(?<!\b[ap]\.m)(?<!\b[ap])(?!(?<=\d)!+ [a-z])[.!?](?=\s|$)")
 _MATRIX = re.compile(r"\\begin\{([pbB]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
-_ELLIPSIS = re.compile(r"\\[lcd]?dots[bcimo]?(?![a-z])|\.\.\.+|[…⋯]|\betc\b\.?|\band so on\b")
 _ENDS_IN_MATH = re.compile(r"\.\.\.$|[\da-z)]!+$")  # an ellipsis or a factorial
 _TIME = re.compile(r"(1[0-2]|0?[1-9])(?:[:.]([0-5]\d))?\s*([ap])\.?\s?m\.?", re.IGNORECASE)
 _SPELLINGS = (  # that differ in nothing
-    (_ELLIPSIS.pattern, r"\\ldots"), (r"\A([a-zA-Z])\)\Z", r"\1"),
+    (r"\\[lcd]?dots[bcimo]?(?![a-z])|\.\.\.+|[…⋯]|\betc\b\.?|\band so on\b", r"\\ldots"),
     (r"\\(ge|le|ne)q(?:slant)?(?![a-zA-Z])", r"\\\1"), (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-    (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"), (r"\\degree(?![a-zA-Z])", r"^\\circ"),
-    (r"(?i)( o'clock)? in the morning", " am"),
-    (r"(?i)( o'clock)? in the (afternoon|evening)", " pm"),
+    (r"\\varnothing(?![a-zA-Z])|∅", r"\\emptyset"), (r"\\degree(?![a-zA-Z])", r"^\\circ"),
+    (r"(?i)( o'clock)? in the morning", " am"), (r"(?i)( o'clock)? in the (after|eve)\w+", " pm"),
+    (r"\A([a-zA-Z])\)\Z", r"\1"), ("≠", r"\\ne "),
 )  # fmt: skip
 _BASE = re.compile(
-    r"\(?([0-9a-z]+(?:\.[0-9a-z]+)?)\)?\s*(?:_\s*\{?\s*|\(?(?:in )?base )"
-    r"([0-9]{1,2}|[a-z]+)\s*[)}]?",
-    re.IGNORECASE,
+    r"(?i)\(?([0-9a-z]+(?:\.[0-9a-z]+)?)\)?\s*(?:_\s*\{?\s*|\(?(?:in )?base )"
+    r"([0-9]{1,2}|[a-z]+)\s*[)}]?"
 )
-_SCALE = "|".join(SCALES)
 _PART = "|".join(word for word in PARTS if word != "half")
-_PARTS_OF_ONE = rf"(?:an?|one|two|three|four|five)[\s-]+(?:half|{_PART})s?"
 _DIGITS = (
     r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[\u00a0\u2009\u202f'’]\d{3})+"
     r"|\d{1,3}(?:\.\d{3}){2,}|\d{1,2}(?:,\d\d)+,\d{3}"
@@ -83,8 +78,9 @@ NUMBER_IN_TEXT = re.compile(
     rf"\s?[\u00bc-\u00be\u2150-\u215e]|\^\{{?-?\d+\}}?|\^\(-?\d+\)|{_SUPER}|_\{{?\d+\}}?|[₀-₉]+"
     rf"|!+(?=\s*[a-z*/+^)=]|\.(?!\.))|\s*(?:π|\\?pi\b|{_ROOT}))?|[\u00bc-\u00be\u2150-\u215e])"
     rf"(?:\s*(?:[×x*·]|\\times|\\cdot)\s*10(?:\^\{{?-?\d+\}}?|{_SUPER}))?"
-    rf"(?:\s*%|\s*[ap]\.?m\b|(?:\s+(?:{_SCALE})s?\b)+|\s+(?:squared|cubed|factorial)\b)?"
-    rf"(?:[\s-]+(?:{_PART})s?\b)?(?:\s+and\s+(?:{_PARTS_OF_ONE}|\d+/\d+)\b)?",
+    rf"(?:\s*%|\s*[ap]\.?m\b|(?:\s+(?:{'|'.join(SCALES)})s?\b)+|\s+(?:squared|cubed|factorial)\b)?"
+    rf"(?:[\s-]+(?:{_PART})s?\b)?"
+    rf"(?:\s+and\s+(?:(?:an?|one|two|three|four|five)[\s-]+(?:half|{_PART})s?|\d+/\d+)\b)?"
 )
 _HOURS = {"noon": 720, "12 noon": 720, "midnight": 0, "12 midnight": 0}
 _OPENING, _CLOSING = "([{", ")]}"
@@ -206,7 +202,7 @@ def _key_of_list(items: list[str], timeout: float) -> Hashable:
 
     A series, which has an ellipsis, has an order, and values of several variables have names.
     """
-    if any(_ELLIPSIS.search(item) for item in items):
+    if any(r"\ldots" in item for item in items):
         return "series", tuple(_key(item, timeout) for item in items)
     named = [_NAMED.fullmatch(item) for item in items]
     if len({name[1] for name in named if name}) > 1 and all(named):

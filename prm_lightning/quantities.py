@@ -35,16 +35,14 @@ _SIGNS = (
 _RUN = re.compile(rf"(?:(?:{NUMBER.pattern}|[-+*/()%=])[ \t]*)+", re.ASCII)
 # What makes a side only a part of what is meant: before the first one, after the last one.
 _UNCLEAR_BEFORE = re.compile(
-    r"(?:[\w^}!√%)\]\\]|(?:\b(?:half|thirds?|quarters?|fifths?|twice|thrice|double|triple|times|of"
-    r"|plus|minus|than|by|over|\d[ \t]+and)|[\^}√\\])[ \t]*)\Z",
-    re.IGNORECASE,
+    r"(?i)(?:[\w^}!√%)\]\\]|(?:\b(?:half|thirds?|quarters?|fifths?|twice|thrice|double|triple|times|of"
+    r"|plus|minus|than|by|over|\d[ \t]+and)|[\^}√\\])[ \t]*)\Z"
 )
 _UNCLEAR_AFTER = re.compile(
-    r"[ \t]*and[ \t]+\d+/\d|[a-zA-Z](?![a-zA-Z])|[\^!²³\\_{]|,\d"
+    r"(?i)[ \t]*and[ \t]+\d+/\d|[a-zA-Z](?![a-zA-Z])|[\^!²³\\_{]|,\d"
     r"|[ \t]*(?:hundred|thousand|million|billion|dozen|cents?)\b"
     r"|(?:[ \t]*[a-zA-Z']+){1,3}[ \t]*[-+*/](?=[ \t]*[\d.(])"
-    r"|[ \t]*[a-zA-Z](?![a-zA-Z'])",
-    re.IGNORECASE,
+    r"|[ \t]*[a-zA-Z](?![a-zA-Z'])"
 )
 
 
@@ -243,27 +241,23 @@ _VALUES |= {word + "s" for word in _VALUES}
 _POWER = re.compile(r"\^\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _MIXED = re.compile(
-    r"(?<![\d.,/])([1-9]\d*)\s*(?:and\s+)?(?:\\[dtc]?frac\s*\{(\d+)\}\s*\{(\d+)\}"
-    r"|(?<=\s)(\d+)\s*/\s*(\d+))"
+    r"(?<![\d.,/])(?!0)(\d+)\s*(?:and\s+)?(?:\\[dtc]?frac\s*{(\d+)}\s*{(\d+)}|(?<=\s)(\d+)\s*/\s*(\d+))"
 )
 _GROUPED = re.compile(
     r"(?<![\d.,])(?:\d{1,3}(?:([ '’_])\d{3}(?:\1\d{3})*|(?:\.\d{3}){2,})|\d\d?(?:,\d\d)+,\d{3})"
     r"(?![\d,])(?!\s*/)"
 )
-# A range or a date is no difference, 2/4/2020 no quotient.
-_NO_DIFFERENCE = re.compile(r"-?[\d.,]+(?:\s*-\s*[\d.,]+)+|\d+/\d+/\d+")
+_NO_DIFFERENCE = re.compile(r"-?[\d.,]+(?:\s*-\s*[\d.,]+)+|\d+/\d+/\d+")  # ranges and dates
 _SCIENTIFIC = re.compile(r"(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?![\w.])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
 _LONG_DECIMAL = re.compile(r"-?\d*\.(\d{11,})")
 _QUANTITY = re.compile(
-    r"\s*(?P<sign>minus|negative)?\s*(?P<digits>[-+\d.,/*^!()%\s]*?)\s*%?\s*"
-    r"(?:/(?=[a-z]{2}))?(?P<words>[a-z].*)?",
-    re.IGNORECASE | re.DOTALL,
+    r"(?is)\s*(?P<sign>minus|negative)?\s*(?P<digits>[-+\d.,/*^!()%\s]*?)\s*%?\s*"
+    r"(?:/(?=[a-z]{2}))?(?P<words>[a-z].*)?"
 )
 _SYMBOLS = str.maketrans({
     "⁄": "/", "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
     "√": r"\sqrt ", "∞": r"\infty ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "°": r"^\circ ",
-    "≠": r"\ne ", "∅": r"\emptyset ",
 })  # fmt: skip
 
 
@@ -342,13 +336,16 @@ def _repeating(match: re.Match[str]) -> str:
 def _count(number: Fraction | None, words: list[str]) -> tuple[Fraction | None, list[str]]:
     """The value of a number, if any, with the numerals after it, and the words that are left."""
     total, held, spoken = Fraction(0), Fraction(0), False  # complete thousands; before "and"
+
+    def joins(after: Fraction) -> bool:  # 2 and 1/2 are one number, 2 and 3 are not
+        zeros = 100 if after < 100 else 1000 ** ((len(str(int(after))) + 2) // 3)
+        return after < 1 or not held or (spoken and held % zeros == 0)
+
     for i, word in enumerate(words):
         singular = word.removesuffix("s")
         following = words[i + 1] if i + 1 < len(words) else ""
-        if word in NUMERALS and (
-            number is None
-            or number % (10 if NUMERALS[word] < 10 and number % 100 > 10 else 100) == 0
-        ):
+        free = 10 if number and NUMERALS.get(word, 10) < 10 < number % 100 else 100
+        if word in NUMERALS and (number is None or number % free == 0):
             number = (number or Fraction(0)) + NUMERALS[word]
         elif word in ("a", "an") and number is None and following in {*SCALES, *PARTS}:
             number = Fraction(1)
@@ -359,7 +356,7 @@ def _count(number: Fraction | None, words: list[str]) -> tuple[Fraction | None, 
         elif singular in SCALES and number is not None:
             scale = SCALES[singular]
             apart = number >= 1 and (held >= 1000 or scale < 1000)  # two thousand and five hundred
-            if not _joins(held, number * scale if apart else number, spoken=spoken):
+            if not joins(number * scale if apart else number):
                 return None, words
             total += held * apart
             number, held = (number + held * (not apart)) * scale, Fraction(0)
@@ -376,15 +373,9 @@ def _count(number: Fraction | None, words: list[str]) -> tuple[Fraction | None, 
     else:
         i = len(words)
     last = number or Fraction(0)
-    if (number is None and (held or not total)) or not _joins(held, last, spoken=spoken):
+    if (number is None and (held or not total)) or not joins(last):
         return None, words
     return total + held + last, words[i:]
-
-
-def _joins(before: Fraction, after: Fraction, *, spoken: bool) -> bool:
-    """Whether two numbers with "and" between them are one, as 2 and 1/2, but not 2 and 3."""
-    zeros = 100 if after < 100 else 1000 ** ((len(str(int(after))) + 2) // 3)
-    return after < 1 or not before or (spoken and before % zeros == 0)
 
 
 def _are_units(words: list[str], value: Fraction, *, glued: bool) -> bool:

@@ -23,9 +23,7 @@ _INVISIBLE = re.compile(
 # NFKC would make x² the same as x2, 3½ the same as 31/2 and 10₂ the same as 102.
 _SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _FRACTION_OR_INDEX = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞₀-₉])")
-_SIGNS = str.maketrans(
-    "\u2010\u2011\u2012\u2013\u2014\u2015\u2212➖×∗⋅·∙•÷⁄∕’‘′٫٬", "--------******///'''.,"
-) | {ord("≤"): "<=", ord("≥"): ">=", ord("≠"): "!="}
+_SIGNS = str.maketrans("‐‑‒–—―−➖×∗⋅·∙•÷⁄∕’‘′٫٬", "--------******///'''.,")
 # f'(2), sin'(x), (fg)', 5', but not Ann's, dogs' and 'A'
 _PRIMES = re.compile(
     rf"((?<!{_LETTER})(?<![\d_'\"]){_LETTER}|(?<!['\"])[\d)\]}}]|\w(?='+\())('+)(?!{_LETTER})"
@@ -112,11 +110,10 @@ def remove_calculator_marks(text: str) -> str:
 
 # Text that is never torn: code, and display math.
 _WHOLE = re.compile(
-    r"```.*?(?:```|\Z)|^~~~.*?(?:^~~~|\Z)"
+    r"(?ms)```.*?(?:```|\Z)|^~~~.*?(?:^~~~|\Z)"
     r"|<llm-code>.*?(?:</llm-code>|\Z)|<llm-code-output>.*?(?:</llm-code-output>|\Z)"
     r"|\$\$.*?\$\$|\\\[.*?\\\]"
-    r"|\\begin\{(?P<name>\w+\*?)\}.*?\\end\{(?P=name)\}",
-    re.DOTALL | re.MULTILINE,
+    r"|\\begin\{(?P<name>\w+\*?)\}.*?\\end\{(?P=name)\}"
 )
 # A dollar sign before a space or a digit closes nothing: it is money.
 _INLINE_MATH = re.compile(r"\$(?=\S)[^$\n]+(?<=\S)\$(?!\d)|\\\(.*?\\\)", re.DOTALL)
@@ -125,9 +122,8 @@ _DISPLAY = re.compile(
 )
 _ENDS_IN_DISPLAY = re.compile(r"(?:\$\$|\\\]|\\end\{\w+\*?\})[.,;]?\s*\Z")
 _STEP_MARK = re.compile(
-    r"^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?(?:Step +|(?:步骤|第|ステップ|단계|Schritt|Étape|Paso|Шаг) *)"
-    r"(\d+)(?![\d.]*\d|[a-z])",
-    re.MULTILINE | re.IGNORECASE,
+    r"(?im)^[ \t]*(?:#{1,6} *)?(?:\*\*|__)?(?:Step +|(?:步骤|第|ステップ|단계|Schritt|Étape|Paso"
+    r"|Шаг) *)(\d+)(?![\d.]*\d|[a-z])"
 )
 _NUMBER_MARK = re.compile(
     r"^ {0,3}(?:#{1,6} *)?(?:\*\*|__)?\(?(\d{1,2})(?:[.)](?=[ \t*_])|[、．])", re.MULTILINE
@@ -143,9 +139,8 @@ _SENTENCE = re.compile(
     r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3])"
 )
 _CONCLUDES = re.compile(
-    r"(?:#### |(?:\*\*|#+ *)?(?:final )?answer\b"
-    r"|(?:so|thus|therefore|hence|finally|in conclusion|in total|the (?:final )?answer)\b)",
-    re.IGNORECASE,
+    r"(?i)(?:#### |(?:\*\*|#+ *)?(?:final )?answer\b"
+    r"|(?:so|thus|therefore|hence|finally|in conclusion|in total|the (?:final )?answer)\b)"
 )
 _HEADING = re.compile(r"(?!#### [^\n]*\d)#{1,6} .*|\*\*[^*\n]+\*\*:?")
 
@@ -278,8 +273,7 @@ _USER_TURN = re.compile(
 _ANY_TOKEN = re.compile(_TOKEN)
 _LLAMA2_SYSTEM_END = "<</SYS>>"  # Llama 2 renders the system prompt inside the first user turn
 
-# Templates without special tokens: the role at the start of a line or after a sentence, alone in a
-# line where tokens were left out, or in capitals (Vicuna).
+# Templates without special tokens: a role at the start of a line, after a sentence or in capitals.
 _ROLE = re.compile(
     r"(?:\A|\n|[.!?]\s*(?=#|Human|User))[ \t]*(?:[#*]+ *)?(?:(?i:Human|User|Instruct(?:ion)?) *:"
     r"(?:\*\*)?|(?:(?<=# )Instruction|user)[ \t]*\r?\n)|(?:\A|\s|</s>)USER:"
@@ -288,14 +282,12 @@ _ANSWER_ROLE = re.compile(
     r"\n[ \t]*(?:[#*]+ *)?(?:(?i:Assistant|Response) *:|(?:(?<=# )Response|assistant|model)\s)"
     r"|\sASSISTANT:|\s*(?:#+ *)?\b(?:Assistant|AI|Bot|GPT|Output) *:\s*(?:<think>\s*)?\Z"
 )
-_INPUT = re.compile(r"\n[ \t]*#+ *Input *:\s*")  # of Alpaca: what the instruction is about
 
 _EDGE = r"(?:</?s>|<(?:bos|eos)>|<[|｜](?:(?:begin|end|start)[_▁]?of[_▁]?\w+|eot_id)[|｜]>)"
 _EDGES = re.compile(rf"\A(?:\s*{_EDGE})+\s*|\s*(?:{_EDGE}\s*)+\Z")
 _LEFT_OVER = re.compile(
-    rf"{_TOKEN}|<</?SYS>>|</?think>|^[ \t]*(?:#+ *)?(?:Human|Assistant|Response) *:"
-    r"|(?<=\n)[^\W\d]\w{0,19} *[:：]\s*\Z",  # "Answer:" at the end
-    re.MULTILINE,
+    rf"(?m){_TOKEN}|<</?SYS>>|</?think>|^[ \t]*(?:#+ *)?(?:Human|Assistant|Response) *:"
+    r"|(?<=\n)[^\W\d]\w{0,19} *[:：]\s*\Z"  # "Answer:" at the end
 )
 
 
@@ -320,7 +312,9 @@ def cut_chat_markup(prompt: str) -> str:
         turn = text[roles[-1].end() :]
         end = _ANSWER_ROLE.search(turn)
         if end or roles[-1].start() == 0:
-            return _INPUT.sub("\n", turn[: end.start() if end else None]).strip()
+            return re.sub(
+                r"\n *#+ *Input *:\s*", "\n", turn[: end.start() if end else None]
+            ).strip()
     return text
 
 

@@ -49,7 +49,7 @@ SAME = [
     ("What is 7\u20132?", "What is 7 - 2?"), ("What is\u200b 7\u00ad5\ufeff?", "What is 75?"),
     ("ＡＢＣ ３×４", "abc 3 * 4"), ("Is 3½ = 7÷2?", "Is 3 1/2 = 7/2?"),
     ("Find x² + 1.", "Find x^2 + 1."), ("Find f′(2) and y''.", "Find f'(2) and y''"),
-    ("What is 3 · 4 — 2?", "What is 3 * 4 - 2?"), ("Is a ≤ b ≠ c?", "Is a <= b != c?"),
+    ("What is 3 · 4 — 2?", "What is 3 * 4 - 2?"), ("Is a ≠ b?", "Is a =\u0338 b?"),
     ("1\u202f000 or 1’000", "1,000 or 1000"), ("f´(2)", "f'(2)"),
     ("What is ٣ + ५?", "What is 3 + 5?"),
     ("Ann’s dogs’ food 'A'!", "Ann's dogs' food \"A\""), ("Wow!! Add x-3.", "wow add x - 3"),

@@ -23,9 +23,10 @@ def windows(config: Any) -> dict[str, int | None]:
     A ValueError says that a layer of this text configuration is no attention, so that it would
     read the branches of a tree one after the other.
     """
-    window: int | None = getattr(config, "sliding_window", None)
-    if "transformers." in type(config).__module__ and not hasattr(type(config), "sliding_window"):
-        window = None  # a setting that was left over, of which the model knows nothing
+    known = "transformers." not in type(config).__module__ or hasattr(
+        type(config), "sliding_window"
+    )
+    window: int | None = getattr(config, "sliding_window", None) if known else None  # left over
     layers = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
     kinds = {FULL if kind == "global" else kind for kind in layers or ()}  # GPT-Neo's other word
     if config.model_type in ("bloom", "mpt") or getattr(config, "alibi", False):

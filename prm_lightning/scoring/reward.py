@@ -62,8 +62,7 @@ class PRMReward:
         for name, given in (("prompts", prompts), ("completions", completions)):
             if isinstance(given, str):
                 raise ValueError(
-                    f"PRMReward: {name} is the text {given[:60]!r}, expected a list, in which each "
-                    "prompt has one completion."
+                    f"PRMReward: {name} is the text {given[:60]!r}, expected a list, one a prompt."
                 )
         if self.problem_from is not None and self.problem_from not in columns:
             raise ValueError(
