@@ -273,7 +273,7 @@ def test_evaluation_sources_are_reported_with_a_warning_and_kept(caplog):
     assert (reports["val_sources"]["near"], reports["val_sources"]["left_out"]) == (1, False)
     assert reports["test_sources"]["problems"] == 0
     (warning,) = caplog.messages
-    assert "1 problems" in warning
+    assert "val_sources too: 1, and 0 of them" in warning
     assert "data.exclude" in warning
 
 
