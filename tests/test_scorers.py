@@ -334,6 +334,7 @@ def rows(row):
         (rows([None, None]), "in place of a probability"),
         (rows([False, True]), "in place of a probability"),
         (rows(float("nan")), "in place of a probability"),
+        (rows([0.9, 0.4]), "in place of two probabilities"),
         (401, "/pooling answers 401"),
         (404, "/pooling answers 404"),
     ],

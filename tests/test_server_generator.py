@@ -140,6 +140,7 @@ def test_passing_faults_are_tried_again(fault):
         ((200, {}, []), r"answered \[\], expected one choice", 1),
         ((200, {}, {"choices": []}), "expected one choice with a text", 1),
         ((200, {}, chat("a", "content_filter")), "finish_reason 'content_filter'", 1),
+        ((200, {}, chat(["a"], "stop")), "expected one choice with a text", 1),
     ],
 )
 def test_a_server_that_does_not_serve_is_one_line(said, words, requests):
@@ -235,6 +236,12 @@ def test_the_only_model_is_found_and_several_are_named():
         pytest.raises(ValueError, match=r"serves 2 models \(a, b\), expected one; name it"),
     ):
         ServerGenerator(url)
+    for said in (3, {"data": None}, {"data": [None]}, {"data": [{"id": 7}]}, {"data": ["id"]}):
+        with (
+            serving(lambda *_, said=said: (200, {}, said)) as (_, url),
+            pytest.raises(ValueError, match="serves 0 models"),
+        ):
+            ServerGenerator(url)
 
 
 def test_the_key_comes_from_its_own_variable_and_is_never_shown(monkeypatch):

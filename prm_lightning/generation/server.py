@@ -160,7 +160,9 @@ class ServerGenerator:
         """A completion from what a chat or completions endpoint answered."""
         try:
             (choice,) = answer["choices"]
-            text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
+            text = choice["text"] if "text" in choice else choice["message"]["content"]
+            # JSON can hold halves of a character, no model can; what is no text is a TypeError
+            text = _SURROGATE.sub("\ufffd", text or "")
             reason = choice["finish_reason"]
             if reason not in ("stop", "length"):
                 raise ValueError(f"finish_reason {reason!r}")
@@ -172,7 +174,6 @@ class ServerGenerator:
                 f"answered {shown}, expected one choice with a text and a finish_reason of stop or "
                 f"length ({type(error).__name__}: {error})"
             ) from None
-        text = _SURROGATE.sub("\ufffd", text)  # JSON can hold halves of a character, no model can
         if prompt.begun and text.startswith(prompt.begun):  # a server that repeats it
             text = text[len(prompt.begun) :]
         least = 1 if text else 0
@@ -184,7 +185,10 @@ class ServerGenerator:
 
     def _only_model(self) -> str:
         answer = self._ask(self._client.models.with_raw_response.list)
-        names = [str(model["id"]) for model in answer["data"]] if "data" in answer else []
+        try:
+            names = [model["id"].encode().decode() for model in answer["data"]]
+        except (AttributeError, KeyError, TypeError, UnicodeError):
+            names = []
         if len(names) != 1:
             raise self._failure(
                 f"serves {len(names)} models ({', '.join(names)[:200]}), expected one; name it"

@@ -280,10 +280,11 @@ class ServerScorer:
         values = row if isinstance(row, list) else [row]
         if len(values) not in (1, 2):
             raise self._wrong(f"{len(values)} numbers per step, expected 1 or 2")
-        value = values[self.correct_label if len(values) == 2 else 0]
-        if type(value) not in (int, float) or not 0 <= value <= 1:
-            raise self._wrong(f"{value!r} in place of a probability")
-        return float(value)
+        if any(type(value) not in (int, float) or not 0 <= value <= 1 for value in values):
+            raise self._wrong(f"{row!r:.80} in place of a probability")
+        if len(values) == 2 and abs(sum(values) - 1) > 0.02:  # bfloat16 has 8 bits
+            raise self._wrong(f"{row!r:.80} in place of two probabilities, whose sum is 1")
+        return float(values[self.correct_label if len(values) == 2 else 0])
 
     def _wrong(self, what: str) -> ValueError:
         return ValueError(f"server: {self.url} ({self.name}) gives {what}.")
