@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, capture_parser, set_parsing_settings
 
 from prm_lightning import __version__
 from prm_lightning.command import UsageError, add_environment, run_verb
-from prm_lightning.terminal import did_you_mean, quieten_libraries
+from prm_lightning.terminal import did_you_mean, quieten_libraries, visible
 
 USAGE_STATUS = 2  # as argparse exits
 LIGHTNING = "training.cli"
@@ -64,7 +64,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("PRM_LIGHTNING_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return USAGE_STATUS if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("error: interrupted; the same command resumes where it can", file=sys.stderr)

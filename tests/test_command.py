@@ -101,6 +101,7 @@ WRONG = [
     ("evaluate --benchmark steps --output o", "needs --data"),
     ("label --method 1", "needs a model: give --generator"),
     ("report a b", "--output report.html"),
+    ("score --model m --\x1b[2J x", r"--\x1b[2J"),
 ]
 
 

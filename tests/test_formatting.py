@@ -155,6 +155,16 @@ def test_a_preview_prints_and_writes_nothing(attempts, tmp_path, capsys):
     assert int(table["train"][1]) + int(table["validation"][1]) == 30
 
 
+def test_terminal_escapes_of_a_data_set_are_shown(tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    row = {"prompt": "p \x1b]0;t\x07", "completions": ["a\x1b[2J", "b\x1b[2J"], "labels": [1, 0]}
+    file.write_text(json.dumps(row))
+    run("--source", file, "--preview", 1, "--val_ratio", 0)
+    said = capsys.readouterr().out
+    assert said.count(r"b\x1b[2J") == 1
+    assert "\x1b" not in said
+
+
 def test_only_a_folder_of_format_is_replaced_and_only_if_asked(attempts, tmp_path):
     out = tmp_path / "out"
     run("--source", attempts, "--output", out)

@@ -37,6 +37,7 @@ from prm_lightning.files import (
     written_folder,
 )
 from prm_lightning.modeling.aggregate import choose_aggregation
+from prm_lightning.terminal import visible
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution
 
@@ -87,7 +88,7 @@ def evaluate(options: EvaluateOptions) -> None:
         for path in folder.parent.glob(f".{glob.escape(folder.name)}.scores.*.partial"):
             path.unlink()
     plain = re.sub(r"(?m)^\| -[-| ]*\n|^\| | \|$|^\*\*|\*\*$", "", text).replace(" | ", "  ")
-    print(f"{plain}\n\nwritten to {folder}: {', '.join(OURS[:3])}")
+    print(f"{visible(plain)}\n\nwritten to {folder}: {', '.join(OURS[:3])}")
     print(f"python -m prm_lightning report {folder} makes a page of it")
 
 

@@ -13,7 +13,7 @@ from prm_lightning.sources.mixture import Mixture, SourceSpec, as_specs, describ
 from prm_lightning.sources.rewards import supervised_steps
 from prm_lightning.sources.splits import Balance, Split, balance, split_by_group
 from prm_lightning.sources.stepwise import Stepwise
-from prm_lightning.terminal import Bar
+from prm_lightning.terminal import Bar, visible
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import Solution
 
@@ -229,7 +229,8 @@ def _print_summary(mixture: Mixture, split: Split) -> None:
     for name, entry in mixture.report().items():
         lengths = entry["steps_per_solution"]
         steps = f", {lengths['min']} to {lengths['max']} steps each" if lengths else ""
-        console.print(f"{name}: {entry['read']:,} rows read, {entry['kept']:,} kept{steps}")
+        read = f"{visible(name)}: {entry['read']:,} rows read"
+        console.print(f"{read}, {entry['kept']:,} kept{steps}")
         for reason, dropped in entry["dropped"].items():
             console.print(f"  dropped {dropped['count']:,}: {reason}\n    {dropped['first'][0]}")
     if moved := split.report["moved"]["keys"]:
@@ -242,10 +243,10 @@ def _print_summary(mixture: Mixture, split: Split) -> None:
         console.print(
             f"\n{name}, step {row['step_index'] + 1} of {row['total_steps']}", style="bold"
         )
-        console.print(row["problem"][:SHOWN])
+        console.print(visible(row["problem"][:SHOWN]))
         for text in row["previous_steps"]:
-            console.print(f"    {text[:SHOWN]}", style="dim")
-        console.print(f"  > {row['step'][:SHOWN]}")
+            console.print(f"    {visible(text[:SHOWN])}", style="dim")
+        console.print(f"  > {visible(row['step'][:SHOWN])}")
     console.print()
 
 

@@ -26,7 +26,7 @@ from prm_lightning.sources.rewards import (
     supervise,
     supervised_steps,
 )
-from prm_lightning.terminal import did_you_mean
+from prm_lightning.terminal import did_you_mean, visible
 from prm_lightning.text import find_chat_markup, normalise_problem
 from prm_lightning.types import ALL_CORRECT, Dropped, Solution, Source, Step
 
@@ -271,7 +271,7 @@ def read_mixture(
     for markup, found in _left_over_markup(mixture.solutions).items():
         log.warning(
             "%d problems still hold what looks like chat markup, %r, such as that of %s; cut it "
-            "out of the prompts.", found["count"], markup, found["first"][0],
+            "out of the prompts.", found["count"], markup, visible(found["first"][0]),
         )  # fmt: skip
     return mixture
 

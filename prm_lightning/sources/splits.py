@@ -354,7 +354,7 @@ def report_leaks(
         reports[name] = {**report, "left_out": False}
         if report["problems"]:
             log.warning(
-                "Problems that train are in %s too: %d, and %d of them word for word (first: %s). "
+                "Problems that train are in %s too: %d, and %d of them word for word (first: %r). "
                 "Name the files of those problems in data.exclude to leave them out.",
                 name, report["problems"], report["exact"], report["first"][0]["found_at"],
             )  # fmt: skip

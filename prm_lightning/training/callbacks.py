@@ -21,7 +21,7 @@ from prm_lightning.modeling.aggregate import AGGREGATIONS
 from prm_lightning.modeling.metrics import LOWER_IS_BETTER, measure
 from prm_lightning.modeling.prm import gather_weights
 from prm_lightning.modeling.scored_steps import StepScores
-from prm_lightning.terminal import Bar, did_you_mean
+from prm_lightning.terminal import Bar, did_you_mean, visible
 from prm_lightning.training.run_folder import VALIDATION_SCORES
 from prm_lightning.types import StepBatch
 
@@ -301,7 +301,7 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             write_json(self.folder / "data.json", pl_module.datamodule.report)
             for head, text in describe_run(trainer, pl_module, self.folder):
-                print(f"{head:12} {text}")
+                print(visible(f"{head:12} {text}"))
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: Any) -> None:
         whole = trainer.num_sanity_val_steps == math.inf
