@@ -20,7 +20,7 @@ from prm_lightning.training.checkpoints import (
 )
 from prm_lightning.training.cli import main
 from prm_lightning.training.module import PRMModule
-from prm_lightning.training.run_folder import cut_back
+from prm_lightning.training.run_folder import cut_back, remove
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +255,15 @@ def test_a_row_that_was_cut_off_is_dropped(tmp_path):
     cut_back(record, 2)
     assert metrics.read_text().split() == ["a,step", "1,0", "2,1"]
     assert record.read_text() == '{"step": 0}\n'
+
+
+def test_a_link_to_a_folder_of_checkpoints_stays_when_a_run_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("step-000001.ckpt", "notes.txt"):
+        (tmp_path / "disk" / name).touch()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "disk")
+    remove([tmp_path / "checkpoints"])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["notes.txt"]
 
 
 def test_overwriting_and_resuming_means_resuming(run, tiny, tmp_path):

@@ -101,9 +101,14 @@ def find(folder: Path, patterns: Iterable[str]) -> list[Path]:
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove files and whole folders."""
+    """Remove files and whole folders; of a link to a folder, the checkpoints that are in it."""
     for path in paths:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.is_symlink() and path.is_dir():
+            remove(path.glob("*.ckpt"))
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def run_record(dump: str) -> str:
