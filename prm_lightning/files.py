@@ -267,8 +267,9 @@ def job_lock(output: Path, verb: str) -> Iterator[None]:
     Raises:
         BlockingIOError: another process holds it.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    path = output.with_name(f".{output.name}.lock")
+    place = output.resolve()  # a link to it is the same output
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path = place.with_name(f".{place.name}.lock")
     while True:
         with path.open("a+", encoding="utf-8") as file:
             try:

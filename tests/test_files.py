@@ -104,6 +104,9 @@ def test_a_second_process_is_told_who_writes_the_output(tmp_path):
         told = rf"evaluate: .*scores\.jsonl is being written by process {holder.pid} on .*score"
         with pytest.raises(BlockingIOError, match=told), job_lock(output, "evaluate"):
             pass
+        (tmp_path / "link").symlink_to(output)
+        with pytest.raises(BlockingIOError), job_lock(tmp_path / "link", "evaluate"):
+            pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with job_lock(output, "evaluate"):  # of a dead process
