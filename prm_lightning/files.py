@@ -176,9 +176,17 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    """JSON with a newline; lone surrogates, which are not in UTF-8, are escaped as JSON has it."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
-    return text.encode("utf-8", "backslashreplace")
+    """JSON with a newline; lone surrogates, which are not in UTF-8, are escaped as JSON has it.
+
+    NaN and infinity, which JSON has not, become null, and dates and the like texts.
+    """
+    how: dict[str, Any] = {"ensure_ascii": False, "indent": indent, "default": str}
+    try:
+        text = json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+        text = json.dumps(finite, **how)
+    return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

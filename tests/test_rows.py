@@ -134,6 +134,17 @@ def test_a_parquet_file_is_read(tmp_path):
     assert (first.values, second.place) == ({"a": [True, None]}, f"{path}[1]")
 
 
+def test_a_bad_text_in_a_parquet_file_costs_its_row_alone(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    texts = pyarrow.array([b"a", b"\xed\xa0\xbd", b"c"])
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pyarrow.table({"a": texts}), tmp_path / "p.parquet"
+    )
+    first, bad, last = read_rows(str(tmp_path / "p.parquet"))
+    assert (first.values, bad.reason, last.values) == ({"a": "a"}, "not a JSON object", {"a": "c"})
+
+
 def test_a_folder_is_read_by_split(tmp_path):
     write_lines(tmp_path / "set" / "prm_train.jsonl", ROWS[0], "{bad")
     write_lines(tmp_path / "set" / "prm_val.jsonl", ROWS[1])

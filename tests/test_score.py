@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import date
 
 import pytest
 from test_prm import tiny_prm
@@ -99,6 +100,17 @@ MARKED = [
     " 24-2=<<24-2=22>>22 pens\r\n\r\nstay.",
     "<<1+1=2>>",
 ]
+
+
+def test_fields_that_json_has_no_name_for_are_copied(model, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    odd = {"day": date(2020, 1, 2), "raw": b"\xff", "nan": float("nan")}
+    table = pyarrow.Table.from_pylist([{"problem": "2 + 3?", "steps": ["5"], **odd}])
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "in.parquet")
+    output = tmp_path / "out.jsonl"
+    main(["--model", model, "--input", str(tmp_path / "in.parquet"), "--output", str(output)])
+    (record,) = lines(output)
+    assert [record[k] for k in (*odd, "outcome")] == ["2020-01-02", "b'\\xff'", None, "scored"]
 
 
 def test_texts_are_cleaned_as_in_training(model, tmp_path):

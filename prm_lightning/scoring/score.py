@@ -181,7 +181,7 @@ def score_file(
     def contents() -> Iterator[str]:
         for row in read():
             outcomes[row.outcome] += 1
-            yield json.dumps([row.values, row.message])
+            yield json.dumps([row.values, row.message], default=str)
 
     job = {"model": model, "input": digest(contents())[:32]}
     if not outcomes[SCORED]:

@@ -173,6 +173,8 @@ def _checked(place: str, value: Any) -> Row | Dropped:
     except UnicodeEncodeError:
         message = f"{place}: {ascii(value)[:60]} holds half a character; mend or remove the row."
         return Dropped(place, "text with half a character", message)
+    except (ValueError, RecursionError):  # a circle, if it was not read from a file
+        return _malformed(place, "a row", "nested without end")
     return Row(place, dict(value))
 
 
@@ -251,11 +253,21 @@ def _read_parquet(file: Path) -> Iterator[Row | Dropped]:
 
     try:
         batches = pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=CHUNK)
-        rows = (values for batch in batches for values in batch.to_pylist())
-        for index, values in enumerate(rows):
-            yield Row(f"{file}[{index}]", values)
+        for index, values in enumerate(row for batch in batches for row in _rows_of(batch)):
+            yield _checked(f"{file}[{index}]", values)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise _unreadable(file, "Parquet", error) from error
+
+
+def _rows_of(batch: Any) -> list[Any]:
+    """The rows of a part of a Parquet file; one whose text is not UTF-8 is no row but that text."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError as error:
+        if len(batch) == 1:
+            return [error.object]
+        middle = len(batch) // 2
+        return _rows_of(batch[:middle]) + _rows_of(batch[middle:])
 
 
 def _read_hub(path: str, split: str, streaming: bool) -> Iterator[Row | Dropped]:
@@ -266,7 +278,7 @@ def _read_hub(path: str, split: str, streaming: bool) -> Iterator[Row | Dropped]
     try:
         for index, values in enumerate(load_dataset(path, split=split, streaming=streaming)):
             place = f"{path}[{index}]"
-            yield Row(place, values)
+            yield _checked(place, values)
     except Exception as error:  # of datasets, the Hub client, httpx, arrow: no common class
         raise FileNotFoundError(
             f"{path!r}: no local file or folder, so taken for a Hub id; split {split!r} not loaded "
