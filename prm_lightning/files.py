@@ -76,7 +76,12 @@ def file_digest(path: Path) -> str:
 
 
 def require_replaceable(
-    path: Path, *, overwrite: bool, ours: Sequence[str] | None = None, record: str | None = None
+    path: Path,
+    *,
+    overwrite: bool,
+    ours: Sequence[str] | None = None,
+    record: str | None = None,
+    field: str | None = None,
 ) -> None:
     """Refuse a file or folder that must not be replaced.
 
@@ -86,6 +91,7 @@ def require_replaceable(
         ours: patterns such as ``*.jsonl`` of the names that this kind of folder holds; a folder
             with anything else in it is never replaced. None replaces anything.
         record: a file that every such folder holds, if it holds anything.
+        field: of a file of JSON Lines, what every row of such a file has.
 
     Raises:
         FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
@@ -94,6 +100,8 @@ def require_replaceable(
         return
     if not overwrite:
         raise FileExistsError(f"{path} exists. Give another --output, or --overwrite.")
+    if field is not None:
+        _require_field(path, field)
     if ours is None:
         return
     if not path.is_dir():
@@ -106,6 +114,22 @@ def require_replaceable(
         raise FileExistsError(
             f"{path} is not replaced: it holds {foreign[0]!r}, which was not written by this "
             "verb. Give another folder, or remove that file."
+        )
+
+
+def _require_field(path: Path, field: str) -> None:
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder, expected a file. Give another --output.")
+    with path.open("rb") as file:
+        begin = file.readline()
+    try:
+        is_ours = not begin or field in dict(json.loads(begin))
+    except (ValueError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise FileExistsError(
+            f"{path} is not replaced: its first line is no row with the field {field!r}, as this "
+            "verb writes. Give another --output, or remove the file."
         )
 
 

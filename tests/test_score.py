@@ -168,7 +168,13 @@ def test_nothing_is_overwritten_unasked(model, tmp_path):
     arguments = ["--model", model, "--input", source, "--output", str(output)]
     with pytest.raises(FileExistsError, match=r"out\.jsonl exists"):
         main(arguments)
+    with pytest.raises(FileExistsError, match="no row with the field 'outcome'"):
+        main([*arguments, "--overwrite"])
+    with pytest.raises(FileExistsError, match="is a folder, expected a file"):
+        main([*arguments[:-1], str(tmp_path), "--overwrite"])
     assert output.read_text() == "mine"
+    output.unlink()
+    main(arguments)
     main([*arguments, "--aggregate", "prod", "--overwrite"])
     (record,) = lines(output)
     assert record["score"] == pytest.approx(record["scores"][0] * record["scores"][1])

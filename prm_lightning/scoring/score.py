@@ -125,7 +125,7 @@ def main(args: Sequence[str]) -> None:
     """Run the verb; ``--steps A B --steps C`` are two solutions."""
     options: ScoreOptions = run_verb("score", ScoreOptions, _join_steps(args))
     if options.output is not None:  # before a model is loaded
-        require_replaceable(Path(options.output), overwrite=options.overwrite)
+        require_replaceable(Path(options.output), overwrite=options.overwrite, field="outcome")
     quieten_libraries()
     from prm_lightning.scoring.scorers import fingerprint, load_scorer
 

@@ -130,7 +130,7 @@ def main(args: Sequence[str]) -> None:
     if options.is_stepwise:
         options.settings.count_trees()
     results = options.results
-    require_replaceable(results, overwrite=options.overwrite)
+    require_replaceable(results, overwrite=options.overwrite, field="outcome")
     found = list(read_problems(options.problems, options.limit))
     problems = [problem for problem in found if isinstance(problem, Problem)]
     left_out = Counter(row.reason for row in found if isinstance(row, Dropped))
