@@ -27,7 +27,8 @@ class Swaps(Callback):
     """Changes the weights after validation, as weight averaging does."""
 
     def on_validation_epoch_end(self, trainer, pl_module):
-        pl_module.model.head.weight.data += 1.0
+        adapters = [p for p in pl_module.model.backbone.parameters() if p.requires_grad]
+        adapters[-1].data += 1.0
 
 
 AVERAGING = {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.1}}

@@ -14,6 +14,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.distributed.tensor import DTensor
 
 from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.files import write_json, write_rows
@@ -50,7 +51,7 @@ class KeepModels(Callback):
         self.monitor = monitor
         self.every = every
         self.best: list[float] = []
-        self._measured: torch.Tensor | None = None  # the head as validation saw it
+        self._measured: list[float] = []  # norms of the weights that validation saw
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if validation := pl_module.datamodule.sides.get("validate"):
@@ -63,13 +64,13 @@ class KeepModels(Callback):
             self._save(trainer, pl_module, f"checkpoint-{trainer.global_step}")
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        self._measured = pl_module.model.head.weight.detach().clone()
+        if args[-1] == 0:
+            self._measured = weight_norms(pl_module.model)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        head = pl_module.model.head.weight.detach()
-        if self._measured is not None and bool((self._measured != head).any()):
+        if self._measured and self._measured != weight_norms(pl_module.model):
             raise ValueError(
                 "fit: the weights after validation are not those that were validated, so that "
                 "best_model would not hold what was measured. Take the callback that swaps weights "
@@ -113,6 +114,14 @@ class KeepModels(Callback):
         if trainer.is_global_zero:
             model.save_pretrained(self.folder / name, overwrite=True, weights=weights)
         trainer.strategy.barrier(name)
+
+
+def weight_norms(model: torch.nn.Module) -> list[float]:
+    """The norm of each trained weight, of a shard that of the part in this process."""
+    trained = (p.detach() for p in model.parameters() if p.requires_grad)
+    parts = [p.to_local() if isinstance(p, DTensor) else p for p in trained]
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(parts)])
+    return norms.nan_to_num().tolist()  # NaN equals nothing, itself included
 
 
 def defined(metrics: dict[str, float]) -> dict[str, float]:
