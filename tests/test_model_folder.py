@@ -163,9 +163,27 @@ def test_files_that_are_no_manifest_are_one_line(folder):
         (b'{"format_version": 1', "is not JSON"),
         (b'{"format_version": 1}', "argument: 'name'"),
         (b"\xff\xfe{\x00}\x00", "is not JSON"),
+        (rb'{"step_end": "\ud83d"}', "is not JSON"),
     ):
         (folder / "prm.json").write_bytes(text)
         assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_other_files_that_hold_something_else_are_one_line(folder, name):
+    (folder / name).write_text("[]")
+    assert "cannot load" in refusal(folder)
+
+
+def test_adapters_that_the_manifest_denies_are_one_line(folder):
+    change(folder, backbone={"lora": None})
+    assert "says lora: null, but next to it is adapter_config.json" in refusal(folder)
+
+
+def test_a_checkpoint_of_something_else_is_one_line(tmp_path):
+    for content in (torch.ones(2), [1], {"manifest": {}}, {"state_dict": {}}):
+        torch.save(content, tmp_path / "a.ckpt")
+        assert "does not say what model it is of" in refusal(tmp_path / "a.ckpt")
 
 
 def test_cut_weights_are_one_line(folder):

@@ -237,7 +237,8 @@ def load_backbone(
     if config.lora is not None and saved is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, saved, is_trainable=True)
+        with explained(str(saved)):
+            model = PeftModel.from_pretrained(model, saved, is_trainable=True)
     else:
         model = _add_lora(model, config.lora, trained_tokens)
     for module in model.modules():

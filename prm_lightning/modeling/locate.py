@@ -125,10 +125,11 @@ def explained(name: str) -> Iterator[None]:
         stay_off_the_hub_without_network()
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, OSError, ValueError) as error:
         if str(error).startswith("backbone:"):
             raise
-        first = next(line for line in str(error).splitlines() if line.strip())
+        lines = (line for line in str(error).splitlines() if line.strip())
+        first = next(lines, type(error).__name__)
         text = f"{error} {error.__cause__}"
         if "trust_remote_code" in text:
             hint = "It comes with Python code of its own: read it, and allow it by the argument "

@@ -137,6 +137,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(record, ensure_ascii=False).encode()  # no token has half a character
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"prm: {folder} holds no {MANIFEST}, so it is not a model of prm_lightning. Give a "

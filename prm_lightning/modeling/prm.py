@@ -28,7 +28,7 @@ from prm_lightning.modeling.backbone import (
 )
 from prm_lightning.modeling.heads import HeadKind, StepHead, verdict_ids
 from prm_lightning.modeling.losses import lm_loss
-from prm_lightning.modeling.model_folder import HEAD_FILE, MANIFEST, Manifest
+from prm_lightning.modeling.model_folder import ADAPTER_CONFIG, HEAD_FILE, MANIFEST, Manifest
 from prm_lightning.modeling.step_model import StepModel, require_steps
 from prm_lightning.types import StepBatch
 
@@ -140,6 +140,11 @@ class PRM(StepModel):
         encoder = model_folder.load_encoder(place, manifest, trust_remote_code=trust_remote_code)
         chosen = pick_device(device)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
+        if config.lora is None and (place / ADAPTER_CONFIG).exists():
+            raise ValueError(
+                f"prm: {place / MANIFEST} says lora: null, but next to it is {ADAPTER_CONFIG}. One "
+                "of the two belongs to another model."
+            )
         try:
             backbone = load_backbone(config, saved=place, device=chosen)
         except RuntimeError as error:
@@ -165,23 +170,24 @@ class PRM(StepModel):
     ) -> PRM:
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            record, weights = checkpoint["manifest"], checkpoint["state_dict"]
         except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
             raise ValueError(
                 f"prm: {path} cannot be read ({str(error).splitlines()[0]}). Give another "
                 "checkpoint of the run, or its best_model."
             ) from error
-        if "manifest" not in checkpoint:
+        except (IndexError, KeyError, TypeError) as error:
             raise ValueError(
                 f"prm: {path} does not say what model it is of, as earlier releases wrote them. "
                 "Give the run's best_model or final_model."
-            )
-        manifest = Manifest.from_json(checkpoint["manifest"], path)
+            ) from error
+        manifest = Manifest.from_json(record, path)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
         chosen = pick_device(device)
         prm = cls.create(config, manifest.head, manifest.template, manifest.step_end, chosen)
-        trained = {name for name, p in prm.named_parameters() if p.requires_grad}
-        state = _below("prm.", checkpoint["state_dict"])
-        if trained != set(state):
+        trained = {name: p.shape for name, p in prm.named_parameters() if p.requires_grad}
+        state = _below("prm.", weights)
+        if trained != {name: tensor.shape for name, tensor in state.items()}:
             raise ValueError(
                 f"prm: {path} does not hold the weights that were trained of {config.name}. Give "
                 "the run's best_model or final_model."
