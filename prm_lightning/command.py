@@ -57,6 +57,13 @@ class OneLineParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse does; a file of options that cannot be read is an error like others."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except (RecursionError, UnicodeError) as error:
+            self.error(f"a configuration file cannot be read ({error})", error)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one line.
 
@@ -88,14 +95,20 @@ def explain(message: str, options: Iterable[str]) -> str:
         if ours and (ours.startswith("none") or ours.split()[0] in options):
             return f"there is no option {name}, here it is {ours}."
         return f"there is no option {name}.{did_you_mean(name, options)}"
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    message = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] Errors: .*"
+        r"Given value: (.*)",
+        r"Expected a \1. Got value: \2",
+        message,
+    )
     choice = re.search(r"(.*): Expected a typing.Literal\[(.+?)\]. Got value: (.*)", message)
     if choice:
-        choices = re.findall(r"'(.+?)'", choice[2])
+        choices = [each.strip(" '") for each in choice[2].split(",")]
         key = choice[1].replace("Parser key ", "").strip('"')
         near = did_you_mean(choice[3], choices)
         return f"--{key} is {choice[3]!r}, expected one of {', '.join(choices)}.{near}"
     message = re.sub(r"Parser key \"(.+?)\":", r"--\1:", message)
-    message = re.sub(r"<class '(\w+)'>", r"\1", message)
     return re.sub(r"\b(?:fit|validate|test|predict)\.(model|data|trainer)", r"--\1", message) + "."
 
 

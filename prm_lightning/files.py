@@ -298,10 +298,17 @@ def job_lock(output: Path, verb: str) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds it.
+        OSError: nothing can be written there.
     """
     place = output.resolve()  # a link to it is the same output
-    place.parent.mkdir(parents=True, exist_ok=True)
     path = place.with_name(f".{place.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise OSError(
+            f"{verb}: nothing can be written to {output} ({error.strerror}). Give another --output."
+        ) from error
     while True:
         with path.open("a+", encoding="utf-8") as file:
             try:

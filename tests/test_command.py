@@ -102,11 +102,23 @@ WRONG = [
     ("label --method 1", "needs a model: give --generator"),
     ("report a b", "--output report.html"),
     ("score --model m --\x1b[2J x", r"--\x1b[2J"),
+    ("score --model m --aggregate mena", "expected one of min, prod, last, mean, geomean. Did you"),
+    ("score --model m --threshold high", "--threshold: Expected a float. Got value: high."),
+    ("label --method 3", "--method is '3', expected one of 1, 2."),
+    ("score --config LOOP", "a configuration file cannot be read (maximum recursion"),
+    ("score --config LATIN", "a configuration file cannot be read ('utf-8' codec"),
+    ("fit --config LATIN", "a configuration file cannot be read ('utf-8' codec"),
 ]
 
 
 @pytest.mark.parametrize(("line", "expected"), WRONG)
-def test_wrong_command_lines_have_one_status_and_one_line(monkeypatch, capsys, line, expected):
+def test_wrong_command_lines_have_one_status_and_one_line(
+    monkeypatch, capsys, tmp_path, line, expected
+):
+    (tmp_path / "loop.yaml").write_text("a: &a [*a]\n")
+    (tmp_path / "latin.yaml").write_bytes(b"model: \xe9\n")
+    for name, path in (("LOOP", tmp_path / "loop.yaml"), ("LATIN", tmp_path / "latin.yaml")):
+        line = line.replace(name, str(path))
     words = line.replace(" C ", " configs/quickstart.yaml ").split()
     if words[0] == "try":
         with pytest.raises(UsageError, match=re.escape(expected)) as caught:

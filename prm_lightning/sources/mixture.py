@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from prm_lightning.files import digest
+from prm_lightning.files import digest, near_path
 from prm_lightning.sources.layouts import layout_of, open_source
 from prm_lightning.sources.rewards import (
     AfterFirstError,
@@ -139,9 +139,10 @@ def _specs_in(file: Path) -> list[SourceSpec]:
         if not listed or not isinstance(listed, (list, dict, str)):
             raise ValueError("no list of sources at its top, under sources or under data.sources")
         return as_specs(listed)
-    except (ValueError, yaml.YAMLError) as error:
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{file} is no list of sources ({' '.join(str(error).split())[:300]}); write "
+            f"{file} is no list of sources ({why}).{near_path(str(file))} Write "
             "- path: rows.jsonl, or - source: {class_path: Stepwise, init_args: {path: ...}}"
         ) from error
 

@@ -38,12 +38,9 @@ PER_CALL = ("config", "ckpt_path", "overwrite", "weights_only", "verbose")  # no
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Let one run at a time write a folder; an OSError says that another does, or none can."""
-    with ExitStack() as held:
+    with job_lock(folder, "fit"):
         try:
-            held.enter_context(job_lock(folder, "fit"))
             folder.mkdir(exist_ok=True)
-        except BlockingIOError:
-            raise
         except OSError as error:
             raise OSError(
                 f"fit: nothing can be written to {folder} ({error.strerror}). Give another folder "
