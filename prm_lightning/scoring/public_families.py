@@ -158,7 +158,9 @@ def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
     known = {name.lower(): record for name, record in KNOWN.items()}
     if model.lower() in known:
         return PublicManifest(model, **known[model.lower()])
-    architecture = str((read_config(folder).get("architectures") or ["unknown"])[0])
+    architectures = read_config(folder).get("architectures")
+    is_list = isinstance(architectures, list) and architectures
+    architecture = str(architectures[0]) if is_list else "unknown"
     if any(name.startswith("v_head.") for name in tensors):
         return PublicManifest(model, **FAMILIES["skywork"])
     if {"score.0.weight", "score.2.weight"} <= tensors:
@@ -194,19 +196,27 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Literal[0, 1]:
-    """The row of the correct class: what the manifest says, or else ``id2label`` of the model.
+    """The row of the correct class: what the manifest says, or else ``id2label`` of the model, or
+    ``label2id`` where it has only that.
 
     Raises:
         ValueError: the rows have names that do not tell which is which.
     """
-    named = config.get("id2label")
+    named, numbers = config.get("id2label"), config.get("label2id")
     if manifest.head not in ("linear", "two_layer"):
         return 1
     if manifest.correct_label is not None:
         return manifest.correct_label
-    if not named:
+    if not named and not numbers:
         return 1
-    rows = [str(named[i]).upper() for i in sorted(named, key=int)]
+    try:
+        by_name = {int(row): str(name).upper() for name, row in (numbers or {}).items()}
+        by_row = {int(row): str(name).upper() for row, name in (named or by_name).items()}
+    except (AttributeError, TypeError, ValueError):
+        by_name = by_row = {}
+    rows = [by_row[row] for row in sorted(by_row)]
+    if by_name != by_row and set(by_name.values()) == set(rows):  # id2label denies label2id
+        rows = []
     kinds = [(name in RIGHT_NAMES) - (name in WRONG_NAMES) for name in rows]
     if rows == ["LABEL_0"] or kinds in ([1], [-1, 1], [0, 1], [-1, 0]):
         return 1

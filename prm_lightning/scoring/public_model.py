@@ -69,7 +69,7 @@ def load_public(
     """
     import transformers
 
-    is_known = read_config(folder).get("model_type") in transformers.CONFIG_MAPPING
+    is_known = str(read_config(folder).get("model_type")) in transformers.CONFIG_MAPPING
     trusted = trust_remote_code and not is_known
     kind = "AutoModelForCausalLM" if manifest.head == "lm" else "AutoModel"
     if kind == "AutoModel" and (folder / ADAPTER_CONFIG).is_file():
