@@ -97,14 +97,14 @@ def explain(message: str, options: Iterable[str]) -> str:
         return f"there is no option {name}.{did_you_mean(name, options)}"
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
     message = re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] Errors: .*"
-        r"Given value: (.*)",
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] "
+        r"Errors: .*Given value: (.*)",
         r"Expected a \1. Got value: \2",
         message,
     )
     choice = re.search(r"(.*): Expected a typing.Literal\[(.+?)\]. Got value: (.*)", message)
     if choice:
-        choices = [each.strip(" '") for each in choice[2].split(",")]
+        choices = re.findall(r"'(.+?)'", choice[2]) or choice[2].split(", ")
         key = choice[1].replace("Parser key ", "").strip('"')
         near = did_you_mean(choice[3], choices)
         return f"--{key} is {choice[3]!r}, expected one of {', '.join(choices)}.{near}"

@@ -58,7 +58,9 @@ def test_only_folders_of_ours_are_replaced(tmp_path):
         write_json(partial / "results.json", {"ä": 1})
         write_rows(partial / "a.jsonl", [{"text": "\ud800"}, {"text": "ä"}, {"x": [math.nan]}])
     assert (folder / "results.json").read_text("utf-8") == '{\n  "ä": 1\n}\n'
-    assert (folder / "a.jsonl").read_text("utf-8") == '{"text": "\\ud800"}\n{"text": "ä"}\n{"x": [null]}\n'
+    assert (folder / "a.jsonl").read_text(
+        "utf-8"
+    ) == '{"text": "\\ud800"}\n{"text": "ä"}\n{"x": [null]}\n'
     with pytest.raises(FileExistsError, match="exists"), written_folder(folder, ours=ours):
         pass
     (tmp_path / "link").symlink_to(folder)

@@ -279,7 +279,7 @@ class Throughput(Callback):
         self.seconds += time.perf_counter() - self.began
         steps, computed, separate = self.counts
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step % every == 0 and separate:
+        if every and trainer.global_step % every == 0 and separate:
             metrics = {
                 "supervised_steps_per_second": steps / self.seconds,
                 "tokens_per_second": computed / self.seconds,
