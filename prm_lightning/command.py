@@ -96,12 +96,8 @@ def explain(message: str, options: Iterable[str]) -> str:
             return f"there is no option {name}, here it is {ours}."
         return f"there is no option {name}.{did_you_mean(name, options)}"
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
-    message = re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] "
-        r"Errors: .*Given value: (.*)",
-        r"Expected a \1. Got value: \2",
-        message,
-    )
+    union = r"Does not validate .*Subtypes: \[(.+), NoneType\] Errors: .*Given value: (.*)"
+    message = re.sub(union, r"Expected a \1. Got value: \2", message)
     choice = re.search(r"(.*): Expected a typing.Literal\[(.+?)\]. Got value: (.*)", message)
     if choice:
         choices = re.findall(r"'(.+?)'", choice[2]) or choice[2].split(", ")

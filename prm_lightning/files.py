@@ -76,12 +76,7 @@ def file_digest(path: Path) -> str:
 
 
 def require_replaceable(
-    path: Path,
-    *,
-    overwrite: bool,
-    ours: Sequence[str] | None = None,
-    record: str | None = None,
-    field: str | None = None,
+    path: Path, *, overwrite: bool, ours: Sequence[str] | None = None, record: str | None = None
 ) -> None:
     """Refuse a file or folder that must not be replaced.
 
@@ -91,7 +86,6 @@ def require_replaceable(
         ours: patterns such as ``*.jsonl`` of the names that this kind of folder holds; a folder
             with anything else in it is never replaced. None replaces anything.
         record: a file that every such folder holds, if it holds anything.
-        field: of a file of JSON Lines, what every row of such a file has.
 
     Raises:
         FileExistsError: the name is taken, and `overwrite` is off or what is there is not ours.
@@ -100,8 +94,6 @@ def require_replaceable(
         return
     if not overwrite:
         raise FileExistsError(f"{path} exists. Give another --output, or --overwrite.")
-    if field is not None:
-        _require_field(path, field)
     if ours is None:
         return
     if not path.is_dir():
@@ -117,20 +109,15 @@ def require_replaceable(
         )
 
 
-def _require_field(path: Path, field: str) -> None:
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder, expected a file. Give another --output.")
-    with path.open("rb") as file:
+def require_our_rows(path: Path, *, overwrite: bool) -> None:
+    """`require_replaceable` for a file whose rows have an ``outcome``; no other is replaced."""
+    require_replaceable(path, overwrite=overwrite)
+    if not path.exists():
+        return
+    with path.open("rb") as file:  # of a folder this is an error that names it
         begin = file.readline()
-    try:
-        is_ours = not begin or field in dict(json.loads(begin))
-    except (ValueError, TypeError, RecursionError):
-        is_ours = False
-    if not is_ours:
-        raise FileExistsError(
-            f"{path} is not replaced: its first line is no row with the field {field!r}, as this "
-            "verb writes. Give another --output, or remove the file."
-        )
+    if begin and b'"outcome": "' not in begin:
+        raise FileExistsError(f"{path} is not replaced: its first row has no outcome. Remove it.")
 
 
 @contextmanager
@@ -200,16 +187,11 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _json(value: Any, indent: int | None = None) -> bytes:
-    """JSON with a newline; lone surrogates, which are not in UTF-8, are escaped as JSON has it.
-
-    NaN and infinity, which JSON has not, become null, and dates and the like texts.
-    """
-    how: dict[str, Any] = {"ensure_ascii": False, "indent": indent, "default": str}
-    try:
-        text = json.dumps(value, allow_nan=False, **how)
-    except ValueError:
-        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-        text = json.dumps(finite, **how)
+    """JSON with a newline; halves of characters, NaN and infinity are in no JSON and replaced."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    if "NaN" in text or "Infinity" in text:
+        finite = json.loads(text, parse_constant=lambda _: None)
+        text = json.dumps(finite, ensure_ascii=False, indent=indent)
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
@@ -298,17 +280,10 @@ def job_lock(output: Path, verb: str) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another process holds it.
-        OSError: nothing can be written there.
     """
     place = output.resolve()  # a link to it is the same output
+    place.parent.mkdir(parents=True, exist_ok=True)
     path = place.with_name(f".{place.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        raise OSError(
-            f"{verb}: nothing can be written to {output} ({error.strerror}). Give another --output."
-        ) from error
     while True:
         with path.open("a+", encoding="utf-8") as file:
             try:

@@ -161,8 +161,7 @@ class ServerGenerator:
         try:
             (choice,) = answer["choices"]
             text = choice["text"] if "text" in choice else choice["message"]["content"]
-            # JSON can hold halves of a character, no model can; what is no text is a TypeError
-            text = _SURROGATE.sub("\ufffd", text or "")
+            text = _SURROGATE.sub("\ufffd", text or "")  # JSON can hold halves of a character
             reason = choice["finish_reason"]
             if reason not in ("stop", "length"):
                 raise ValueError(f"finish_reason {reason!r}")
@@ -186,7 +185,7 @@ class ServerGenerator:
     def _only_model(self) -> str:
         answer = self._ask(self._client.models.with_raw_response.list)
         try:
-            names = [model["id"].encode().decode() for model in answer["data"]]
+            names: list[str] = [model["id"].encode().decode() for model in answer["data"]]
         except (AttributeError, KeyError, TypeError, UnicodeError):
             names = []
         if len(names) != 1:

@@ -128,8 +128,7 @@ def explained(name: str) -> Iterator[None]:
     except Exception as error:  # of several libraries: no common class
         if str(error).startswith("backbone:") or "size mismatch" in str(error):
             raise
-        lines = (line for line in str(error).splitlines() if line.strip())
-        first = next(lines, type(error).__name__)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         text = f"{error} {error.__cause__}"
         if "trust_remote_code" in text:
             hint = "It comes with Python code of its own: read it, and allow it by the argument "

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from prm_lightning.batching.encode import Encoded, Encoder, Template
-from prm_lightning.files import write_json, written_folder
+from prm_lightning.files import near_path, write_json, written_folder
 from prm_lightning.modeling import model_folder
 from prm_lightning.modeling.backbone import (
     Backbone,
@@ -142,8 +142,7 @@ class PRM(StepModel):
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)
         if config.lora is None and (place / ADAPTER_CONFIG).exists():
             raise ValueError(
-                f"prm: {place / MANIFEST} says lora: null, but next to it is {ADAPTER_CONFIG}. One "
-                "of the two belongs to another model."
+                f"prm: {place / MANIFEST} denies what {ADAPTER_CONFIG} next to it has."
             )
         try:
             backbone = load_backbone(config, saved=place, device=chosen)
@@ -171,15 +170,10 @@ class PRM(StepModel):
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             record, weights = checkpoint["manifest"], checkpoint["state_dict"]
-        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, UnpicklingError, LookupError, TypeError) as error:
             raise ValueError(
-                f"prm: {path} cannot be read ({str(error).splitlines()[0]}). Give another "
-                "checkpoint of the run, or its best_model."
-            ) from error
-        except (IndexError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"prm: {path} does not say what model it is of, as earlier releases wrote them. "
-                "Give the run's best_model or final_model."
+                f"prm: {path} cannot be read, or does not say what model it is of "
+                f"({str(error).splitlines()[0]}).{near_path(str(path))} Give the run's best_model."
             ) from error
         manifest = Manifest.from_json(record, path)
         config = replace(manifest.backbone, trust_remote_code=trust_remote_code)

@@ -158,9 +158,8 @@ def recognise(model: str, folder: Path, tensors: set[str]) -> PublicManifest:
     known = {name.lower(): record for name, record in KNOWN.items()}
     if model.lower() in known:
         return PublicManifest(model, **known[model.lower()])
-    architectures = read_config(folder).get("architectures")
-    is_list = isinstance(architectures, list) and architectures
-    architecture = str(architectures[0]) if is_list else "unknown"
+    found = read_config(folder).get("architectures")
+    architecture = str(found[0]) if isinstance(found, list) and found else "unknown"
     if any(name.startswith("v_head.") for name in tensors):
         return PublicManifest(model, **FAMILIES["skywork"])
     if {"score.0.weight", "score.2.weight"} <= tensors:
@@ -196,8 +195,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Literal[0, 1]:
-    """The row of the correct class: what the manifest says, or else ``id2label`` of the model, or
-    ``label2id`` where it has only that.
+    """The row of the correct class: what the manifest says, or else ``id2label`` or ``label2id``.
 
     Raises:
         ValueError: the rows have names that do not tell which is which.
@@ -215,8 +213,6 @@ def find_correct_label(manifest: PublicManifest, config: dict[str, Any]) -> Lite
     except (AttributeError, TypeError, ValueError):
         by_name = by_row = {}
     rows = [by_row[row] for row in sorted(by_row)]
-    if by_name != by_row and set(by_name.values()) == set(rows):  # id2label denies label2id
-        rows = []
     kinds = [(name in RIGHT_NAMES) - (name in WRONG_NAMES) for name in rows]
     if rows == ["LABEL_0"] or kinds in ([1], [-1, 1], [0, 1], [-1, 0]):
         return 1

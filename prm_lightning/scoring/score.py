@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prm_lightning.command import UsageError, run_verb
-from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable
+from prm_lightning.files import ResumableRows, digest, job_lock, require_our_rows
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.scoring.on_ray import map_on_ray
 from prm_lightning.sources.fields import Marks, is_text, step_cleaner
@@ -125,7 +125,7 @@ def main(args: Sequence[str]) -> None:
     """Run the verb; ``--steps A B --steps C`` are two solutions."""
     options: ScoreOptions = run_verb("score", ScoreOptions, _join_steps(args))
     if options.output is not None:  # before a model is loaded
-        require_replaceable(Path(options.output), overwrite=options.overwrite, field="outcome")
+        require_our_rows(Path(options.output), overwrite=options.overwrite)
     quieten_libraries()
     from prm_lightning.scoring.scorers import fingerprint, load_scorer
 

@@ -15,7 +15,6 @@ import httpx2
 from openai import APIError, APIStatusError, APITimeoutError
 
 from prm_lightning.batching.encode import Encoded
-from prm_lightning.files import near_path
 from prm_lightning.generation.prompts import is_url
 from prm_lightning.generation.server import REFUSED, connect, what_failed
 from prm_lightning.modeling.backbone import load_tokenizer
@@ -77,8 +76,6 @@ def load_scorer(
 def our_folder(model: str) -> Path | None:
     """The folder or step checkpoint of a model of ours; None of a public one."""
     if Path(model).suffix == ".ckpt":
-        if not Path(model).exists():
-            raise ValueError(f"scorer: there is no checkpoint {model!r}.{near_path(model)}")
         return Path(model)
     folder = find_folder(model)
     return folder if (folder / MANIFEST).is_file() else None

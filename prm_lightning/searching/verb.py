@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from prm_lightning.answers import same_answer
 from prm_lightning.command import run_verb
-from prm_lightning.files import ResumableRows, digest, job_lock, require_replaceable, write_json
+from prm_lightning.files import ResumableRows, digest, job_lock, require_our_rows, write_json
 from prm_lightning.generation.prompts import check_sampling
 from prm_lightning.searching.search import (
     METHODS,
@@ -130,7 +130,7 @@ def main(args: Sequence[str]) -> None:
     if options.is_stepwise:
         options.settings.count_trees()
     results = options.results
-    require_replaceable(results, overwrite=options.overwrite, field="outcome")
+    require_our_rows(results, overwrite=options.overwrite)
     found = list(read_problems(options.problems, options.limit))
     problems = [problem for problem in found if isinstance(problem, Problem)]
     left_out = Counter(row.reason for row in found if isinstance(row, Dropped))

@@ -226,12 +226,11 @@ def _print_summary(mixture: Mixture, split: Split) -> None:
         percent = "" if share is None else f"{100 * share:.1f}"
         table.add_row(name, *(f"{shape[key]:,}" for key in keys), percent)
     console.print(table)
-    for name, entry in mixture.report().items():
-        lengths = entry["steps_per_solution"]
+    for name, part in mixture.report().items():
+        lengths = part["steps_per_solution"]
         steps = f", {lengths['min']} to {lengths['max']} steps each" if lengths else ""
-        read = f"{visible(name)}: {entry['read']:,} rows read"
-        console.print(f"{read}, {entry['kept']:,} kept{steps}")
-        for reason, dropped in entry["dropped"].items():
+        console.print(f"{visible(name)}: {part['read']:,} rows read, {part['kept']:,} kept{steps}")
+        for reason, dropped in part["dropped"].items():
             console.print(f"  dropped {dropped['count']:,}: {reason}\n    {dropped['first'][0]}")
     if moved := split.report["moved"]["keys"]:
         console.print(f"{moved:,} problems changed sides to stay with near duplicates")

@@ -173,8 +173,6 @@ def _checked(place: str, value: Any) -> Row | Dropped:
     except UnicodeEncodeError:
         message = f"{place}: {ascii(value)[:60]} holds half a character; mend or remove the row."
         return Dropped(place, "text with half a character", message)
-    except (ValueError, RecursionError):  # a circle, if it was not read from a file
-        return _malformed(place, "a row", "nested without end")
     return Row(place, dict(value))
 
 
@@ -264,10 +262,8 @@ def _rows_of(batch: Any) -> list[Any]:
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError as error:
-        if len(batch) == 1:
-            return [error.object]
-        middle = len(batch) // 2
-        return _rows_of(batch[:middle]) + _rows_of(batch[middle:])
+        half = len(batch) // 2
+        return _rows_of(batch[:half]) + _rows_of(batch[half:]) if half else [error.object]
 
 
 def _read_hub(path: str, split: str, streaming: bool) -> Iterator[Row | Dropped]:

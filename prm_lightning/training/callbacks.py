@@ -14,7 +14,6 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.distributed.tensor import DTensor
 
 from prm_lightning.batching.data import EncodedSolutions
 from prm_lightning.files import write_json, write_rows
@@ -65,12 +64,16 @@ class KeepModels(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         if args[-1] == 0:
-            self._measured = weight_norms(pl_module.model)
+            self._measured = self._norms(pl_module.model)
+
+    def _norms(self, model: torch.nn.Module) -> list[float]:
+        trained = (p.detach() for p in model.parameters() if p.requires_grad)
+        return [float(p.norm().nan_to_num()) for p in trained]  # NaN would not equal itself
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self._measured and self._measured != weight_norms(pl_module.model):
+        if self._measured and self._measured != self._norms(pl_module.model):
             raise ValueError(
                 "fit: the weights after validation are not those that were validated, so that "
                 "best_model would not hold what was measured. Take the callback that swaps weights "
@@ -114,14 +117,6 @@ class KeepModels(Callback):
         if trainer.is_global_zero:
             model.save_pretrained(self.folder / name, overwrite=True, weights=weights)
         trainer.strategy.barrier(name)
-
-
-def weight_norms(model: torch.nn.Module) -> list[float]:
-    """The norm of each trained weight, of a shard that of the part in this process."""
-    trained = (p.detach() for p in model.parameters() if p.requires_grad)
-    parts = [p.to_local() if isinstance(p, DTensor) else p for p in trained]
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(parts)])
-    return norms.nan_to_num().tolist()  # NaN equals nothing, itself included
 
 
 def defined(metrics: dict[str, float]) -> dict[str, float]:

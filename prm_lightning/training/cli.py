@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from prm_lightning.batching.datamodule import PRMDataModule
-from prm_lightning.command import OneLineParser, UsageError
+from prm_lightning.command import OneLineParser
 from prm_lightning.files import disk_faults_named, near_path, write_json, write_rows
 from prm_lightning.sources.rows import DATA_SUFFIXES
 from prm_lightning.terminal import quieten_libraries
@@ -154,11 +154,12 @@ class PRMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run's folder, and refuse to mix two runs in it."""
         config = self.config[self.subcommand]
-        if not hasattr(config.trainer, "callbacks"):
-            raise UsageError(f"trainer: got {config.trainer!r:.80}, expected options of a trainer.")
         config.data.seed = data_seed(config.seed_everything)  # `true` is a number by now
         require_files(config.data.as_dict())
-        require_checkpoint(config.get("ckpt_path"))
+        if (name := config.get("ckpt_path")) not in (None, "last") and not Path(name).exists():
+            raise ValueError(
+                f"checkpoint: there is none at {name!r}.{near_path(name)} Give `last`."
+            )
         if config.output is None:
             files = config.get("config") or []
             name = Path(str(files[-1])).stem if files else "run"
@@ -175,10 +176,12 @@ class PRMCLI(LightningCLI):
         """Build what the configuration names."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
             absent = re.search("Requirement '(.+?)' not met", str(error))  # as loggers put it
-            if absent is None:
+            if isinstance(error, ValueError) and absent is None:
                 raise
+            if absent is None:
+                raise ValueError(f"{self.subcommand}: {' '.join(str(error).split())}") from error
             raise ValueError(
                 f"{self.subcommand}: the configuration names a class that needs {absent[1]}, which "
                 f"is not installed. Install it: pip install '{absent[1]}'."
@@ -189,20 +192,14 @@ class PRMCLI(LightningCLI):
         config = self.config_init[self.subcommand].trainer
         kwargs["reload_dataloaders_every_n_epochs"] = 1  # every epoch has its own plan
         if self.subcommand != "fit":
-            return self._make_trainer(logger=False, **kwargs)
+            return super().instantiate_trainer(logger=False, **kwargs)
         if config.logger is not False:
             others = [] if config.logger is True else as_list(config.logger)
             events = RunTensorBoard(self.folder, name="", version="", default_hp_metric=False)
             kwargs["logger"] = [events, RunCSVLogger(self.folder), *others]
         kwargs["callbacks"] = self._run_callbacks() + (config.callbacks or [])
         kwargs["plugins"] = [*as_list(config.plugins), WholeCheckpointIO()]
-        return self._make_trainer(**kwargs)
-
-    def _make_trainer(self, **kwargs: Any) -> Trainer:
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except (ImportError, RuntimeError, TypeError) as error:  # of settings; nothing runs yet
-            raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+        return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
         """Write config.yaml, and the hyper-parameters to the loggers."""
@@ -279,14 +276,6 @@ def require_files(data: Any) -> None:
         data = list(data.values())
     for value in data if isinstance(data, list) else ():
         require_files(value)
-
-
-def require_checkpoint(name: str | None) -> None:
-    """Refuse a checkpoint that is not there, before a model is loaded."""
-    if name not in (None, "last") and not Path(name).exists():
-        raise ValueError(
-            f"checkpoint: there is none at {name!r}.{near_path(name)} Give `last` or a file."
-        )
 
 
 def as_list(value: Any) -> list[Any]:

@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import (
-    BaseFinetuning,
     GradientAccumulationScheduler,
     LearningRateFinder,
-    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -35,8 +33,6 @@ UNSUITED: dict[type[Callback], str] = {
     StochasticWeightAveraging: SWAPS,
     GradientAccumulationScheduler: "the plan decides what an optimizer step holds: give "
     "data.solutions_per_step or trainer.accumulate_grad_batches",
-    BaseFinetuning: "what trains is chosen by model.backbone.lora",
-    ModelPruning: "it puts other weights in place of those that are saved",
     LearningRateFinder: "it looks for one rate, and there are two, model.lr and model.head_lr",
 }
 
@@ -125,12 +121,6 @@ class Guards(Callback):
                         f"fit: trainer.callbacks has {type(callback).__name__}, but {reason}. "
                         "Take it out."
                     )
-        for name in ("val_check_interval", "check_val_every_n_epoch"):
-            if getattr(trainer, name) == 0:
-                raise ValueError(
-                    f"fit: trainer.{name} is 0, expected more; trainer.limit_val_batches 0 leaves "
-                    "validation out."
-                )
         if trainer.overfit_batches:  # type: ignore[attr-defined]
             raise ValueError(
                 f"fit: trainer.overfit_batches is {trainer.overfit_batches}, but batches are "  # type: ignore[attr-defined]

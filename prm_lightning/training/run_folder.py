@@ -38,9 +38,12 @@ PER_CALL = ("config", "ckpt_path", "overwrite", "weights_only", "verbose")  # no
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Let one run at a time write a folder; an OSError says that another does, or none can."""
-    with job_lock(folder, "fit"):
+    with ExitStack() as held:
         try:
+            held.enter_context(job_lock(folder, "fit"))
             folder.mkdir(exist_ok=True)
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise OSError(
                 f"fit: nothing can be written to {folder} ({error.strerror}). Give another folder "
@@ -102,10 +105,8 @@ def remove(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.is_symlink() and path.is_dir():
             remove(path.glob("*.ckpt"))
-        elif path.is_dir():
-            shutil.rmtree(path)
         else:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def run_record(dump: str) -> str:
