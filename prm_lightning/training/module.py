@@ -82,8 +82,7 @@ class PRMModule(LightningModule):
         super().__init__()
         if not 0 <= warmup <= 1:
             raise ValueError(f"model.warmup is {warmup}, expected a share of all steps in [0, 1].")
-        numbers = {"lr": lr or 0.0, "head_lr": head_lr, "weight_decay": weight_decay}
-        for name, value in (numbers | {"lm_loss": lm_loss}).items():
+        for name, value in (("lr", lr or 0.0), ("head_lr", head_lr), ("lm_loss", lm_loss)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"model.{name} is {value}, expected a number of 0 or more.")
         self.backbone = backbone
