@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -145,8 +146,8 @@ def run_verb(verb: str, function: Callable[..., Any], args: Sequence[str]) -> An
         raise UsageError(f"{verb}: {error}") from error
     values = parser.instantiate_classes(config).as_dict()
     values.pop("config")
-    trusts = values.get("trust_remote_code", False)
-    if trusts and not any(arg.startswith("--trust_remote_code") for arg in spelt):
+    said = {"=".join(pair).lower() for pair in pairwise(spelt)}.union(map(str.lower, spelt))
+    if values.get("trust_remote_code", False) and "--trust_remote_code=true" not in said:
         raise UsageError(f"{verb}: --trust_remote_code is taken from the command line, not a file.")
     return function(*[values.pop(name) for name in positional], **values)
 

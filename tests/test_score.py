@@ -248,9 +248,11 @@ def test_options_that_do_not_fit_are_one_line(model, arguments, message):
 def test_no_file_allows_code_to_run(model, tmp_path):
     config = tmp_path / "score.yaml"
     config.write_text(f"{{model: {model}, problem: x, steps: [[y]], trust_remote_code: true}}")
-    with pytest.raises(ValueError, match=r"--trust_remote_code is taken from the command line"):
-        main(["--config", str(config)])
-    main(["--config", str(config), "--trust-remote-code"])
+    for before in ([], ["--trust_remote_code=false"], ["--trust_remote_code", "false"]):
+        with pytest.raises(ValueError, match=r"--trust_remote_code is taken from the command line"):
+            main([*before, "--config", str(config)])
+    for after in (["--trust-remote-code"], ["--trust_remote_code", "true"]):
+        main(["--config", str(config), *after])
 
 
 def test_one_problem_is_shown_with_all_its_solutions(model, capsys):
