@@ -33,6 +33,7 @@ class Swaps(Callback):
 
 AVERAGING = {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.1}}
 ACCUMULATION = {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 2}}}
+PRUNING = {"class_path": "ModelPruning", "init_args": {"pruning_fn": "l1_unstructured"}}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,10 @@ ACCUMULATION = {"class_path": "GradientAccumulationScheduler", "init_args": {"sc
         ("trainer.callbacks", [{"class_path": "test_guards.Swaps"}], "not those that were valid"),
         ("trainer.callbacks", [ACCUMULATION], "solutions_per_step"),
         ("trainer.callbacks", [{"class_path": "LearningRateFinder"}], "model.head_lr"),
+        ("trainer.callbacks", [{"class_path": "BackboneFinetuning"}], "model.backbone.lora"),
+        ("trainer.callbacks", [PRUNING], "saved model would not hold"),
+        ("trainer.val_check_interval", 0, "val_check_interval is 0"),
+        ("trainer.check_val_every_n_epoch", 0, "check_val_every_n_epoch is 0"),
         ("model.head_lr", -1, "model.head_lr is -1.0, expected a number of 0 or more"),
         ("trainer.devices", 0, "devices"),
         ("ckpt_path", "lst", "there is none at 'lst'.*Give `last`"),

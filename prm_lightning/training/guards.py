@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -34,6 +36,8 @@ UNSUITED: dict[type[Callback], str] = {
     GradientAccumulationScheduler: "the plan decides what an optimizer step holds: give "
     "data.solutions_per_step or trainer.accumulate_grad_batches",
     LearningRateFinder: "it looks for one rate, and there are two, model.lr and model.head_lr",
+    BaseFinetuning: "model.backbone.lora decides what is trained, from the first step to the last",
+    ModelPruning: "a saved model would not hold what it prunes",
 }
 
 
@@ -121,6 +125,12 @@ class Guards(Callback):
                         f"fit: trainer.callbacks has {type(callback).__name__}, but {reason}. "
                         "Take it out."
                     )
+        for name in ("val_check_interval", "check_val_every_n_epoch"):
+            if getattr(trainer, name) == 0:
+                raise ValueError(
+                    f"fit: trainer.{name} is 0, expected more. To train without validation, set "
+                    "data.val_ratio to 0."
+                )
         if trainer.overfit_batches:  # type: ignore[attr-defined]
             raise ValueError(
                 f"fit: trainer.overfit_batches is {trainer.overfit_batches}, but batches are "  # type: ignore[attr-defined]
