@@ -28,6 +28,7 @@ STAND_INS = {
     "M": "outputs/x/best_model",
     "A": "outputs/x/best_model",
     "B": "outputs/qwen3_4b/best_model",
+    "RUNS/ours-0/run/final_model": "outputs/x/best_model",
     "PATH": "tiny",
     "gsm8k-gen-stepwise": "rows.jsonl",
     "Qwen/Qwen3-0.6B": "tiny",
