@@ -22,6 +22,7 @@ from transformers import (
     Qwen2Model,
 )
 
+from prm_lightning.modeling import backbone
 from prm_lightning.modeling.step_model import Unscorable
 from prm_lightning.scoring.incremental import IncrementalScorer
 from prm_lightning.scoring.scorers import load_scorer
@@ -219,6 +220,13 @@ def test_what_the_configuration_tells_is_recognised(checkpoints, family):
     scorer = load_scorer(str(checkpoints[family][0]))
     expected = naive(family, checkpoints[family], SOLUTIONS[1])
     assert scorer.score(PROBLEM, SOLUTIONS)[1] == pytest.approx(expected.tolist(), abs=0.05)
+
+
+def test_it_computes_in_what_the_processor_multiplies_in(checkpoints, monkeypatch):
+    for native in ("float32", "bfloat16"):
+        monkeypatch.setattr(backbone, "native_dtype", lambda native=native: native)
+        weights = load_scorer(str(checkpoints["trl"][0])).backbone.parameters()
+        assert {weight.dtype for weight in weights} == {getattr(torch, native)}
 
 
 @pytest.mark.parametrize("family", ["math-shepherd", "openr", "rlhflow"])

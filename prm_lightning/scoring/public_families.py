@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from prm_lightning.modeling.backbone import Dtype as Dtype
+from prm_lightning.modeling.backbone import AnyDtype as AnyDtype
 from prm_lightning.modeling.model_folder import checked_fields
 from prm_lightning.types import Aggregation
 
@@ -47,7 +47,7 @@ class PublicManifest:
         correct_label: row of the correct class in a head of two rows; None looks at the names that
             the model gives them (`find_correct_label`).
         revision: branch, tag or commit on the Hub.
-        dtype: of the computation.
+        dtype: of the computation; ``auto`` is bfloat16 where the GPU or processor multiplies in it.
         aggregation: how to make one score of a solution out of those of its steps.
         threshold: in [0, 1]; a step whose P(correct) is below it is flagged.
     """
@@ -64,7 +64,7 @@ class PublicManifest:
     wrong: str = "-"
     correct_label: Literal[0, 1] | None = None
     revision: str | None = None
-    dtype: Dtype = "bfloat16"
+    dtype: AnyDtype = "auto"
     aggregation: Aggregation = "min"
     threshold: float = 0.5
 

@@ -74,7 +74,9 @@ def load_public(
     kind = "AutoModelForCausalLM" if manifest.head == "lm" else "AutoModel"
     if kind == "AutoModel" and (folder / ADAPTER_CONFIG).is_file():
         kind = "AutoModelForTokenClassification"  # after which its tensors are named
-    config = Backbone(str(folder), dtype=manifest.dtype, lora=None, trust_remote_code=trusted)
+    config = Backbone(
+        str(folder), dtype=manifest.dtype, lora=None, trust_remote_code=trusted
+    ).settled()
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(logging.ERROR)  # `_head` reads the head, not this class
     try:
