@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help="slow tests for those that live")
     arguments = parser.parse_args()
     sys.path.append(str(arguments.tools.resolve()))
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when they are imported, before tests/conftest.py
     for name in LIBRARIES.split():
         __import__(name)
     tree = (arguments.out / "tree").resolve()

@@ -73,11 +73,13 @@ def test_it_builds_and_trains(config, tiny_model_folder, attempts, tmp_path, cap
 
 
 @every(FIT_CONFIGS)
-def test_its_own_sources_are_built(config, capsys, tmp_path, monkeypatch):
+def test_its_own_sources_are_built_and_its_backbone_is_known(config, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = {"prompt": "1 + 1?", "completions": ["1 + 1 = 3"], "labels": [False]}
     Path("rows.jsonl").write_text(json.dumps(row), encoding="utf-8")  # of my_data.yaml
-    data = parse(config, capsys)["data"]
+    settings = parse(config, capsys)
+    assert settings["model"]["backbone"]["name"] in {SMOLLM2, *MODELS}
+    data = settings["data"]
     for key in ("sources", "val_sources", "test_sources", "predict_sources"):
         assert all(isinstance(spec.source, Source) for spec in as_specs(data[key]))
     assert as_specs(data["sources"])
@@ -87,11 +89,6 @@ def test_its_own_sources_are_built(config, capsys, tmp_path, monkeypatch):
 def test_it_says_how_to_run_itself(config):
     head = config.read_text().split("\nseed_everything")[0]
     assert f"python -m prm_lightning fit --config configs/{config.name}\n" in head + "\n"
-
-
-@every(FIT_CONFIGS)
-def test_it_names_a_known_backbone(config, capsys):
-    assert parse(config, capsys)["model"]["backbone"]["name"] in {SMOLLM2, *MODELS}
 
 
 def test_every_model_of_the_memory_table_has_a_configuration():

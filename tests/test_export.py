@@ -143,7 +143,7 @@ def test_a_full_model_is_rounded_once(tiny_model_folder, tmp_path):
     assert all(torch.equal(half[name], full[name].bfloat16()) for name in full)
 
 
-@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("quantize", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_quantized_bases_are_dequantized_and_then_merged(tiny_model_folder, tmp_path, quantize):
     base = tiny_model_folder("qwen3", **WIDE)
     place = trained(base, tmp_path / "m", "classes", quantize=quantize, dtype="bfloat16")

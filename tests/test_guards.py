@@ -81,6 +81,7 @@ def test_a_monitor_that_validation_does_not_have_is_refused_before_training(fit)
         fit(**SHORT, monitor="acuracy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["true", "false"])
 def test_a_failed_run_is_not_in_the_way_and_seeds_may_be_left_to_chance(fit, tmp_path, seed):  # noqa: F811
     with pytest.raises(ValueError, match="overfit_batches"):

@@ -25,13 +25,18 @@ from prm_lightning.types import Solution, Step
 WORDS = ["3 + 4 = 7", "So 7 apples", "2 * 7 = 14", "14 - 1 = 13"]
 
 
-@pytest.fixture(scope="module", params=["plain", "guide"])
-def prm(request, tokenizer):
+@pytest.fixture(scope="module")
+def prms(tokenizer):
+    """Two models by their template."""
+    return {template: make(tokenizer, template) for template in ("plain", "guide")}
+
+
+def make(tokenizer, template):
     torch.manual_seed(0)
-    encoder = Encoder(tokenizer, request.param, "\n")
+    encoder = Encoder(tokenizer, template, "\n")
     config = Backbone("tiny", dtype="float32", lora=None)
     model = AutoModelForCausalLM.from_config(tiny_config(tie_word_embeddings=True))
-    manifest = Manifest(config, "scalar", request.param, "\n", encoder.step_end_id)
+    manifest = Manifest(config, "scalar", template, "\n", encoder.step_end_id)
     return PRM(TreeModel(model, config), StepHead("scalar", 32), encoder, manifest).train()
 
 
@@ -79,17 +84,18 @@ def gradients(prm, loss):
     return {n: p.grad.clone() for n, p in prm.backbone.named_parameters() if p.grad is not None}
 
 
-@pytest.fixture(params=[1, 2**25])
-def chunk(request):
-    """So many logits at a time: one token's, or all."""
-    before, losses.LM_CHUNK = losses.LM_CHUNK, request.param
-    yield
-    losses.LM_CHUNK = before
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(solutions=attempts(), batch=st.sampled_from([160, 4096]))
-def test_trees_give_the_loss_and_gradients_of_one_row_per_solution(prm, solutions, batch, chunk):
+@given(
+    template=st.sampled_from(["plain", "guide"]),
+    chunk=st.sampled_from([1, 2**25]),  # so many logits at a time: one token's, or all
+    solutions=attempts(),
+    batch=st.sampled_from([160, 4096]),
+)
+def test_trees_give_the_loss_and_gradients_of_one_row_per_solution(
+    prms, monkeypatch, template, chunk, solutions, batch
+):
+    monkeypatch.setattr(losses, "LM_CHUNK", chunk)
+    prm = prms[template]
     data = encode_solutions(solutions, prm.encoder, 4096)
     (step,) = Planner(measure(data), batch, solutions_per_step=100).train_steps(0)
     shares = [prm(collate(planned, data, 0), lm=True)[1] for planned in step]
@@ -133,7 +139,8 @@ def test_no_right_token_costs_nothing_and_keeps_the_graph():
     assert hidden.grad is not None
 
 
-def test_models_that_change_their_logits_or_have_no_lm_head_are_refused(prm, monkeypatch):
+def test_models_that_change_their_logits_or_have_no_lm_head_are_refused(prms, monkeypatch):
+    prm = prms["plain"]
     for name in ("final_logit_softcapping", "logits_scaling"):
         with monkeypatch.context() as patch:
             patch.setattr(prm.backbone.causal_lm.config, name, 30.0, raising=False)

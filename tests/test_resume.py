@@ -186,13 +186,8 @@ def test_a_run_that_was_stopping_early_stops(run, monkeypatch):
     assert metric_rows(part) == metric_rows(whole)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("keep", "steps"),
-    [(1, [6]), pytest.param(0, [], marks=SLOW), pytest.param(-1, [2, 4, 6], marks=SLOW)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("keep", "steps"), [(1, [6]), (0, []), (-1, [2, 4, 6])])
 def test_so_many_step_checkpoints_are_kept_and_always_the_last(run, keep, steps):
     output = run("run", keep=keep, **{"trainer.max_steps": 6})
     names = sorted(path.name for path in (output / "checkpoints").iterdir())
@@ -266,6 +261,7 @@ def test_a_link_to_a_folder_of_checkpoints_stays_when_a_run_is_replaced(tmp_path
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_overwriting_and_resuming_means_resuming(run, tiny, tmp_path):
     output = run("run", **{"trainer.max_steps": 2})
     path = output / "checkpoints" / "step-000002.ckpt"

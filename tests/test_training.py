@@ -298,6 +298,7 @@ def test_rows_without_content_and_unknown_options_are_named(fit, tmp_path):
         fit("bad", "--overwrite", "--data.max_tokns", "5")
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_used_are_counted_or_refused(fit, tmp_path):
     rows = write_rows(tmp_path / "some.jsonl")
     with rows.open("a") as file:
