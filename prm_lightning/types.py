@@ -247,6 +247,8 @@ class StepBatch(NamedTuple):
         lm_weights: ``(L,)`` float32, how many solutions count that token, each at least once.
         total_lm: ``()`` float32, sum of `lm_weights` over the whole optimizer step; 1 if there
             are none.
+        step_tokens: ``(3, K)`` int64, of every token of every step, without step ends: flat index
+            into R*T of the token before it, of itself, and flat index into B*S of its step.
     """
 
     input_ids: Tensor
@@ -264,3 +266,4 @@ class StepBatch(NamedTuple):
     lm_nodes: Tensor
     lm_weights: Tensor
     total_lm: Tensor
+    step_tokens: Tensor

@@ -4,8 +4,9 @@
         --data $DEV_DATA
 
 writes prm_lightning/models/smollm2-135m-prm: adapters in bfloat16, the head, prm.json, the hashes
-of the training problems, metrics.json and README.md. The tokenizer is the backbone's. The
-evaluations are in outputs/ship; one that is there is read, not made again.
+of the training problems and metrics.json. The head becomes `likelihood`: how much the trained head
+and how much the likelihood of a step counts is fitted on the validation data. The tokenizer is the
+backbone's. The evaluations are in outputs/ship; one that is there is read, not made again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -24,12 +26,18 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize
+from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
 from prm_lightning import PRM, Solution
+from prm_lightning.evaluation.baselines import Surprisal
 from prm_lightning.files import digest, write_json
 from prm_lightning.modeling.aggregate import choose_aggregation
+from prm_lightning.modeling.heads import FASTER, USUAL, StepHead
+from prm_lightning.modeling.model_folder import HEAD_FILE
 from prm_lightning.sources import Gsm8k, Stepwise, Synthetic
 from prm_lightning.text import normalise_problem
 from prm_lightning.types import ALL_CORRECT, Dropped
@@ -47,6 +55,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/ship"), help="evaluations")
     arguments = parser.parse_args()
     copy_model(arguments.run / "best_model")
+    rows = read_rows(arguments.run / "val_scores.jsonl")
+    add_likelihood([row for row in rows if row["first_error"] >= ALL_CORRECT])
     runs = [run for run in (arguments.first, arguments.run) if run]
     write_training_problems([run / "config.yaml" for run in runs])
     metrics = {"pairs": find_pairs()}
@@ -66,17 +76,61 @@ def copy_model(best: Path) -> None:
     save_file(halved, TARGET / "adapter_model.safetensors", metadata={"format": "pt"})
     manifest = json.loads((best / "prm.json").read_text())
     manifest["backbone"]["dtype"] = "auto"
-    write_json(TARGET / "prm.json", manifest | choose(best.parent / "val_scores.jsonl"))
+    write_json(TARGET / "prm.json", manifest)
 
 
-def choose(val_scores: Path) -> dict[str, Any]:
-    """Threshold and aggregation, from the validation data.
+def add_likelihood(rows: list[dict[str, Any]]) -> None:
+    """Give the shipped model a head `likelihood`, and the threshold and aggregation that suit it.
+
+    The log-odds of its scalar head and the log-probability of each step's least likely number are
+    weighted by logistic regression on validation data, each of whose sources counts the same.
+    """
+    prm = PRM.from_pretrained(NAME)
+    items = [(row["problem"], [row["steps"]]) for row in rows]
+    known = []
+    for scorer in (prm, Surprisal(prm)):
+        scored = scorer.score_all(items)
+        known.append([torch.tensor(one, dtype=torch.float64) for (one,) in scored])
+    features = [
+        torch.stack([p.logit(), q.log() - USUAL, q * 0 + 1]) for p, q in zip(*known, strict=True)
+    ]
+    weights = fit_logistic(features, rows)
+    for row, feature in zip(rows, features, strict=True):
+        row["scores"] = torch.sigmoid(weights @ feature).tolist()
+    head = StepHead("likelihood", prm.backbone.hidden_size)
+    of_head, of_likelihood, bias = weights.tolist()
+    head.weight.data = of_head * prm.head.weight.data
+    head.likelihood.data.fill_(of_likelihood / FASTER)
+    head.bias.data.fill_(bias)
+    save_file(head.state_dict(), TARGET / HEAD_FILE)
+    manifest = json.loads((TARGET / "prm.json").read_text())
+    write_json(TARGET / "prm.json", manifest | {"head": "likelihood"} | choose(rows))
+
+
+def fit_logistic(features: list[torch.Tensor], rows: list[dict[str, Any]]) -> torch.Tensor:
+    """``(F,)`` weights of features ``(F, S)`` of the steps of each row."""
+    sources = [row["source"] for row in rows for label in row["labels"] if label is not None]
+    share = {source: 1 / count for source, count in Counter(sources).items()}
+    weight = torch.tensor([share[source] for source in sources], dtype=torch.float64)
+    every = [label for row in rows for label in row["labels"]]
+    trusted = torch.tensor([label is not None for label in every])
+    x = torch.cat(features, 1)[:, trusted]
+    y = torch.tensor([float(label > 0.5) for label in every if label is not None]).double()
+
+    def loss(at: NDArray[np.float64]) -> float:
+        logits = torch.from_numpy(at) @ x
+        return float(F.binary_cross_entropy_with_logits(logits, y, weight, reduction="sum"))
+
+    return torch.from_numpy(minimize(loss, np.zeros(len(x))).x)
+
+
+def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Threshold and aggregation, from the scores of validation data.
 
     The threshold has the highest mean of the sources' ProcessBench F1, so that the many broken
     copies do not decide for the few errors that people made. The aggregation is chosen on GSM8K,
     where wrong solutions go on after their error.
     """
-    rows = [row for row in read_rows(val_scores) if row["first_error"] >= ALL_CORRECT]
     sources = [[r for r in rows if r["source"] == s] for s in sorted({r["source"] for r in rows})]
     grid = [k / 200 for k in range(1, 200)]
     threshold = max(grid, key=lambda at: sum(processbench_f1(members, at) for members in sources))

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from prm_lightning.batching.data import collate, encode_solutions, measure
 from prm_lightning.batching.plan import Planner
 from prm_lightning.modeling.backbone import Backbone, Lora
+from prm_lightning.modeling.heads import USUAL
 from prm_lightning.modeling.losses import reward_weighted_loss
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.types import Solution, Step
@@ -62,7 +63,8 @@ def naive_logits(prm, solution):
     for k in range(1, len(solution.steps) + 1):
         path = prm.encode(solution.problem, [step.text for step in solution.steps[:k]])
         hidden = model.base_model(torch.tensor([path.input_ids]), use_cache=False)
-        logits.append(prm.head(hidden.last_hidden_state[0, -1:]))
+        usual = [torch.full((1,), USUAL)] if prm.head.likelihood is not None else []
+        logits.append(prm.head(hidden.last_hidden_state[0, -1:], *usual))
     return torch.cat(logits)
 
 

@@ -298,6 +298,7 @@ def collate(planned: PlannedBatch, data: EncodedSolutions, pad_id: int) -> StepB
         lm_nodes=lm_nodes,
         lm_weights=lm_weights,
         total_lm=torch.tensor(planned.total_lm),
+        step_tokens=_step_tokens(nodes, indices, data),
     )
 
 
@@ -345,6 +346,23 @@ def _lm_targets(
     targets, first, counts = np.unique(targets, return_index=True, return_counts=True)
     lm_nodes = np.stack([before[first], targets])  # (2, L)
     return torch.from_numpy(lm_nodes), torch.from_numpy(counts.astype(np.float32))
+
+
+def _step_tokens(
+    nodes: Sequence[Indices], indices: Sequence[int], data: EncodedSolutions
+) -> Tensor:
+    """`step_tokens` of `StepBatch`, from the nodes of each solution's tokens."""
+    found = [np.empty((3, 0), np.int64)]
+    width = max((len(data.positions[data.steps(i)]) for i in indices), default=0)  # S
+    for b, (i, path) in enumerate(zip(indices, nodes, strict=True)):
+        ends = data.positions[data.steps(i)]
+        lengths = np.diff(ends, prepend=data.prompts[i] - 1)
+        steps = np.repeat(np.arange(len(ends)), lengths)
+        at = np.arange(data.prompts[i], ends[-1] + 1)
+        inside = ends[steps] != at
+        at, steps = at[inside], steps[inside]
+        found.append(np.stack([path[at - 1], path[at], b * width + steps]))
+    return torch.from_numpy(np.concatenate(found, axis=1))
 
 
 def _pad(rows: Sequence[NDArray[Any]], value: Any) -> Tensor:

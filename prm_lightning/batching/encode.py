@@ -7,9 +7,14 @@ solutions of a problem share what they have in common.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prm_lightning.files import digest
 from prm_lightning.text import GUIDE_BRANCH, GUIDE_PROMPT, fold_newlines
@@ -70,6 +75,12 @@ class Encoder:
             self.branch = tuple(self._ids_of(GUIDE_BRANCH))
         own_bos = [] if template == "chat" else bos(tokenizer)
         self._before, self._after = own_bos + self._ids_of(before), self._ids_of(after)
+
+    @cached_property
+    def digits(self) -> NDArray[np.bool_]:
+        """``(V,)``, which tokens of the vocabulary hold one of the digits 0 to 9."""
+        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        return np.array([bool(re.search("[0-9]", t)) and t[:3] != "<0x" for t in tokens])
 
     def _ids_of(self, template_text: str) -> list[int]:
         """Ids of a template's own text, the only one whose special tokens are obeyed."""

@@ -47,6 +47,8 @@ def export(options: ExportOptions) -> None:
     if repo is not None:
         require_repository(repo)
     prm = PRM.from_pretrained(place, options.device, trust_remote_code=options.trust_remote_code)
+    if prm.head.likelihood is not None and options.likelihood == "drop":
+        prm.head.drop_likelihood()
     require_format(prm, format)
     config = prm.manifest.backbone
     if repo and format == "adapter" and Path(config.name).exists():

@@ -28,6 +28,12 @@ def require_format(prm: PRM, format: Format) -> None:
     """Refuse a format that cannot hold a model, before work is done."""
     config = prm.manifest.backbone
     kind = prm.backbone.causal_lm.config.model_type
+    if prm.head.likelihood is not None:
+        raise ValueError(
+            "export: nothing holds a head that reads how likely the language model finds a step. "
+            "Use the model as it is, or leave that out with --likelihood drop: it finds fewer "
+            "errors then."
+        )
     reason, instead = "", "token-classification"
     if prm.head.inner is not None:
         instead = "qwen-prm"
@@ -48,7 +54,7 @@ def require_format(prm: PRM, format: Format) -> None:
     elif format == "adapter" and config.name.endswith(".gguf"):
         reason = f"needs a base model that PEFT can load, this one is the GGUF file {config.name!r}"
     elif format in ("sequence-classification", "causal-lm") and prm.head.bias is not None:
-        reason = "has no place for the bias that this head was imported with (import --bias drop)"
+        reason = "has no place for the bias of this head (import --bias drop makes one without)"
     if reason:
         raise ValueError(f"export: the format {format} {reason}. Take --format {instead}.")
     if format in ("token-classification", "sequence-classification"):

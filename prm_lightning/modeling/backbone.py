@@ -186,7 +186,7 @@ class TreeModel(nn.Module):
 
     @property
     def lm_head(self) -> Tensor:
-        """``(V, H)``, the output embeddings, which the LM loss needs.
+        """``(V, H)``, the output embeddings, which the LM loss and the head `likelihood` need.
 
         Raises:
             ValueError: the model has none, or changes its logits after them.
@@ -197,8 +197,8 @@ class TreeModel(nn.Module):
         if weight is None or not weight.is_floating_point() or changed:
             why = f"its config sets {changed[0]}" if changed else "it has no plain LM head"
             raise ValueError(
-                f"model.lm_loss: {self.config.name!r} cannot have a language-model loss: {why}. "
-                "Set model.lm_loss to 0."
+                f"model.lm_loss: {self.config.name!r} gives no probabilities of tokens: {why}. "
+                "Set model.lm_loss to 0, and model.head to scalar if it is likelihood."
             )
         return weight
 

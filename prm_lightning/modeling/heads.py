@@ -6,16 +6,19 @@ In: hidden states of `backbone.py`. Out: logits. Next: `losses.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HeadKind = Literal["scalar", "classes", "token", "two_layers"]
+HeadKind = Literal["scalar", "classes", "token", "two_layers", "likelihood"]
 
 LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a head that has two
 INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
+USUAL = -1.5  # log-probability of the least likely number of a usual step, in nats
+FASTER = 10.0  # times as far does the weight of the likelihood move at a learning rate
+ROWS = 512  # tokens whose distribution over the vocabulary is held at a time
 
 
 def _only(rows: Tensor) -> Tensor:
@@ -33,6 +36,7 @@ HEADS: dict[HeadKind, tuple[int, Callable[[Tensor], Tensor]]] = {
     "classes": (2, _difference),
     "token": (1, _only),
     "two_layers": (2, _difference),
+    "likelihood": (1, _only),
 }
 
 
@@ -47,7 +51,8 @@ class StepHead(nn.Module):
             whose difference is the logit; `token` has one row that starts as the difference of
             the LM-head rows of two verdict tokens (`verdict_ids`); `two_layers` has H units with a
             ReLU below what `classes` has, as in Zhang et al. 2025 (Qwen2.5-Math-PRM),
-            arXiv:2501.07301.
+            arXiv:2501.07301; `likelihood` is `scalar` with a bias and, times a trained weight, how
+            likely the language model finds the step, see `Numbers.log_probs`.
         hidden_size: H, of the hidden states that it reads.
         biased: whether each row has a bias, which starts at 0.
     """
@@ -59,15 +64,27 @@ class StepHead(nn.Module):
         self.inner = nn.Linear(hidden_size, hidden_size) if kind == "two_layers" else None
         self.weight = nn.Parameter(torch.empty(rows, hidden_size))
         nn.init.normal_(self.weight, std=INIT_STD)
-        self.bias = nn.Parameter(torch.zeros(rows)) if biased else None
+        reads_lm = kind == "likelihood"
+        self.bias = nn.Parameter(torch.zeros(rows)) if biased or reads_lm else None
+        self.likelihood = nn.Parameter(torch.zeros(1)) if reads_lm else None
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are."""
+    def drop_likelihood(self) -> None:
+        """Become a head `scalar`, as if every step were as likely as usual."""
+        self.kind, self.likelihood = "scalar", None
+
+    def forward(self, hidden: Tensor, log_probs: Tensor | None = None) -> Tensor:
+        """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are.
+
+        `log_probs` are ``(N,)``, of a head `likelihood` alone.
+        """
         with torch.autocast(hidden.device.type, enabled=False):
             values = at_least_float32(hidden)
             if self.inner is not None:
                 values = F.relu(_affine(values, self.inner.weight, self.inner.bias))
-            return self.logit(_affine(values, self.weight, self.bias))  # (N, rows) to (N,)
+            logits = self.logit(_affine(values, self.weight, self.bias))  # (N, rows) to (N,)
+            if self.likelihood is not None:
+                logits = logits + FASTER * self.likelihood * (log_probs - USUAL)
+            return logits
 
 
 def _affine(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,6 +95,67 @@ def _affine(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def at_least_float32(values: Tensor) -> Tensor:
     """The same values, not rounded if they are in float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class Numbers(NamedTuple):
+    """The tokens that say how likely the language model finds some steps.
+
+    They are a step's tokens that hold a digit, or all of a step without any; not its step end.
+    What several solutions share is there once.
+    """
+
+    before: Tensor  # (L,) int64, flat index of the node before each token
+    ids: Tensor  # (L,) int64, token ids
+    places: Tensor  # (K,) int64, which of the L tokens each step reads
+    steps: Tensor  # (K,) int64, of which step that is
+    of_number: Tensor  # (K,) bool, whether that token holds a digit
+
+    @classmethod
+    def of(cls, step_tokens: Tensor, input_ids: Tensor, digits: Tensor) -> Numbers:
+        """Those of a batch.
+
+        Args:
+            step_tokens: ``(3, N)`` int64, see `StepBatch`.
+            input_ids: ``(R, T)`` int64.
+            digits: ``(V,)`` bool, which ids hold a digit, see `Encoder.digits`.
+        """
+        ids = input_ids.flatten()
+        before, nodes, steps = step_tokens
+        of_number = digits[ids[nodes]]
+        numbered = torch.zeros(int(steps.amax()) + 1 if len(steps) else 0, dtype=torch.bool)
+        numbered = numbered.to(ids.device).index_fill(0, steps[of_number], value=True)
+        read = of_number | ~numbered[steps]
+        unique, places = nodes[read].unique(return_inverse=True)
+        parents = torch.empty_like(unique).index_copy(0, places, before[read])
+        return cls(parents, ids[unique], places, steps[read], of_number[read])
+
+    @torch.no_grad()
+    def log_probs(self, hidden: Tensor, lm_head: Tensor, count: int) -> Tensor:
+        """Of each step the log-probability of its least likely token that holds a digit, in nats.
+
+        Each token is given everything before it. Of a step without a digit it is the mean of its
+        tokens. No gradient goes through it.
+
+        Args:
+            hidden: ``(L, H)``, hidden states at `before`.
+            lm_head: ``(V, H)``, the language model's output embeddings.
+            count: of steps.
+
+        Returns:
+            ``(count,)`` float32, at most 0; `USUAL` for a step without tokens.
+        """
+        found = [hidden.new_zeros(0, dtype=torch.float32)]
+        matrix = lm_head.to(hidden.dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for some, ids in zip(hidden.split(ROWS), self.ids.split(ROWS), strict=True):
+                logits = (some @ matrix.T).float()  # (ROWS, V)
+                found.append(-F.cross_entropy(logits, ids, reduction="none"))
+        values = torch.cat(found)[self.places]
+        usual = torch.full((count,), USUAL, device=hidden.device)
+        means = usual.scatter_reduce(0, self.steps, values, "mean", include_self=False)
+        at, values = self.steps[self.of_number], values[self.of_number]
+        lowest = usual.scatter_reduce(0, at, values, "amin", include_self=False)
+        return means.index_copy(0, at, lowest[at])
 
 
 def verdict_ids(tokenizer: Any, template: str) -> tuple[int, int]:

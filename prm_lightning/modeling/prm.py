@@ -74,18 +74,27 @@ class PRM(StepModel):
         Returns:
             ``(B, S)`` float32, or with `lm` that and a scalar.
         """
+        before, targets = batch.lm_nodes if lm else batch.lm_nodes[:, :0]
+        numbers = None
+        if self.head.likelihood is not None:
+            numbers = self.numbers_of(batch.step_tokens, batch.input_ids)
+            before = torch.cat([before, numbers.before])
+        at_steps, at_others = self._hidden(batch, before)
+        log_probs = None
+        if numbers is not None:
+            at_numbers = at_others[len(targets) :].detach()
+            log_probs = numbers.log_probs(at_numbers, self.backbone.lm_head, len(at_steps))
+        logits = self.head(at_steps, log_probs).view(batch.step_nodes.shape)
         if not lm:
-            return super().forward(batch)
-        before, targets = batch.lm_nodes
-        at_steps, at_tokens = self._hidden(batch, before)
+            return logits
         loss = lm_loss(
-            at_tokens,
+            at_others[: len(targets)],
             batch.input_ids.flatten()[targets],
             batch.lm_weights,
             batch.total_lm,
             self.backbone.lm_head,
         )
-        return self.head(at_steps).view(batch.step_nodes.shape), loss
+        return logits, loss
 
     @classmethod
     def create(

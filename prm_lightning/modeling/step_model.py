@@ -14,11 +14,12 @@ from typing import Any, Protocol, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
-from prm_lightning.batching.data import EncodedSolutions, collate, encode_solutions, measure
+from prm_lightning.batching.data import collate, encode_solutions, measure
 from prm_lightning.batching.encode import Encoded, Encoder
 from prm_lightning.batching.plan import Planner
 from prm_lightning.modeling.aggregate import aggregate
 from prm_lightning.modeling.backbone import TreeModel
+from prm_lightning.modeling.heads import Numbers
 from prm_lightning.types import ALL_CORRECT, Aggregation, Solution, Step, StepBatch
 from prm_lightning.types import Unscorable as Unscorable  # raised here, so imported from here too
 
@@ -96,6 +97,11 @@ class StepModel(nn.Module):
         """
         at_steps, _ = self._hidden(batch, batch.step_nodes.new_empty(0))
         return self.head(at_steps).view(batch.step_nodes.shape)  # type: ignore[no-any-return]
+
+    def numbers_of(self, step_tokens: Tensor, input_ids: Tensor) -> Numbers:
+        """The tokens that tell how likely the language model finds each step."""
+        digits = torch.from_numpy(cast(Encoder, self.encoder).digits).to(input_ids.device)
+        return Numbers.of(step_tokens, input_ids, digits)
 
     def _hidden(self, batch: StepBatch, others: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states at steps, ``(B*S, H)``, and at other nodes, ``(L,)`` to ``(L, H)``."""
@@ -213,16 +219,12 @@ class StepModel(nn.Module):
             for (planned,) in Planner(measure(data), tokens_per_batch).evaluation_steps():
                 batch = collate(planned, data, pad_id=PAD_ID)
                 batch = StepBatch(*(tensor.to(self.backbone.device) for tensor in batch))
-                rows = torch.sigmoid(self.read(batch, data, pairs)).tolist()
+                rows = torch.sigmoid(self(batch)).tolist()
                 for row, i, count in zip(
                     rows, batch.solution_ids.tolist(), batch.step_counts.tolist(), strict=True
                 ):
                     scores[i] = require_numbers(row[:count], self.name)
         return scores
-
-    def read(self, batch: StepBatch, data: EncodedSolutions, pairs: Pairs) -> Tensor:
-        """What `forward` says of a batch of `data`, which are `pairs` encoded."""
-        return self(batch)  # type: ignore[no-any-return]
 
 
 def as_solutions(given: Sequence[str] | Sequence[Sequence[str]]) -> tuple[Any, bool]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from prm_lightning.batching.encode import Encoded
+from prm_lightning.modeling.heads import Numbers
 from prm_lightning.modeling.step_model import (
     StepModel,
     evaluating,
@@ -191,6 +192,10 @@ class IncrementalScorer:
             nodes = [tree.add(path.input_ids[: path.step_positions[-1] + 1])[-1] for path in paths]
             kept = len(tree)
             reads = {node: self._hang_read(tree, node, first) for node in dict.fromkeys(nodes)}
+            numbers, befores = None, []
+            if getattr(self.model.head, "likelihood", None) is not None:
+                numbers = self._numbers(tree, paths)
+                befores = [self._computed(tree, n, first) for n in numbers.before.tolist()]
             with evaluating(self.model):
                 hidden = self.model.backbone.extend(  # of all nodes from number `first` on
                     torch.tensor(tree.tokens[first:], device=device),
@@ -199,7 +204,12 @@ class IncrementalScorer:
                     tree.cache,
                 )
                 rows = torch.tensor([reads[node] - first for node in nodes], device=device)
-                scores = torch.sigmoid(self.model.head(hidden[rows])).tolist()
+                log_probs = []
+                if numbers is not None:
+                    at_numbers = hidden[torch.tensor(befores, device=device) - first]
+                    lm_head = self.model.backbone.lm_head
+                    log_probs = [numbers.log_probs(at_numbers, lm_head, len(paths))]
+                scores = torch.sigmoid(self.model.head(hidden[rows], *log_probs)).tolist()
         except BaseException:
             tree.keep(range(first))  # no node may be there without its keys and values
             raise
@@ -207,12 +217,24 @@ class IncrementalScorer:
         return require_numbers(scores, self.model.name)
 
     def _hang_read(self, tree: NodeTree, node: int, first: int) -> int:
-        """The node to read, hung after all nodes that stay, unless it is a new one itself."""
+        """The node in which the score of a step that ends at `node` is read."""
         for token in self.model.encoder.branch:
             node = tree.hang(node, token)
-        if node < first:  # computed before, when its hidden state was not kept
-            return tree.hang(tree.parents[node], tree.tokens[node])
-        return node
+        return self._computed(tree, node, first)
+
+    def _computed(self, tree: NodeTree, node: int, first: int) -> int:
+        """The node if it is new, or else a copy, hung after all that stay, to compute it again."""
+        return node if node >= first else tree.hang(tree.parents[node], tree.tokens[node])
+
+    def _numbers(self, tree: NodeTree, paths: Sequence[Encoded]) -> Numbers:
+        """The tokens that tell how likely the last step of each path is."""
+        tokens = []
+        for k, path in enumerate(paths):
+            nodes, ends = tree.walk(path.input_ids), (path.prompt_tokens - 1, *path.step_positions)
+            tokens += [(nodes[at - 1], nodes[at], k) for at in range(ends[-2] + 1, ends[-1])]
+        device = self.model.backbone.device
+        step_tokens = torch.tensor(tokens, dtype=torch.int64, device=device).view(-1, 3).T
+        return self.model.numbers_of(step_tokens, torch.tensor(tree.tokens, device=device))
 
 
 def _trees(states: Sequence[State]) -> list[NodeTree]:

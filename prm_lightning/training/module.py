@@ -38,7 +38,7 @@ class PRMModule(LightningModule):
 
     Args:
         backbone: the language model, its quantization and its adapters.
-        head: `scalar`, `classes`, `token` or `two_layers`.
+        head: `scalar`, `classes`, `token`, `two_layers` or `likelihood`, see `StepHead`.
         loss: `bce`, `focal`, `mse` or `pqm`.
         lm_loss: weight of the language model's cross-entropy on the tokens of right steps, which
             is added to the loss; 0 leaves it out. See `losses.lm_loss`.
@@ -128,7 +128,7 @@ class PRMModule(LightningModule):
         if self.device_mesh is not None:  # the strategy is Lightning's ModelParallelStrategy
             world = self.trainer.world_size  # Lightning's mesh has two dimensions
             shard(self.prm, init_device_mesh(self.device_mesh.device_type, (world,)))
-        if self.lm_loss:
+        if self.lm_loss or self.head == "likelihood":
             _ = self.prm.backbone.lm_head  # refused now rather than at the first step
         self.prm.train()
 

@@ -1,12 +1,17 @@
-"""The surprisal baseline against a plain loop over the language model."""
+"""The surprisal baseline and the head `likelihood` against a plain loop over the model."""
 
 import math
 
 import pytest
 import torch
-from test_prm import tiny_prm
+from test_prm import batches_of, naive_logits, rollouts, tiny_prm
+from torch.testing import assert_close
 
 from prm_lightning.evaluation.baselines import Surprisal
+from prm_lightning.modeling.heads import FASTER, USUAL
+from prm_lightning.modeling.prm import PRM
+from prm_lightning.scoring.incremental import IncrementalScorer
+from prm_lightning.types import Solution, Step
 
 PROBLEM = "Ann has 3 apples and buys 12 more apples. How many apples?"
 SOLUTIONS = [
@@ -37,6 +42,16 @@ def naive(prm, problem, steps):
     return scores
 
 
+def with_likelihood(folder, template, weight=0.05, **backbone):
+    """A model whose scores depend on a hidden state, a bias and the likelihood of numbers."""
+    prm = tiny_prm(folder, "likelihood", template, **backbone)
+    with torch.no_grad():
+        prm.head.weight.normal_(std=0.3)
+        prm.head.bias.fill_(0.4)
+        prm.head.likelihood.fill_(weight)
+    return prm
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("template", ["chat", "plain", "guide"])
 def test_scores_are_those_of_a_plain_loop(tiny_model_folder, kind, template):
@@ -59,3 +74,36 @@ def test_shared_prefixes_are_computed_once(tiny_model_folder):
     hook.remove()
     length = len(prm.encoder.encode(PROBLEM, SOLUTIONS[0]).input_ids)
     assert sum(rows * tokens for rows, tokens in computed) <= -(-length // 32) * 32
+
+
+@pytest.mark.parametrize("template", ["chat", "plain", "guide"])
+def test_the_head_adds_the_likelihood_of_numbers(tiny_model_folder, tmp_path, template):
+    prm = with_likelihood(tiny_model_folder("llama"), template)
+    prm.save_pretrained(tmp_path / "model")
+    search = IncrementalScorer(prm)
+    for steps in SOLUTIONS:
+        with torch.no_grad():
+            usual = naive_logits(prm, Solution(PROBLEM, tuple(map(Step, steps)), "test", "0"))
+        expected = usual + FASTER * 0.05 * (torch.tensor(naive(prm, PROBLEM, steps)).log() - USUAL)
+        expected = torch.sigmoid(expected).tolist()
+        assert prm.score(PROBLEM, steps) == pytest.approx(expected, abs=1e-5)
+        state = search.start(PROBLEM)
+        for step in steps:  # the second time its tokens are in the cache
+            search.extend(state, ["Or 7 so.", step])
+            (state,), _ = search.extend(state, [step])
+        assert list(state.scores) == pytest.approx(expected, abs=1e-5)
+    again = PRM.from_pretrained(tmp_path / "model", "cpu")
+    assert again.score(PROBLEM, SOLUTIONS) == prm.score(PROBLEM, SOLUTIONS)
+
+
+def test_its_weight_is_trained_and_no_gradient_goes_through_the_likelihood(tiny_model_folder):
+    prm = with_likelihood(tiny_model_folder("llama"), "plain", weight=0.0)
+    plain = with_likelihood(tiny_model_folder("llama"), "plain", weight=0.0)
+    for model, lm in ((prm, False), (plain, True)):
+        (batch,) = batches_of(model, rollouts())
+        logits = model(batch, lm=lm)
+        logits, loss = logits if lm else (logits, torch.zeros(()))
+        (logits.sum() + 0.0 * loss).backward()
+    assert prm.head.likelihood.grad.abs() > 1
+    for a, b in zip(prm.parameters(), plain.parameters(), strict=True):
+        assert_close(a.grad, b.grad)
