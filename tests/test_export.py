@@ -38,6 +38,19 @@ def trained(folder, path, head="scalar", template="chat", **backbone):
     return path
 
 
+def test_a_likelihood_is_left_out_where_that_is_asked_for(tiny_model_folder, tmp_path):
+    place = trained(tiny_model_folder("llama"), tmp_path / "best_model", "likelihood", "plain")
+    asked = ["--model", str(place), "--out", str(tmp_path / "out"), "--dtype", "fp32"]
+    with pytest.raises(ValueError, match="--likelihood drop"):
+        call("export", asked)
+    call("export", [*asked, "--likelihood", "drop"])
+    exported, prm = load_scorer(str(tmp_path / "out")), PRM.from_pretrained(place, "cpu")
+    with torch.no_grad():
+        prm.head.likelihood.zero_()
+    for ours, theirs in zip(probe(prm), probe(exported), strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-4)
+
+
 def probe(prm):
     return [prm.score(problem, [steps])[0] for problem, steps in PROBES]
 

@@ -6,7 +6,7 @@ In: hidden states of `backbone.py`. Out: logits. Next: `losses.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class StepHead(nn.Module):
                 values = F.relu(_affine(values, self.inner.weight, self.inner.bias))
             logits = self.logit(_affine(values, self.weight, self.bias))  # (N, rows) to (N,)
             if self.likelihood is not None:
-                logits = logits + FASTER * self.likelihood * (log_probs - USUAL)
+                logits = logits + FASTER * self.likelihood * (cast(Tensor, log_probs) - USUAL)
             return logits
 
 
@@ -147,7 +147,9 @@ class Numbers(NamedTuple):
         found = [hidden.new_zeros(0, dtype=torch.float32)]
         matrix = lm_head.to(hidden.dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            for some, ids in zip(hidden.split(ROWS), self.ids.split(ROWS), strict=True):
+            for some, ids in zip(
+                torch.split(hidden, ROWS), torch.split(self.ids, ROWS), strict=True
+            ):
                 logits = (some @ matrix.T).float()  # (ROWS, V)
                 found.append(-F.cross_entropy(logits, ids, reduction="none"))
         values = torch.cat(found)[self.places]
