@@ -32,8 +32,10 @@ SECONDS=0
 score() {
     "$python" -m prm_lightning score --model smollm2-135m-prm --problem "$@"
 }
-printf '\nThe shipped model on right solutions and on ones with a mistake in the last step, which it flags:\n'
-printf '\nan arithmetic slip\n'
+printf '\nThe shipped model on right solutions and on the same with a mistake:\n'
+printf '\na slip in a percentage (10%% of 360 is no 63)\n'
+score_pair smollm2-135m-prm
+printf '\na slip in a sum\n'
 score "For a trip to a zoo, Chloe counts 43 students in the first bus and 38 in the second. How many students are there?" \
     --steps "The total is 43 + 38 = 81 students." \
     --steps "The total is 43 + 38 = 18 students."
@@ -41,13 +43,7 @@ printf '\na number copied wrongly\n'
 score "A hall has 2 rows with 8 chairs each. At the play, 5 chairs are free. How many chairs are occupied?" \
     --steps "The rows have 2 * 8 = 16 chairs in all." "So 16 - 5 = 11 chairs are taken." \
     --steps "The rows have 2 * 8 = 16 chairs in all." "So 16 - 6 = 10 chairs are taken."
-printf '\na wrong operation\n'
-score "There are 63 parcels to do. In an hour Karim labels 4 parcels. How many parcels remain after 4 hours?" \
-    --steps "In 4 hours Karim labels 4 * 4 = 16 parcels." "So 63 - 16 = 47 parcels are left." \
-    --steps "In 4 hours Karim labels 4 * 4 = 16 parcels." "So 63 + 16 = 79 parcels are left."
-printf '\na slip in a percentage (10%% of 360 is no 63): the lowest score, but not flagged\n'
-score_pair smollm2-135m-prm
-printf 'score    eight solutions with smollm2-135m-prm: %d s\n\n' "$SECONDS"
+printf 'score    six solutions with smollm2-135m-prm: %d s\n\n' "$SECONDS"
 
 SECONDS=0
 if [ -f "$run/best_model/prm.json" ] && [ -f "$run/final_model/prm.json" ]; then
