@@ -8,6 +8,7 @@ from test_prm import batches_of, naive_logits, rollouts, tiny_prm
 from torch.testing import assert_close
 
 from prm_lightning.evaluation.baselines import Surprisal
+from prm_lightning.modeling import heads
 from prm_lightning.modeling.heads import FASTER, USUAL
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.incremental import IncrementalScorer
@@ -77,7 +78,11 @@ def test_shared_prefixes_are_computed_once(tiny_model_folder):
 
 
 @pytest.mark.parametrize("template", ["chat", "plain", "guide"])
-def test_the_head_adds_the_likelihood_of_numbers(tiny_model_folder, tmp_path, template):
+def test_the_head_adds_the_likelihood_of_numbers(
+    tiny_model_folder, tmp_path, monkeypatch, template
+):
+    if template == "plain":
+        monkeypatch.setattr(heads, "CHUNK", 1)  # one token at a time
     prm = with_likelihood(tiny_model_folder("llama"), template)
     prm.save_pretrained(tmp_path / "model")
     search = IncrementalScorer(prm)

@@ -313,6 +313,21 @@ def test_rows_that_cannot_be_used_are_counted_or_refused(fit, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_head_that_reads_likelihoods_is_trained_and_resumed(fit):
+    changes = {"model.head": "likelihood", "model.lm_loss": 0.3, "keep": -1}
+    whole = fit("whole", **changes)
+    trained = adapter(whole / "final_model")
+    assert 1e-4 < trained["likelihood"].abs() < 0.1
+    assert trained["bias"] != 0
+    path = str(whole / "checkpoints" / "step-000004.ckpt")
+    assert_same_weights(whole, fit("resumed", "--ckpt_path", path, **changes))
+    rows = [json.loads(line) for line in (whole / "val_scores.jsonl").open()]
+    prm = PRM.from_pretrained(whole / "best_model")
+    for row in rows[:4]:
+        assert prm.score(row["problem"], row["steps"]) == pytest.approx(row["scores"], abs=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trl_stepwise_train.jsonl", "gsm8k_gen_stepwise_format.jsonl"])
 def test_real_rows_train(fit, name):
     changes = {"data.sources": sources(dev_data(name)), "trainer.max_steps": 3}

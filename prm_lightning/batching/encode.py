@@ -79,7 +79,7 @@ class Encoder:
     @cached_property
     def digits(self) -> NDArray[np.bool_]:
         """``(V,)``, which tokens of the vocabulary hold one of the digits 0 to 9."""
-        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        tokens = map(str, self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer))))
         return np.array([bool(re.search("[0-9]", t)) and t[:3] != "<0x" for t in tokens])
 
     def _ids_of(self, template_text: str) -> list[int]:

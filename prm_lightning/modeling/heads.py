@@ -18,7 +18,7 @@ LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a head that has two
 INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
 USUAL = -1.5  # log-probability of the least likely number of a usual step, in nats
 FASTER = 10.0  # times as far does the weight of the likelihood move at a learning rate
-ROWS = 512  # tokens whose distribution over the vocabulary is held at a time
+CHUNK = 2**25  # log-probabilities that are held at a time, 128 MiB
 
 
 def _only(rows: Tensor) -> Tensor:
@@ -145,13 +145,12 @@ class Numbers(NamedTuple):
             ``(count,)`` float32, at most 0; `USUAL` for a step without tokens.
         """
         found = [hidden.new_zeros(0, dtype=torch.float32)]
-        matrix = lm_head.to(hidden.dtype)
+        matrix, rows = lm_head.to(hidden.dtype), max(1, CHUNK // len(lm_head))
         with torch.autocast(hidden.device.type, enabled=False):
-            for some, ids in zip(
-                torch.split(hidden, ROWS), torch.split(self.ids, ROWS), strict=True
-            ):
-                logits = (some @ matrix.T).float()  # (ROWS, V)
-                found.append(-F.cross_entropy(logits, ids, reduction="none"))
+            for start in range(0, len(hidden), rows):
+                part = slice(start, start + rows)
+                logits = (hidden[part] @ matrix.T).float()  # (rows, V)
+                found.append(-F.cross_entropy(logits, self.ids[part], reduction="none"))
         values = torch.cat(found)[self.places]
         usual = torch.full((count,), USUAL, device=hidden.device)
         means = usual.scatter_reduce(0, self.steps, values, "mean", include_self=False)
