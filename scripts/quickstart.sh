@@ -55,7 +55,7 @@ fi
 printf 'train    %s: %d s\n' "$done" "$SECONDS"
 
 SECONDS=0
-printf '\nThe last two solutions after training on problems of another kind, which does them no good:\n'
+printf '\nThe first two solutions after training on problems of another kind, which does them no good:\n'
 score_pair "$run/best_model"
 printf 'score    two solutions with %s: %d s\n' "$run/best_model" "$SECONDS"
 printf 'report   %s\n' "$run/report.html"
