@@ -1,6 +1,7 @@
 """Exported folders score as the model does, read by plain transformers, or are not there."""
 
 import json
+import math
 import re
 import resource
 import shutil
@@ -31,6 +32,9 @@ def trained(folder, path, head="scalar", template="chat", **backbone):
     torch.manual_seed(2)
     with torch.no_grad():
         prm.head.weight.normal_(std=0.3)
+        if head == "likelihood":
+            prm.head.likelihood.fill_(0.1)
+            prm.head.bias.fill_(0.4)
         for name, parameter in prm.named_parameters():
             if "trainable_tokens" in name and parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter))
@@ -38,15 +42,17 @@ def trained(folder, path, head="scalar", template="chat", **backbone):
     return path
 
 
-def test_a_likelihood_is_left_out_where_that_is_asked_for(tiny_model_folder, tmp_path):
+def test_a_likelihood_is_left_out_and_the_threshold_moves(tiny_model_folder, tmp_path, capsys):
     place = trained(tiny_model_folder("llama"), tmp_path / "best_model", "likelihood", "plain")
     asked = ["--model", str(place), "--out", str(tmp_path / "out"), "--dtype", "fp32"]
-    with pytest.raises(ValueError, match="--likelihood drop"):
-        call("export", asked)
-    call("export", [*asked, "--likelihood", "drop"])
+    call("export", asked)
+    assert "likelihood of numbers is left out" in capsys.readouterr().err
+    assert "likelihood of numbers is left out" in (tmp_path / "out" / "README.md").read_text()
     exported, prm = load_scorer(str(tmp_path / "out")), PRM.from_pretrained(place, "cpu")
+    assert exported.threshold == pytest.approx(1 / (1 + math.exp(0.4 - 2.1)), abs=1e-3)
+    prm.head.likelihood = None
     with torch.no_grad():
-        prm.head.likelihood.zero_()
+        prm.head.bias.zero_()
     for ours, theirs in zip(probe(prm), probe(exported), strict=True):
         assert theirs == pytest.approx(ours, abs=1e-4)
 

@@ -35,8 +35,6 @@ class ExportOptions:
         labels: names of the labels 0 and 1; some tools look for LABEL_1.
         merge_into: what the adapters of a quantized model are added to: its dequantized weights,
             or the original ones, on which they were not trained.
-        likelihood: of a head `likelihood`, which no format holds: drop leaves it out, so that the
-            export finds fewer errors than the model.
         tolerance: largest difference in P(correct) that is allowed, in [0, 1]; 1e-5 in fp32,
             else 0.1 and on average 0.01, if not given.
         device: cpu, cuda, cuda:1 and so on; the first GPU, if there is one, if not given.
@@ -54,7 +52,6 @@ class ExportOptions:
     dtype: ShortDtype = "bf16"
     labels: Literal["INCORRECT/CORRECT", "LABEL_0/LABEL_1"] = "INCORRECT/CORRECT"
     merge_into: Literal["dequantized", "original"] = "dequantized"
-    likelihood: Literal["keep", "drop"] = "keep"
     tolerance: float | None = None
     device: str | None = None
     push_to_hub: str | None = None

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prm_lightning.files import require_replaceable, write_json, written_folder
 from prm_lightning.interop import DTYPES, MODEL_FILES, ExportOptions
 from prm_lightning.interop.card import Encoding, read_encoding, scoring_code, write_card
@@ -47,8 +49,8 @@ def export(options: ExportOptions) -> None:
     if repo is not None:
         require_repository(repo)
     prm = PRM.from_pretrained(place, options.device, trust_remote_code=options.trust_remote_code)
-    if prm.head.likelihood is not None and options.likelihood == "drop":
-        prm.head.drop_likelihood()
+    if prm.head.likelihood is not None:
+        leave_out_likelihood(prm)
     require_format(prm, format)
     config = prm.manifest.backbone
     if repo and format == "adapter" and Path(config.name).exists():
@@ -114,6 +116,16 @@ def _write_checked(prm: PRM, place: Path, folder: Path, options: ExportOptions) 
     }
     write_json(folder / EXPORT_RECORD, record)
     return parity
+
+
+def leave_out_likelihood(prm: PRM) -> None:
+    """Give a model a head `scalar`, since nothing holds `likelihood`, and a threshold to suit."""
+    moved = torch.logit(torch.tensor(prm.threshold)) - prm.head.drop_likelihood()
+    left_out = "the likelihood of numbers is left out of the export, which finds fewer errors"
+    fitted_on = f"{prm.manifest.threshold_fitted_on or 'no data'}, and moved, since {left_out}"
+    threshold = round(float(torch.sigmoid(moved)), 3)
+    prm.record(head="scalar", threshold=threshold, threshold_fitted_on=fitted_on)
+    print(f"export: {left_out}; its threshold is {threshold}", file=sys.stderr)
 
 
 def find_model(model: str) -> Path:

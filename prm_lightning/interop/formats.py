@@ -28,12 +28,6 @@ def require_format(prm: PRM, format: Format) -> None:
     """Refuse a format that cannot hold a model, before work is done."""
     config = prm.manifest.backbone
     kind = prm.backbone.causal_lm.config.model_type
-    if prm.head.likelihood is not None:
-        raise ValueError(
-            "export: nothing holds a head that reads how likely the language model finds a step. "
-            "Use the model as it is, or leave that out with --likelihood drop: it finds fewer "
-            "errors then."
-        )
     reason, instead = "", "token-classification"
     if prm.head.inner is not None:
         instead = "qwen-prm"

@@ -17,6 +17,7 @@ HeadKind = Literal["scalar", "classes", "token", "two_layers", "likelihood"]
 LABELS = ("INCORRECT", "CORRECT")  # order of the rows of a head that has two
 INIT_STD = 1e-3  # logits start near 0, whatever the scale of the hidden states
 USUAL = -1.5  # log-probability of the least likely number of a usual step, in nats
+DOUBTFUL = -3.6  # the same of steps at the threshold of the shipped model, on validation data
 FASTER = 10.0  # times as far does the weight of the likelihood move at a learning rate
 CHUNK = 2**25  # log-probabilities that are held at a time, 128 MiB
 
@@ -68,9 +69,15 @@ class StepHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(rows)) if biased or reads_lm else None
         self.likelihood = nn.Parameter(torch.zeros(1)) if reads_lm else None
 
-    def drop_likelihood(self) -> None:
-        """Become a head `scalar`, as if every step were as likely as usual."""
-        self.kind, self.likelihood = "scalar", None
+    def drop_likelihood(self) -> float:
+        """Become a head `scalar` without a bias; what all its log-odds have lost is returned.
+
+        That is said of a step as unlikely as those about which the likelihood decides.
+        """
+        assert self.bias is not None and self.likelihood is not None
+        lost = self.bias + FASTER * self.likelihood * (DOUBTFUL - USUAL)
+        self.kind, self.likelihood, self.bias = "scalar", None, None
+        return float(lost.detach())
 
     def forward(self, hidden: Tensor, log_probs: Tensor | None = None) -> Tensor:
         """``(N, H)`` hidden states to ``(N,)`` logits in float32, or float64 where both are.
