@@ -122,9 +122,9 @@ def leave_out_likelihood(prm: PRM) -> None:
     """Give a model a head `scalar`, since nothing holds `likelihood`, and a threshold to suit."""
     moved = torch.logit(torch.tensor(prm.threshold)) - prm.head.drop_likelihood()
     left_out = "the likelihood of numbers is left out of the export, which finds fewer errors"
-    fitted_on = f"{prm.manifest.threshold_fitted_on or 'no data'}, and moved, since {left_out}"
     threshold = round(float(torch.sigmoid(moved)), 3)
-    prm.record(head="scalar", threshold=threshold, threshold_fitted_on=fitted_on)
+    how = f"{prm.manifest.threshold_fitted_on or 'no data'}, and moved, since {left_out}"
+    prm.record(head="scalar", threshold=threshold, threshold_fitted_on=how)
     print(f"export: {left_out}; its threshold is {threshold}", file=sys.stderr)
 
 

@@ -74,7 +74,7 @@ class PRM(StepModel):
         Returns:
             ``(B, S)`` float32, or with `lm` that and a scalar.
         """
-        before, targets = batch.lm_nodes if lm else batch.lm_nodes[:, :0]
+        before, targets = batch.lm_nodes if lm else batch.step_nodes.new_empty(2, 0)
         numbers = None
         if self.head.likelihood is not None:
             numbers = self.numbers_of(batch.step_tokens, batch.input_ids)
