@@ -12,6 +12,7 @@ from prm_lightning.modeling import heads
 from prm_lightning.modeling.heads import FASTER, USUAL
 from prm_lightning.modeling.prm import PRM
 from prm_lightning.scoring.incremental import IncrementalScorer
+from prm_lightning.scoring.scorers import load_scorer
 from prm_lightning.types import Solution, Step
 
 PROBLEM = "Ann has 3 apples and buys 12 more apples. How many apples?"
@@ -102,7 +103,7 @@ def test_the_head_adds_the_likelihood_of_numbers(
 
 
 def test_its_weight_is_trained_and_no_gradient_goes_through_the_likelihood(tiny_model_folder):
-    prm = with_likelihood(tiny_model_folder("llama"), "plain", weight=0.0)
+    prm = with_likelihood(tiny_model_folder("llama"), "plain", weight=0.05)
     plain = with_likelihood(tiny_model_folder("llama"), "plain", weight=0.0)
     for model, lm in ((prm, False), (plain, True)):
         (batch,) = batches_of(model, rollouts())
@@ -112,3 +113,9 @@ def test_its_weight_is_trained_and_no_gradient_goes_through_the_likelihood(tiny_
     assert prm.head.likelihood.grad.abs() > 1
     for a, b in zip(prm.parameters(), plain.parameters(), strict=True):
         assert_close(a.grad, b.grad)
+
+
+def test_a_server_is_not_asked_for_what_it_cannot_score(tiny_model_folder, tmp_path):
+    with_likelihood(tiny_model_folder("llama"), "plain").save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="Export it, serve the export"):
+        load_scorer(f"http://127.0.0.1:9#{tmp_path / 'model'}")

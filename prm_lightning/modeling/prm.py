@@ -82,7 +82,7 @@ class PRM(StepModel):
         at_steps, at_others = self._hidden(batch, before)
         log_probs = None
         if numbers is not None:
-            at_numbers = at_others[len(targets) :].detach()
+            at_numbers = at_others[len(targets) :]
             log_probs = numbers.log_probs(at_numbers, self.backbone.lm_head, len(at_steps))
         logits = self.head(at_steps, log_probs).view(batch.step_nodes.shape)
         if not lm:

@@ -115,6 +115,12 @@ def _load_server(model: str, trust_remote_code: bool) -> ServerScorer:
     name = f"{folder} at {whole}"
     if (ours := our_folder(folder)) is not None:
         own = read_manifest(ours)
+        if own.head == "likelihood":
+            raise ValueError(
+                f"scorer: a server cannot score as {folder} does, which reads how likely the "
+                "language model finds a step. Export it, serve the export, and give the folder of "
+                f"the export after the #: {whole}#EXPORT."
+            )
         encoder = load_encoder(ours, own, trust_remote_code=trust_remote_code)
         return ServerScorer(url, encoder, name, served, 1, own.aggregation, own.threshold)
     public, path = find_public(folder)
